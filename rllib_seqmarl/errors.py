@@ -1,0 +1,27 @@
+"""The one exception that a user's mistake raises."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: one line that says what, where, and what to do.
+
+    The command line prints the message alone, without a traceback, and exits with 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown ``name``: the closest known one, or the list of all of them.
+
+    Returns:
+        A sentence such as ``Did you mean 'MAT'?`` or ``Known: MAT, SrSv.``
+    """
+    names = sorted(known)
+    lowered = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {lowered[close[0]]!r}?"
+    return f"Known: {', '.join(names)}."

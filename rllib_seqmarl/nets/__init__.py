@@ -1,0 +1,1 @@
+"""Networks of sequential decision making, in pure torch: importable without ray or gymnasium."""

@@ -1,0 +1,111 @@
+"""Action distributions of one agent's decision, with their noise kept apart from their parameters.
+
+A sample is a deterministic function of parameters and noise: ``argmax(logits + Gumbel)`` or
+``mean + std * normal``. With the noise drawn first, every way of decoding gives the same actions.
+
+Log-probs have a trailing axis K: K = 1 for discrete actions, K = A (one per action dimension)
+for continuous ones, so that the loss may clip the ratio per dimension or of their product.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+#: Logit of an action that is not available. Finite: the entropy's 0 * log 0 must stay 0.
+UNAVAILABLE = -1e10
+
+
+class ActionDistribution(Protocol):
+    """The distribution of one action per agent, given the decoder head's output [..., A]."""
+
+    def noise(
+        self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
+    ) -> Tensor:
+        """Noise [*shape, A] for as many agents."""
+
+    def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+        """The action for this noise, int [...] or float [..., A]; the mode without noise."""
+
+    def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
+        """[..., K]."""
+
+    def entropy(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
+        """[...], in nats; summed over action dimensions."""
+
+
+def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits [..., A] with those of unavailable actions (``mask`` False) at -1e10."""
+    return logits if mask is None else logits.masked_fill(~mask, UNAVAILABLE)
+
+
+class Categorical(nn.Module):
+    """One of A actions, of which only those in the mask are available."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def noise(
+        self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
+    ) -> Tensor:
+        """Standard Gumbel noise, [*shape, A]."""
+        exponential = torch.empty(*shape, self.size, device=device)
+        return -exponential.exponential_(generator=generator).log()
+
+    def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+        """argmax(logits + noise) over the available actions: [..., A] -> int [...]."""
+        logits = parameters if noise is None else parameters + noise
+        return masked_logits(logits, mask).argmax(-1)
+
+    def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
+        """[..., A], int [...] -> [..., 1]."""
+        log_probs = masked_logits(parameters, mask).log_softmax(-1)
+        return log_probs.gather(-1, actions.unsqueeze(-1))
+
+    def entropy(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
+        """[..., A] -> [...]."""
+        log_probs = masked_logits(parameters, mask).log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+
+class DiagonalGaussian(nn.Module):
+    """A real vector: mean from the decoder, one standard deviation per dimension for all agents.
+
+    std = 0.5 * sigmoid(log_std), log_std initialised to 1 (std 0.3655), as in the official MAT
+    code. Samples are not squashed; the environment's adapter maps [-1, 1] to its bounds.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.log_std = nn.Parameter(torch.ones(size))
+
+    @property
+    def std(self) -> Tensor:
+        """[A]."""
+        return 0.5 * torch.sigmoid(self.log_std)
+
+    def noise(
+        self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
+    ) -> Tensor:
+        """Standard normal noise, [*shape, A]."""
+        return torch.randn(*shape, self.size, generator=generator, device=device)
+
+    def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+        """mean + std * noise: [..., A] -> [..., A]."""
+        return parameters if noise is None else parameters + self.std * noise
+
+    def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
+        """[..., A], [..., A] -> [..., A], per dimension."""
+        std = self.std
+        standardised = (actions - parameters) / std
+        return -0.5 * standardised.square() - std.log() - 0.5 * math.log(2.0 * math.pi)
+
+    def entropy(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
+        """[..., A] -> [...]; the same for every row."""
+        per_dimension = self.std.log() + 0.5 * math.log(2.0 * math.pi * math.e)
+        return per_dimension.sum().expand(parameters.shape[:-1])

@@ -1,0 +1,145 @@
+"""The only list of names: algorithms, environments, aliases, and their registration with Ray.
+
+Everything that goes by a name (the command line, YAML files, the tests that run over all
+algorithms and all environments) reads the tables of this module.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from rllib_seqmarl.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.envs.team_env import TeamVectorEnv
+
+#: Algorithm name -> "module:class". The config class stands beside it as ``<class>Config``.
+ALGORITHMS: dict[str, str] = {
+    "MAT": "rllib_seqmarl.algorithms.mat:MAT",
+    "SrSv": "rllib_seqmarl.algorithms.srsv:SrSv",
+}
+
+#: Environment name -> module with ``check(env_config)`` and ``make(num_envs, **env_config)``.
+ENVIRONMENTS: dict[str, str] = {
+    "smac": "rllib_seqmarl.envs.smac",
+    "distinct_actions": "rllib_seqmarl.envs.distinct_actions",
+}
+
+#: Other spellings that people type.
+ALIASES: dict[str, str] = {
+    "mat": "MAT",
+    "srsv": "SrSv",
+    "smax": "smac",
+}
+
+
+class Environment(Protocol):
+    """What an environment module offers (see :mod:`rllib_seqmarl.envs`)."""
+
+    def check(self, env_config: Mapping[str, Any]) -> dict[str, Any]:
+        """The complete ``env_config``, defaults filled in; a `UserError` where it is wrong."""
+
+    def make(self, num_envs: int, **env_config: Any) -> TeamVectorEnv:
+        """``num_envs`` worlds of this environment, stepped as one."""
+
+
+def _resolve(name: str, table: Mapping[str, str], kind: str) -> str:
+    if name in table:
+        return table[name]
+    alias = ALIASES.get(name, ALIASES.get(name.lower()))
+    if alias in table:
+        return table[alias]
+    raise UserError(f"unknown {kind} {name!r}. {nearest(name, table)}")
+
+
+def algorithm_name(name: str) -> str:
+    """The registered spelling of an algorithm's name, aliases resolved.
+
+    Raises:
+        UserError: no such algorithm; the line names the nearest one.
+    """
+    path = _resolve(name, ALGORITHMS, "algorithm")
+    return next(known for known, target in ALGORITHMS.items() if target == path)
+
+
+def algorithm_class(name: str) -> type[Any]:
+    """The RLlib ``Algorithm`` class of that name (imports torch and ray)."""
+    module, _, attribute = _resolve(name, ALGORITHMS, "algorithm").partition(":")
+    return cast("type[Any]", getattr(importlib.import_module(module), attribute))
+
+
+def config_class(name: str) -> type[Any]:
+    """The ``*Config`` builder class that stands beside the algorithm of that name."""
+    module, _, attribute = _resolve(name, ALGORITHMS, "algorithm").partition(":")
+    return cast("type[Any]", getattr(importlib.import_module(module), f"{attribute}Config"))
+
+
+def environment(name: str) -> Environment:
+    """The environment module of that name (imports neither torch nor ray).
+
+    Raises:
+        UserError: no such environment; the line names the nearest one.
+    """
+    return cast(Environment, importlib.import_module(_resolve(name, ENVIRONMENTS, "environment")))
+
+
+def make_environment(name: str, num_envs: int, env_config: Mapping[str, Any]) -> TeamVectorEnv:
+    """Checks ``env_config`` and builds ``num_envs`` worlds of the environment of that name."""
+    module = environment(name)
+    return module.make(num_envs, **module.check(env_config))
+
+
+def _create_for_ray(name: str, context: Mapping[str, Any]) -> TeamVectorEnv:
+    """Environment creator with Ray's signature: ``context`` is env_config plus ``num_envs``."""
+    env_config = dict(context)
+    num_envs = env_config.pop("num_envs", 1)
+    return make_environment(name, num_envs, env_config)
+
+
+def environment_creators() -> dict[str, Callable[[Mapping[str, Any]], TeamVectorEnv]]:
+    """Name -> creator with the signature that ``ray.tune.register_env`` expects."""
+    return {name: partial(_create_for_ray, name) for name in ENVIRONMENTS}
+
+
+_hooked = False
+
+
+def register() -> None:
+    """Makes all names of this package known to Ray, now and after every later ``ray.init``.
+
+    Ray keeps names per cluster connection and forgets them at ``ray.shutdown()``; the hook
+    that brings them back at the next ``ray.init`` has no public counterpart.
+    Calling this more than once is harmless.
+    """
+    global _hooked
+    _register_names()
+    if not _hooked:
+        from ray._private import worker
+
+        worker._post_init_hooks.append(_register_names)
+        _hooked = True
+
+
+def _register_names() -> None:
+    from ray import tune
+
+    for name in ALGORITHMS:
+        tune.register_trainable(name, algorithm_class(name))
+    for name, creator in environment_creators().items():
+        tune.register_env(name, creator)
+
+
+def lookup(attribute: str) -> Any:
+    """Classes by attribute of the package: ``rllib_seqmarl.SrSv``, ``rllib_seqmarl.SrSvConfig``.
+
+    Raises:
+        AttributeError: the package has no such attribute.
+    """
+    if attribute in ALGORITHMS:
+        return algorithm_class(attribute)
+    if attribute.endswith("Config") and attribute.removesuffix("Config") in ALGORITHMS:
+        return config_class(attribute.removesuffix("Config"))
+    raise AttributeError(f"module 'rllib_seqmarl' has no attribute {attribute!r}")
