@@ -1,0 +1,403 @@
+"""The one interface of all environments: E worlds of one team of N agents, stepped as one.
+
+Axes: ``E`` worlds (``num_envs``), ``N`` agent slots (``num_agents``), ``A`` discrete actions or
+continuous action dimensions, ``D`` observation width, ``S`` state width.
+
+To write an environment, derive from :class:`TeamVectorEnv`, build the spaces with
+:func:`observation_space` and :func:`discrete_actions` or :func:`continuous_actions`, and fill in
+``_reset_worlds``, ``_step_worlds``, ``_finished``, ``_get_worlds`` and ``_set_worlds``.
+:func:`check_team_env` then tells what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from rllib_seqmarl.errors import UserError, nearest
+
+Observation = dict[str, NDArray[Any]]
+
+AUTORESET_MODES: dict[str, AutoresetMode] = {
+    "same_step": AutoresetMode.SAME_STEP,
+    "next_step": AutoresetMode.NEXT_STEP,
+}
+
+
+class WorldStep(NamedTuple):
+    """What one step of all worlds gives.
+
+    Attributes:
+        obs: arrays [E, ...]; where an episode ended, the first observation of the next one.
+        reward: float32 [E], one reward for the whole team.
+        terminated: bool [E], the task ended the episode.
+        truncated: bool [E], a limit cut the episode short; never True together with terminated.
+    """
+
+    obs: Observation
+    reward: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+def observation_space(
+    num_agents: int,
+    obs_size: int,
+    num_actions: int | None = None,
+    state_shape: tuple[int, ...] | None = None,
+) -> spaces.Dict:
+    """The observation of one world: ``obs`` [N, D], ``alive`` [N] and what else is asked for.
+
+    Args:
+        num_agents: N.
+        obs_size: D.
+        num_actions: A, adds ``action_mask`` bool [N, A]; None for continuous actions.
+        state_shape: (S,) or (N, S), adds ``state``; None for no state.
+    """
+    real = {"low": -np.inf, "high": np.inf, "dtype": np.float32}
+    members: dict[str, spaces.Space[Any]] = {
+        "obs": spaces.Box(shape=(num_agents, obs_size), **real),
+        "alive": spaces.Box(0, 1, (num_agents,), np.bool_),
+    }
+    if num_actions is not None:
+        members["action_mask"] = spaces.Box(0, 1, (num_agents, num_actions), np.bool_)
+    if state_shape is not None:
+        members["state"] = spaces.Box(shape=state_shape, **real)
+    return spaces.Dict(members)
+
+
+def discrete_actions(num_agents: int, num_actions: int) -> spaces.MultiDiscrete:
+    """One of A actions per agent: int64 [N]."""
+    return spaces.MultiDiscrete([num_actions] * num_agents)
+
+
+def continuous_actions(num_agents: int, action_size: int) -> spaces.Box:
+    """A real numbers in [-1, 1] per agent: float32 [N, A]."""
+    return spaces.Box(-1.0, 1.0, (num_agents, action_size), np.float32)
+
+
+class TeamVectorEnv(VectorEnv, ABC):  # type: ignore[misc]
+    """E worlds of one team of N agents behind gymnasium's vector interface.
+
+    Keeps what every environment needs: per-episode return and length, ``infos`` at the end of
+    an episode, both autoreset modes, the random generator, and ``get_state``/``set_state``.
+
+    An agent that is dead keeps its slot: its observation is zero, ``alive`` is False and its
+    action mask leaves only its no-op. All arrays handed out belong to the caller.
+
+    Attributes:
+        num_agents: N.
+        metric_names: the environment's own per-episode figures in ``infos["final_info"]``.
+        simulator: the name of what computes the worlds, so that results are never confused.
+    """
+
+    metric_names: ClassVar[tuple[str, ...]] = ()
+    simulator: str
+
+    def __init__(
+        self,
+        num_envs: int,
+        single_observation_space: spaces.Dict,
+        single_action_space: spaces.MultiDiscrete | spaces.Box,
+        autoreset: str = "same_step",
+    ) -> None:
+        """Sets up spaces and the bookkeeping of E worlds.
+
+        Args:
+            num_envs: E.
+            single_observation_space: see :func:`observation_space`.
+            single_action_space: :func:`discrete_actions` or :func:`continuous_actions`.
+            autoreset: ``same_step`` (the step that ends an episode returns the first
+                observation of the next one) or ``next_step`` (the step after it does, and
+                ignores the world's action; what RLlib's own env runners need).
+
+        Raises:
+            UserError: ``num_envs`` below 1, or an unknown ``autoreset``.
+        """
+        if num_envs < 1:
+            raise UserError(f"num_envs must be at least 1, got {num_envs}.")
+        if autoreset not in AUTORESET_MODES:
+            raise UserError(
+                f"env_config: unknown autoreset {autoreset!r}. {nearest(autoreset, AUTORESET_MODES)}"
+            )
+        self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
+        self.num_envs = num_envs
+        self.single_observation_space = single_observation_space
+        self.single_action_space = single_action_space
+        self.observation_space = batch_space(single_observation_space, num_envs)
+        self.action_space = batch_space(single_action_space, num_envs)
+        self.num_agents: int = single_action_space.shape[0]
+        self._same_step = autoreset == "same_step"
+        self._action_shape = (num_envs, *single_action_space.shape)
+        self._clear_episodes()
+
+    # What an environment fills in.
+
+    @abstractmethod
+    def _reset_worlds(self) -> Observation:
+        """Starts a new episode in every world, with randomness from ``self.np_random`` only."""
+
+    @abstractmethod
+    def _step_worlds(
+        self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None
+    ) -> WorldStep:
+        """Steps every world; a world whose episode ends starts its next one at once.
+
+        Args:
+            actions: int [E, N] or float32 [E, N, A].
+            frozen: bool [E], worlds that must stay exactly as they are (neither state nor
+                random state moves) and return the observation they are in, reward 0 and no end
+                of an episode; None where no world is.
+        """
+
+    @abstractmethod
+    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+        """Asked at most once after a step that ended an episode somewhere.
+
+        Returns:
+            The observation [E, ...] before the worlds that ended were reset, and the arrays
+            float32 [E] of ``metric_names``. Only rows of worlds that ended are read.
+        """
+
+    @abstractmethod
+    def _get_worlds(self) -> dict[str, Any]:
+        """Everything of the worlds that the next step depends on, as arrays or plain values."""
+
+    @abstractmethod
+    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
+        """Takes back what ``_get_worlds`` returned."""
+
+    # What the caller sees.
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts a new episode in every world.
+
+        Args:
+            seed: restarts the random generator, equal seeds give equal trajectories; None
+                goes on with it.
+            options: no option is known.
+
+        Returns:
+            The observation, arrays [E, ...], and empty infos.
+
+        Raises:
+            UserError: ``options`` holds anything.
+        """
+        if options:
+            raise UserError(f"reset: unknown options {sorted(options)}; this takes none.")
+        super().reset(seed=seed)
+        self._clear_episodes()
+        return self._reset_worlds(), {}
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[
+        Observation, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
+    ]:
+        """Steps every world once.
+
+        Args:
+            actions: int [E, N] or float32 [E, N, A].
+
+        Returns:
+            Observation (arrays [E, ...]), reward float32 [E], terminated bool [E],
+            truncated bool [E], infos. ``infos`` is empty until an episode ends; then
+            ``final_info`` holds float32 [E] arrays ``episode_return``, ``episode_length`` and
+            those of ``metric_names``, valid where ``_final_info`` is True, and, with
+            ``same_step``, ``final_obs`` the last observation of the episodes that ended, valid
+            where ``_final_obs`` is True.
+
+        Raises:
+            UserError: ``actions`` has another shape.
+        """
+        actions = np.asarray(actions)
+        if actions.shape != self._action_shape:
+            raise UserError(
+                f"step: actions must have shape {self._action_shape}, got {actions.shape}."
+            )
+        obs, reward, terminated, truncated = self._step_worlds(actions, self._frozen)
+        self._episode_return += reward
+        self._episode_length += 1
+        if self._frozen is not None:
+            self._episode_length[self._frozen] = 0
+            self._frozen = None
+        done = terminated | truncated
+        if not done.any():
+            return obs, reward, terminated, truncated, {}
+
+        last_obs, metrics = self._finished()
+        infos: dict[str, Any] = {
+            "final_info": {
+                "episode_return": self._episode_return.astype(np.float32),
+                "episode_length": self._episode_length.astype(np.float32),
+                **metrics,
+            },
+            "_final_info": done,
+        }
+        self._episode_return[done] = 0.0
+        self._episode_length[done] = 0
+        if self._same_step:
+            infos |= {"final_obs": last_obs, "_final_obs": done.copy()}
+        else:
+            for name, value in obs.items():
+                value[done] = last_obs[name][done]
+            self._frozen = done.copy()
+        return obs, reward, terminated, truncated, infos
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit, here or in another process; picklable."""
+        return {
+            "num_envs": self.num_envs,
+            "random": self.np_random.bit_generator.state,
+            "episode_return": self._episode_return.copy(),
+            "episode_length": self._episode_length.copy(),
+            "frozen": None if self._frozen is None else self._frozen.copy(),
+            "worlds": self._get_worlds(),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what :meth:`get_state` returned.
+
+        Raises:
+            UserError: the state is of another number of worlds.
+        """
+        if state["num_envs"] != self.num_envs:
+            raise UserError(
+                f"set_state: the state holds {state['num_envs']} worlds, this environment "
+                f"{self.num_envs}; use the same num_envs_per_env_runner."
+            )
+        self.np_random.bit_generator.state = state["random"]
+        self._episode_return = state["episode_return"].copy()
+        self._episode_length = state["episode_length"].copy()
+        self._frozen = None if state["frozen"] is None else state["frozen"].copy()
+        self._set_worlds(state["worlds"])
+
+    def _clear_episodes(self) -> None:
+        self._episode_return = np.zeros(self.num_envs, np.float64)
+        self._episode_length = np.zeros(self.num_envs, np.int64)
+        self._frozen: NDArray[np.bool_] | None = None
+
+
+def check_env_config(
+    env_config: Mapping[str, Any], defaults: Mapping[str, Any], env_name: str
+) -> dict[str, Any]:
+    """``defaults`` overwritten by ``env_config``, every key known and of its default's type.
+
+    An int is taken where the default is a float; a bool is never taken for a number.
+
+    Raises:
+        UserError: unknown key (the line names the nearest one) or wrong type.
+    """
+    for key, value in env_config.items():
+        if key not in defaults:
+            raise UserError(f"{env_name}: unknown env_config key {key!r}. {nearest(key, defaults)}")
+        wanted = type(defaults[key])
+        is_int_for_float = wanted is float and type(value) is int
+        if type(value) is not wanted and not is_int_for_float:
+            raise UserError(
+                f"{env_name}: env_config {key!r} must be {wanted.__name__}, got {value!r}."
+            )
+    return {
+        key: type(default)(env_config[key]) if key in env_config else default
+        for key, default in defaults.items()
+    }
+
+
+def check_team_env(env: TeamVectorEnv, num_steps: int = 100, seed: int = 0) -> None:
+    """Steps ``env`` with random legal actions and checks all that training relies on.
+
+    Raises:
+        UserError: the first thing that is wrong, named.
+    """
+    rng = np.random.default_rng(seed)
+    if not isinstance(getattr(env, "simulator", None), str):
+        raise UserError("check_team_env: the attribute 'simulator' must be a str.")
+    if env.metadata.get("autoreset_mode") not in AUTORESET_MODES.values():
+        raise UserError("check_team_env: metadata['autoreset_mode'] must be SAME_STEP or NEXT_STEP.")
+    obs, infos = env.reset(seed=seed)
+    _check_observation(env, obs, "reset")
+    if infos:
+        raise UserError("check_team_env: reset must return empty infos.")
+    for _ in range(num_steps):
+        obs, reward, terminated, truncated, infos = env.step(random_actions(env, obs, rng))
+        _check_observation(env, obs, "step")
+        _check_array("reward", reward, (env.num_envs,), np.float32)
+        _check_array("terminated", terminated, (env.num_envs,), np.bool_)
+        _check_array("truncated", truncated, (env.num_envs,), np.bool_)
+        if (terminated & truncated).any():
+            raise UserError("check_team_env: a world is terminated and truncated at once.")
+        if (terminated | truncated).any():
+            _check_infos(env, infos, terminated | truncated)
+
+
+def random_actions(
+    env: TeamVectorEnv, obs: Observation, rng: np.random.Generator
+) -> NDArray[Any]:
+    """Uniform legal actions: int64 [E, N], or float32 [E, N, A] in [-1, 1]."""
+    if "action_mask" not in obs:
+        return rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
+    mask = obs["action_mask"]
+    return np.where(mask, rng.random(mask.shape, np.float32), -1.0).argmax(-1)
+
+
+def _check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    if not isinstance(value, np.ndarray):
+        raise UserError(f"check_team_env: {name} must be a NumPy array, got {type(value)}.")
+    if value.shape != shape or value.dtype != dtype:
+        raise UserError(
+            f"check_team_env: {name} must be {np.dtype(dtype)} {shape}, "
+            f"got {value.dtype} {value.shape}."
+        )
+    if not value.flags.writeable:
+        raise UserError(f"check_team_env: {name} is read-only; the caller must own it.")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise UserError(f"check_team_env: {name} holds NaN or infinite values.")
+
+
+def _check_observation(env: TeamVectorEnv, obs: Any, where: str) -> None:
+    members = env.single_observation_space.spaces
+    if not isinstance(obs, dict) or obs.keys() != members.keys():
+        raise UserError(f"check_team_env: {where} must return a dict with {sorted(members)}.")
+    for name, space in members.items():
+        _check_array(f"{where}: {name}", obs[name], (env.num_envs, *space.shape), space.dtype)
+    dead = ~obs["alive"]
+    if obs["obs"][dead].any():
+        raise UserError(f"check_team_env: {where}: the observation of a dead agent is not zero.")
+    discrete = isinstance(env.single_action_space, spaces.MultiDiscrete)
+    if discrete != ("action_mask" in obs):
+        raise UserError("check_team_env: discrete actions, and only they, need an 'action_mask'.")
+    if discrete:
+        legal = obs["action_mask"].sum(-1)
+        if not legal.all():
+            world, agent = np.argwhere(legal == 0)[0]
+            raise UserError(
+                f"check_team_env: {where}: agent {agent} of world {world} has no legal action."
+            )
+        if (legal[dead] != 1).any():
+            raise UserError(f"check_team_env: {where}: a dead agent may do more than its no-op.")
+
+
+def _check_infos(env: TeamVectorEnv, infos: dict[str, Any], done: NDArray[np.bool_]) -> None:
+    if not np.array_equal(infos.get("_final_info", ~done), done):
+        raise UserError("check_team_env: infos['_final_info'] must be True where an episode ended.")
+    for name in ("episode_return", "episode_length", *env.metric_names):
+        if name not in infos["final_info"]:
+            raise UserError(f"check_team_env: infos['final_info'] lacks {name!r}.")
+        _check_array(name, infos["final_info"][name], (env.num_envs,), np.float32)
+    if env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
+        if not np.array_equal(infos.get("_final_obs", ~done), done):
+            raise UserError(
+                "check_team_env: infos['_final_obs'] must be True where an episode ended."
+            )
+        ended = {name: value[done] for name, value in infos["final_obs"].items()}
+        for name, space in env.single_observation_space.spaces.items():
+            _check_array(f"final_obs: {name}", ended[name], (done.sum(), *space.shape), space.dtype)
