@@ -1,0 +1,310 @@
+"""The ``rllib`` command: train, evaluate, example.
+
+This front only parses. Nothing heavy is imported before it is known what to do, so that
+``rllib --help`` answers at once; the work is in :mod:`rllib_seqmarl.experiments`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rllib_seqmarl.errors import UserError
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.experiments.spec import Overrides
+
+_TRAIN = """\
+Train with Ray Tune: the experiments of a file (train file FILE), or one described by options
+(train --algo MAT --env smac --config '{"lr": 5e-4}').
+
+Results go to STORAGE_PATH/EXPERIMENT/TRIAL (default: ~/ray_results). A folder that already
+holds results is never written to, except to go on with --resume. Several experiments of one
+file run one after the other, the trials of one experiment side by side as resources allow.
+
+Ctrl-C or SIGTERM: every trial finishes its iteration and writes a checkpoint (a second one stops
+at once). Exit status: 0 all trials finished, 1 a trial failed, 2 something in the input is
+wrong, 130 and 143 stopped by Ctrl-C and SIGTERM.
+"""
+_FILE = """\
+Train the experiments of FILE: .yaml or .yml (experiment name: {run, env, stop, config, ...}, as Ray
+took it up to 2.40), or .py that defines `config` (an AlgorithmConfig) and maybe `stop`.
+"""
+_EVALUATE = """\
+Play episodes with a trained policy and print the mean of every metric. Nothing but the
+checkpoint is needed. A trial's folder stands for its latest checkpoint, an experiment's folder
+for that of its only trial.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, like every other mistake of the user."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see '{self.prog} --help')")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The exit status: 0 done, 1 a trial failed, 2 the user's mistake, 128 + n stopped by
+        signal n.
+    """
+    try:
+        args = _parser().parse_args(argv)
+        run: Callable[[argparse.Namespace], int] = args.run
+        return run(args)
+    except UserError as error:
+        print(f"rllib: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rllib: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # e.g. `rllib example list | head -1`
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from rllib_seqmarl import __version__
+
+    parser = _Parser(
+        prog="rllib",
+        description="Sequential cooperative multi-agent reinforcement learning on Ray RLlib.",
+        epilog="Try: rllib example list; rllib train file tuned_examples/srsv_smac.yaml",
+    )
+    parser.add_argument("--version", action="version", version=f"rllib-seqmarl {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    for add in (_add_train, _add_evaluate, _add_example):
+        add(commands)
+    return parser
+
+
+# --- train -------------------------------------------------------------------------------------
+
+
+def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
+    train = commands.add_parser("train", help="train", description=_TRAIN)
+    train.set_defaults(run=_train)
+    describe = train.add_argument_group("an experiment without a file")
+    describe.add_argument("-a", "--algo", "--run", metavar="NAME", help="the algorithm, e.g. MAT")
+    describe.add_argument(
+        "-c", "--config", metavar="JSON", help="RLlib config, e.g. '{\"env_config\": {...}}'"
+    )
+    _add_train_options(train)
+    forms = train.add_subparsers(metavar="[file FILE]", parser_class=_Parser)
+    # SUPPRESS: options before the word `file` keep their values.
+    file = forms.add_parser(
+        "file",
+        help="train the experiments of a file",
+        description=_FILE,
+        argument_default=argparse.SUPPRESS,
+    )
+    file.set_defaults(run=_train_file)
+    file.add_argument("file", metavar="FILE", help="a .yaml, .yml or .py file")
+    _add_train_options(file)
+
+
+def _add_train_options(parser: argparse.ArgumentParser) -> None:
+    experiment = parser.add_argument_group("experiment (each overrides the file)")
+    add = experiment.add_argument
+    add("-e", "--env", metavar="NAME", help="the environment, e.g. smac")
+    add(
+        "-s",
+        "--stop",
+        metavar="JSON",
+        help="when a trial ends, e.g. '{\"num_env_steps_sampled_lifetime\": 800000}'",
+    )
+    add("-n", "--experiment-name", metavar="NAME", help="also the name of the results' folder")
+    add("--num-samples", type=int, metavar="N", help="trials per variant of the config")
+    add("--seed", type=int, metavar="N", help="random seed")
+    add("--num-env-runners", type=int, metavar="N", help="processes that sample; 0: the trial's")
+    add("--num-learners", type=int, metavar="N", help="processes that learn; 0: the trial's")
+    add("--max-failures", type=int, metavar="N", help="restarts of a failed trial (default: 0)")
+
+    results = parser.add_argument_group("results and checkpoints (each overrides the file)")
+    add = results.add_argument
+    add("--storage-path", metavar="DIR", help="folder or URI of all results (~/ray_results)")
+    add(
+        "--checkpoint-freq",
+        type=int,
+        metavar="N",
+        help="iterations between checkpoints; 0: only at the end. If neither the file nor an "
+        "option says anything: 10, and the last 3 are kept",
+    )
+    add(
+        "--checkpoint-at-end",
+        action=argparse.BooleanOptionalAction,
+        help="a checkpoint when a trial ends (default: yes)",
+    )
+    add("--keep-checkpoints-num", type=int, metavar="N", help="how many to keep per trial")
+    add("--checkpoint-score-attr", metavar="METRIC", help="which to keep; min-METRIC: the least")
+    add("--restore", metavar="CHECKPOINT", help="a new experiment that begins with this state")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on with the experiment of this name where it stopped",
+    )
+    add(
+        "--resume-or-start",
+        action="store_true",
+        help="the same, and start it if there is nothing to resume (for jobs that a cluster "
+        "restarts)",
+    )
+
+    ray = parser.add_argument_group("Ray")
+    add = ray.add_argument
+    add("--ray-address", metavar="ADDRESS", help="use this running cluster (also: RAY_ADDRESS)")
+    add("--ray-num-cpus", type=int, metavar="N", help="CPUs of a local Ray (default: all)")
+    add("-v", "--verbose", action="store_true", help="show Ray's own messages, too")
+
+
+def _overrides(args: argparse.Namespace) -> Overrides:
+    from rllib_seqmarl.experiments.documents import load_json_mapping
+    from rllib_seqmarl.experiments.spec import Overrides
+
+    config = load_json_mapping(args.config, "--config") if args.config is not None else {}
+    for key in ("seed", "num_env_runners", "num_learners"):
+        if getattr(args, key) is not None:
+            config[key] = getattr(args, key)
+    return Overrides(
+        env=args.env,
+        stop=load_json_mapping(args.stop, "--stop") if args.stop is not None else None,
+        experiment_name=args.experiment_name,
+        num_samples=args.num_samples,
+        storage_path=args.storage_path,
+        restore=args.restore,
+        checkpoint_frequency=args.checkpoint_freq,
+        checkpoint_at_end=args.checkpoint_at_end,
+        num_to_keep=args.keep_checkpoints_num,
+        checkpoint_score_attribute=args.checkpoint_score_attr,
+        max_failures=args.max_failures,
+        config=config,
+    )
+
+
+def _train(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments import run
+    from rllib_seqmarl.experiments.spec import from_command_line
+
+    if args.algo is None:
+        raise UserError("give --algo NAME, or a file: rllib train file FILE")
+    specs = [from_command_line(args.algo, _overrides(args))]
+    return run.train(specs, _run_options(args))
+
+
+def _train_file(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments import run
+    from rllib_seqmarl.experiments.spec import load_file
+
+    if args.algo is not None or args.config is not None:
+        raise UserError("--algo and --config describe an experiment without a file.")
+    return run.train(load_file(args.file, _overrides(args)), _run_options(args))
+
+
+def _run_options(args: argparse.Namespace) -> Any:
+    from rllib_seqmarl.experiments.run import RunOptions
+
+    return RunOptions(
+        resume=args.resume or args.resume_or_start,
+        start=not args.resume,
+        ray_address=args.ray_address,
+        ray_num_cpus=args.ray_num_cpus,
+        verbose=args.verbose,
+        arguments=tuple(sys.argv[1:]),
+    )
+
+
+# --- evaluate ----------------------------------------------------------------------------------
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="play with a trained policy", description=_EVALUATE
+    )
+    evaluate.set_defaults(run=_evaluate)
+    add = evaluate.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="a checkpoint's folder")
+    add("--episodes", type=int, default=100, metavar="N", help="how many (default: 100)")
+    add("--env-config", metavar="JSON", help="replaces single settings of the environment")
+    add("--stochastic", action="store_true", help="sample actions; default: the most probable")
+    add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    add("--out", metavar="FILE", help="write the figures of every episode to a JSON file")
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments import evaluate
+    from rllib_seqmarl.experiments.documents import load_json_mapping
+
+    return evaluate.evaluate(
+        args.checkpoint,
+        episodes=args.episodes,
+        env_config=load_json_mapping(args.env_config or "{}", "--env-config"),
+        explore=args.stochastic,
+        seed=args.seed,
+        out=args.out,
+    )
+
+
+# --- example -----------------------------------------------------------------------------------
+
+
+def _add_example(commands: argparse._SubParsersAction[_Parser]) -> None:
+    example = commands.add_parser(
+        "example", help="list, show and run the tuned examples", description="The tuned examples."
+    )
+    forms = example.add_subparsers(metavar="list|get|run", required=True, parser_class=_Parser)
+
+    listing = forms.add_parser("list", help="names and descriptions")
+    listing.set_defaults(run=_example_list)
+    listing.add_argument("-f", "--filter", default="", metavar="TEXT", help="only those with TEXT")
+
+    get = forms.add_parser("get", help="print the YAML file")
+    get.set_defaults(run=_example_get)
+    get.add_argument("example", metavar="ID")
+
+    run = forms.add_parser("run", help="train it, like `rllib train file`", description=_TRAIN)
+    run.set_defaults(run=_example_run, algo=None, config=None)
+    run.add_argument("example", metavar="ID")
+    _add_train_options(run)
+
+
+def _example_list(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments.examples import examples
+
+    found = examples(args.filter)
+    if not found:
+        raise UserError(f"no example contains {args.filter!r}.")
+    width = max(len(example.name) for example in found)
+    for example in found:
+        print(f"{example.name:<{width}}  {example.description}")
+    print("\nShow one with `rllib example get ID`, train it with `rllib example run ID`.")
+    return 0
+
+
+def _example_get(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments.examples import example
+
+    print(example(args.example).path.read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def _example_run(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments.examples import example
+
+    args.file = str(example(args.example).path)
+    return _train_file(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Checks an experiment's RLlib config before Ray starts: keys, types, values, environment.
+
+RLlib takes unknown config keys without a word and finds many wrong values only inside a
+worker. Here every config, with each value of each ``grid_search`` in turn, goes through the
+algorithm's own config class. Imports ray and torch, but starts nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rllib_seqmarl import registry
+from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.experiments.fields import GRID, grid_values, kind
+from rllib_seqmarl.experiments.spec import ExperimentSpec
+
+#: Config keys of older RLlib versions -> today's names.
+OLD_KEYS: dict[str, str] = {
+    "num_workers": "num_env_runners",
+    "num_rollout_workers": "num_env_runners",
+    "num_envs_per_worker": "num_envs_per_env_runner",
+    "num_cpus_per_worker": "num_cpus_per_env_runner",
+    "num_gpus_per_worker": "num_gpus_per_env_runner",
+    "evaluation_num_workers": "evaluation_num_env_runners",
+    "num_sgd_iter": "num_epochs",
+    "sgd_minibatch_size": "minibatch_size",
+    "lambda": "lambda_",
+    "num_learner_workers": "num_learners",
+}
+_REFUSED_KEYS: dict[str, str] = {
+    "num_gpus": "use num_learners and num_gpus_per_learner",
+    "horizon": "the length of an episode belongs to the environment: env_config",
+    "multiagent": "the team is one agent here; remove it",
+}
+
+#: Types of keys whose default, None, tells nothing.
+_NUMBERS_OR_NONE = ("evaluation_interval", "seed", "grad_clip", "minibatch_size")
+
+#: Keys with a whole number as default that may be fractions, by how they begin or end.
+_FRACTIONS = ("num_cpus", "num_gpus")
+
+
+def check(spec: ExperimentSpec) -> list[Any]:
+    """Checks ``spec.config`` and repairs old key names and whole numbers written as 1e6.
+
+    Returns:
+        One validated ``AlgorithmConfig`` per variant looked at: the first value of every
+        ``grid_search`` together, then every other value on its own.
+
+    Raises:
+        UserError: unknown key, wrong type or value; the line names the experiment.
+    """
+    config_class = (
+        registry.config_class(spec.run)
+        if isinstance(spec.run, str)
+        else type(spec.run.get_default_config())
+    )
+    defaults = config_class().to_dict()
+    where = f"{spec.source}: config"
+    spec.config = _known_keys(spec.config, defaults, where, spec.notes)
+    spec.config = {
+        key: _typed(key, value, defaults.get(key), where) for key, value in spec.config.items()
+    }
+    return [_validated(config_class, variant, spec) for variant in variants(spec.config, where)]
+
+
+def _known_keys(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], where: str, notes: list[str]
+) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in _REFUSED_KEYS and key not in defaults:
+            raise UserError(f"{where}: {key!r} is not supported: {_REFUSED_KEYS[key]}.")
+        name = key
+        if key in OLD_KEYS and key not in defaults:
+            name = OLD_KEYS[key]
+            if name in config:
+                raise UserError(f"{where}: {key!r} and {name!r} mean the same; keep one.")
+            notes.append(f"{where}: {key!r} is called {name!r} now.")
+        if name not in defaults:
+            raise UserError(
+                f"{where}: unknown key {key!r}. {nearest(str(key), (*defaults, *OLD_KEYS))}"
+            )
+        known[name] = value
+    return known
+
+
+def _typed(key: str, value: Any, default: Any, where: str) -> Any:
+    """``value`` with whole numbers as int where the default is one; a `UserError` if wrong."""
+    if isinstance(value, Mapping) and GRID in value:
+        values = grid_values(value, f"{where}: {key}")
+        return {GRID: [_typed(key, item, default, where) for item in values]}
+
+    def refusal(expected: str) -> UserError:
+        return UserError(f"{where}: {key!r} must be {expected}, got {kind(value)}.")
+
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if default is None:
+        if key in _NUMBERS_OR_NONE and not (number or value is None):
+            raise refusal("a number or null")
+    elif isinstance(default, bool):
+        if isinstance(value, int | float | str | list | Mapping) and not isinstance(value, bool):
+            raise refusal("true or false")
+    elif isinstance(default, int | float):
+        if isinstance(value, bool | Mapping) or (isinstance(value, str) and value != "auto"):
+            raise refusal("a number")
+        if isinstance(default, int) and isinstance(value, list):
+            raise refusal("a whole number")
+        if isinstance(default, int) and isinstance(value, float):
+            if value.is_integer():
+                return int(value)
+            if not key.startswith(_FRACTIONS):
+                raise refusal("a whole number")
+    elif isinstance(default, str):
+        if isinstance(value, bool | list) or (number and default != "auto"):
+            raise refusal("text")
+    elif isinstance(default, Mapping) and not (isinstance(value, Mapping) or value is None):
+        raise refusal("a mapping")
+    return value
+
+
+def variants(config: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """Configs without ``grid_search``: all first values, then each other value on its own.
+
+    Samplers of Ray Tune (in Python files) are replaced by a draw.
+    """
+    grids = list(_grids(config, where, ()))
+    first = _resolved(config, where)
+    yield first
+    for path, values in grids:
+        for value in values[1:]:
+            variant = copy.deepcopy(first)
+            parent = variant
+            for key in path[:-1]:
+                parent = parent[key]
+            parent[path[-1]] = _resolved(value, where)
+            yield variant
+
+
+def _grids(
+    value: Mapping[str, Any], where: str, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            if GRID in inner:
+                yield (*path, key), grid_values(inner, f"{where}: {'/'.join((*path, key))}")
+            else:
+                yield from _grids(inner, where, (*path, key))
+
+
+def _resolved(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        if GRID in value:
+            return _resolved(grid_values(value, where)[0], where)
+        return {key: _resolved(inner, where) for key, inner in value.items()}
+    from ray.tune.search.sample import Domain
+
+    return value.sample() if isinstance(value, Domain) else copy.copy(value)
+
+
+def _validated(config_class: type[Any], variant: Mapping[str, Any], spec: ExperimentSpec) -> Any:
+    where = f"{spec.source}: config"
+    env_config = variant.get("env_config")
+    if isinstance(spec.run, str):
+        environment = registry.environment(variant["env"])
+        try:
+            environment.check(env_config or {})
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    try:
+        config = config_class().update_from_dict(copy.copy(dict(variant)))
+        config.validate()
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"{where}: {' '.join(lines) or type(error).__name__}") from error
+    return config

@@ -1,0 +1,93 @@
+"""Typed access to what users wrote, with error messages that name the place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rllib_seqmarl.errors import UserError
+
+GRID = "grid_search"
+
+
+def kind(value: Any) -> str:
+    """A value as an error message names it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, Mapping):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, bool | int | float):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def grid_values(value: Any, where: str) -> list[Any]:
+    """The values of a ``grid_search`` mapping; ``[value]`` where it is none.
+
+    Raises:
+        UserError: ``grid_search`` beside other keys, or not a list of values.
+    """
+    if not (isinstance(value, Mapping) and GRID in value):
+        return [value]
+    if len(value) > 1 or not isinstance(value[GRID], list) or not value[GRID]:
+        raise UserError(
+            f"{where}: 'grid_search' takes a list of values, alone in its mapping, e.g. "
+            "{grid_search: [1, 2]}."
+        )
+    return list(value[GRID])
+
+
+class Fields:
+    """Takes typed values from a mapping, the command line's word first.
+
+    Args:
+        given: the mapping.
+        where: begins the error messages.
+    """
+
+    def __init__(self, given: Mapping[str, Any], where: str) -> None:
+        self._given = given
+        self._where = where
+
+    def _value(self, key: str, override: Any, default: Any) -> Any:
+        value = override if override is not None else self._given.get(key)
+        return default if value is None else value
+
+    def _refusal(self, key: str, expected: str, value: Any) -> UserError:
+        return UserError(f"{self._where}: {key!r} must be {expected}, got {value!r}.")
+
+    def whole(self, key: str, override: int | None, default: int, *, least: int) -> int:
+        """A whole number of at least ``least``."""
+        value = self._value(key, override, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self._refusal(key, f"a whole number of at least {least}", value)
+        return value
+
+    def truth(self, key: str, override: bool | None, default: bool) -> bool:
+        """True or false."""
+        value = self._value(key, override, default)
+        if not isinstance(value, bool):
+            raise self._refusal(key, "true or false", value)
+        return value
+
+    def text(self, key: str, override: str | None) -> str | None:
+        """Text, or None where there is none."""
+        value = self._value(key, override, None)
+        if value is not None and not isinstance(value, str):
+            raise self._refusal(key, "text", value)
+        return value
+
+    def seconds(self, key: str, override: float | None) -> float | None:
+        """A positive number of seconds, or None where there is none."""
+        value = self._value(key, override, None)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise self._refusal(key, "a positive number of seconds", value)
+        return float(value)
