@@ -1,0 +1,1 @@
+"""Algorithms, one file each: what differs from its neighbours, in its paper's symbols."""

@@ -1,0 +1,67 @@
+"""SrSv: Sequential Rollout with Sequential Value estimation.
+
+MAT's encoder without its value head, MAT's decoder, and a value that is sequential like the
+policy. In the paper's symbols:
+
+- eq. 5: V^i is the value of agents i..N acting by their policies, given the actions that agents
+  1..i-1 really took. The expectation over the successors is one greedy completion.
+- eq. 6: V^i = sum_j w_{N+1,j} f_theta(o_hat^j, e^{j-1}), read by a row N + 1 whose query is
+  o_hat^i (`nets.values.SequentialValue`).
+- eq. 7: regression of V^i on its return. Printed without a square; here clipped Huber, as MAT.
+- eq. 8: PPO clip per agent with the advantage A^i.
+- eq. 9: A^i by GAE over V^i at t and t + 1 (the printed sum has a fixed t: read t + j). V^i at
+  t + 1 needs the actions at t + 1: those taken, or sampled ones at the end of a rollout or at a
+  truncation.
+- eq. 13: "w/o pi", ``use_successor_policy: false``: V^i sees the predecessors' actions only.
+
+The authors published no code and no hyper-parameters: what is not printed is MAT's. Readings
+chosen: e^{j-1} is the last block's output at the position whose newest token is a^{j-1}; w is
+the last block's cross-attention, mean over heads, with its gradient; f_theta has the shape of
+MAT's value head on 2d inputs.
+
+``successors`` sets how fresh the greedy completion is: ``greedy`` computes it once per
+iteration, ``greedy_per_minibatch`` before every gradient step (Algorithm 1 to the letter),
+``teacher_forced`` takes each successor's most likely action given the actions really taken.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rllib_seqmarl.algorithms.mat import MAT, MATConfig
+from rllib_seqmarl.errors import UserError
+
+
+class SrSvConfig(MATConfig):
+    """Settings of SrSv: MAT's, with another value.
+
+    Attributes:
+        use_successor_policy: False is the paper's "w/o pi".
+    """
+
+    def __init__(self, algo_class: type[Any] | None = None) -> None:
+        super().__init__(algo_class or SrSv)
+        self.value = "sequential"
+        self.use_successor_policy = True
+
+    def validate(self) -> None:
+        """Takes ``use_successor_policy`` into account; see `MATConfig.validate`."""
+        if self.value == "encoder":
+            raise UserError("SrSv with value 'encoder' is MAT: run MAT.")
+        super().validate()
+
+    def get_default_rl_module_spec(self) -> Any:
+        """MAT's policy with the sequential value."""
+        spec = super().get_default_rl_module_spec()
+        if not self.use_successor_policy:
+            spec.model_config["value"] = "sequential_without_policy"
+        return spec
+
+
+class SrSv(MAT):
+    """Sequential rollout with sequential value estimation."""
+
+    @classmethod
+    def get_default_config(cls) -> SrSvConfig:
+        """The builder with this algorithm's defaults."""
+        return SrSvConfig()

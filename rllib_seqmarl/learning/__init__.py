@@ -1,0 +1,1 @@
+"""Learning: the shells that put pure-torch networks and losses under RLlib's interfaces."""

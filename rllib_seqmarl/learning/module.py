@@ -1,0 +1,120 @@
+"""The RLModule shell around `SequentialPolicy`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.nets.policy import SequentialPolicy
+from rllib_seqmarl.nets.transformer import ActionSpec
+from rllib_seqmarl.nets.value_norm import ValueNorm
+from rllib_seqmarl.rollout.block import ACTION_MASK, ACTIONS, LOG_PROB, OBS, ORDER
+
+#: Columns of `SequentialModule.forward_train` beside the log-prob.
+ENTROPY = "entropy"
+VALUES = "values"
+COMPLETIONS = "completions"
+
+
+def action_spec(space: spaces.Space[Any]) -> ActionSpec:
+    """What one agent may do, from the action space of one world.
+
+    Raises:
+        UserError: neither ``MultiDiscrete([A] * N)`` nor ``Box [N, A]``.
+    """
+    if isinstance(space, spaces.MultiDiscrete) and len(set(space.nvec.tolist())) == 1:
+        return ActionSpec(int(space.nvec[0]), discrete=True)
+    if isinstance(space, spaces.Box) and len(space.shape) == 2:
+        return ActionSpec(space.shape[1], discrete=False)
+    raise UserError(
+        f"the action space {space} is not that of a team: it must be MultiDiscrete([A] * N) "
+        "or Box of shape [N, A]."
+    )
+
+
+def obs_dim(space: spaces.Space[Any]) -> int:
+    """Width D of one agent's observation, from the observation space of one world.
+
+    Raises:
+        UserError: not a Dict with ``obs`` [N, D].
+    """
+    if isinstance(space, spaces.Dict) and OBS in space.spaces:
+        shape = space[OBS].shape
+        if shape is not None and len(shape) == 2:
+            return int(shape[1])
+    raise UserError(
+        f"the observation space {space} is not that of a team: it must be a Dict with "
+        "'obs' of shape [N, D], 'alive' [N], and 'action_mask' [N, A] for discrete actions."
+    )
+
+
+class SequentialModule(TorchRLModule, InferenceOnlyAPI):  # type: ignore[misc]
+    """Policy and value normalisation of a team; ``model_config`` is that of the policy.
+
+    On rollout processes the value function and its normalisation are left out.
+    """
+
+    policy: SequentialPolicy
+    value_norm: ValueNorm
+
+    def setup(self) -> None:
+        """Builds the networks from the spaces of one world."""
+        settings = dict(self.model_config)
+        beta = settings.pop("value_norm_beta")
+        self.policy = SequentialPolicy(
+            obs_dim=obs_dim(self.observation_space),
+            action=action_spec(self.action_space),
+            **settings,
+        )
+        self.value_norm = ValueNorm(beta)
+        if self.inference_only:
+            # RLlib removes top-level attributes only, though it names nested ones by their path.
+            del self.policy.value
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """What acting does not need."""
+        return ["policy.value", "value_norm"]
+
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        return self._act(batch, deterministic=True, **kwargs)
+
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        return self._act(batch, deterministic=False, **kwargs)
+
+    def _act(
+        self,
+        batch: dict[str, Any],
+        deterministic: bool,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        obs = batch[Columns.OBS]
+        decision = self.policy.act(
+            obs[OBS], obs.get(ACTION_MASK), deterministic=deterministic, generator=generator
+        )
+        out = {ACTIONS: decision.actions, LOG_PROB: decision.log_prob}
+        if decision.order is not None:
+            out[ORDER] = decision.order
+        return out
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        """Rows of columns -> log-prob [B, N, K], entropy [B, N], normalised values [B, N]."""
+        evaluation = self.policy.evaluate(
+            batch[OBS],
+            batch.get(ACTION_MASK),
+            batch[ACTIONS],
+            batch.get(ORDER),
+            batch.get(COMPLETIONS),
+        )
+        return {
+            LOG_PROB: evaluation.log_prob,
+            ENTROPY: evaluation.entropy,
+            VALUES: evaluation.values,
+        }

@@ -1,0 +1,85 @@
+"""Loss terms. Pure torch; B rows, N agents, K log-prob components.
+
+Every term is a weighted sum: the caller divides by the weight of the whole minibatch, so that a
+minibatch may be taken in pieces whose gradients add up to the gradient of the whole.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: How the ratio of an action with several components is formed before it is clipped.
+RATIO_AGGREGATIONS = ("per_dim", "prod", "mean")
+
+
+def probability_ratio(log_prob: Tensor, old_log_prob: Tensor, aggregation: str) -> Tensor:
+    """pi_new / pi_old.
+
+    Args:
+        log_prob: [B, N, K] under the policy that learns.
+        old_log_prob: [B, N, K] under the policy that acted.
+        aggregation: ``per_dim`` keeps K ratios, each of them clipped by itself (MAT, PMAT);
+            ``prod`` is the ratio of the joint densities (HARL); ``mean`` the geometric mean of
+            the components' ratios (A2PO on MuJoCo).
+
+    Returns:
+        [B, N, K] for ``per_dim``, else [B, N, 1].
+    """
+    difference = log_prob - old_log_prob
+    if aggregation == "prod":
+        difference = difference.sum(-1, keepdim=True)
+    elif aggregation == "mean":
+        difference = difference.mean(-1, keepdim=True)
+    return difference.exp()
+
+
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """-sum_k min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7).
+
+    Args:
+        ratio: [B, N, K].
+        advantage: [B, N].
+        clip: eps.
+
+    Returns:
+        [B, N], to be minimised.
+    """
+    advantage = advantage.unsqueeze(-1)
+    clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
+    return -torch.minimum(ratio * advantage, clipped * advantage).sum(-1)
+
+
+def huber(error: Tensor, delta: float) -> Tensor:
+    """Two-sided Huber loss, 0.5 e^2 near zero and linear beyond ``delta``; same shape."""
+    size = error.abs()
+    return torch.where(size <= delta, 0.5 * error.square(), delta * (size - 0.5 * delta))
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, targets: Tensor, clip: float, delta: float
+) -> Tensor:
+    """The larger of the losses of the value and of the value held within ``clip`` of the old one.
+
+    Args:
+        values: [B, N], normalised.
+        old_values: [B, N], from before the update.
+        targets: [B, N], normalised returns.
+        clip: in normalised units.
+        delta: of the Huber loss.
+
+    Returns:
+        [B, N].
+    """
+    held = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.maximum(huber(targets - values, delta), huber(targets - held, delta))
+
+
+def weighted_sum(x: Tensor, weight: Tensor) -> Tensor:
+    """sum(x * weight) over entries of positive weight, so that rubbish in masked slots is inert.
+
+    Args:
+        x: any shape.
+        weight: the same shape; zero where an entry does not count.
+    """
+    return torch.where(weight > 0, x * weight, 0.0).sum()

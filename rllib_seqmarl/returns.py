@@ -1,0 +1,57 @@
+"""Advantages and returns. Pure torch; T steps, E worlds, N agents.
+
+Termination and truncation are never merged: a terminated step has no future, a truncated one has
+a future that was not watched.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: What happens at a time limit: bootstrap from the final observation (correct), treat it as the
+#: end of the task (MAT's code), or drop the step from learning (HARL's code).
+TIME_LIMITS = ("bootstrap", "terminate", "drop")
+
+
+def generalized_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    *,
+    gamma: float,
+    lambda_: float,
+    time_limit: str = "bootstrap",
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016), for every agent by itself.
+
+    Args:
+        rewards: [T, E] of the team or [T, E, N], in the units of ``values``.
+        values: V(s_t), [T, E, N].
+        next_values: V of the observation that followed step t, [T, E, N]; at a truncated step,
+            that of the episode's final observation and not of the next episode's first.
+        terminated: bool [T, E].
+        truncated: bool [T, E].
+        gamma: discount.
+        lambda_: trace decay.
+        time_limit: one of `TIME_LIMITS`.
+
+    Returns:
+        Advantages [T, E, N]; adding ``values`` gives the returns.
+    """
+    rewards = rewards if rewards.ndim == 3 else rewards.unsqueeze(-1)
+    end = terminated | truncated if time_limit == "terminate" else terminated
+    future = (~end).unsqueeze(-1).to(values.dtype)  # [T, E, 1]
+    goes_on = (~(terminated | truncated)).unsqueeze(-1).to(values.dtype)
+    deltas = rewards + gamma * future * next_values - values
+    if time_limit == "drop":
+        deltas = deltas.masked_fill((truncated & ~terminated).unsqueeze(-1), 0.0)
+    advantages = torch.empty_like(values)
+    advantage = torch.zeros_like(values[0])
+    decay = gamma * lambda_ * goes_on
+    for t in range(len(deltas) - 1, -1, -1):
+        advantage = torch.addcmul(deltas[t], decay[t], advantage)
+        advantages[t] = advantage
+    return advantages

@@ -1,0 +1,1 @@
+"""Rollouts: the columnar team runner behind RLlib's ``EnvRunner`` interface."""

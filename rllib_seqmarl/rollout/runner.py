@@ -1,0 +1,546 @@
+"""The team runner: an RLlib ``EnvRunner`` that fills blocks of columns.
+
+RLlib's own runners keep one episode object per world, append to Python lists at every step and
+send them through connectors. Here a rollout is a handful of arrays [T, E, N, ...] that are
+allocated once and written in place; what RLlib sees of a runner from outside (sampling,
+metrics, weights, state, callbacks, restarts) stays the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_AGENT_ID, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import ENV_STEP_FAILURE, EnvRunner
+from ray.rllib.utils import force_list
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.framework import get_device
+from ray.rllib.utils.metrics import (
+    EPISODE_LEN_MAX,
+    EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+    NUM_AGENT_STEPS_SAMPLED,
+    NUM_AGENT_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+    NUM_MODULE_STEPS_SAMPLED,
+    NUM_MODULE_STEPS_SAMPLED_LIFETIME,
+    SAMPLE_TIMER,
+    WEIGHTS_SEQ_NO,
+)
+from torch import Tensor
+
+from rllib_seqmarl.envs.team_env import TeamVectorEnv
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.rollout.block import (
+    ACTION_MASK,
+    ACTIONS,
+    IS_FIRST,
+    LOG_PROB,
+    OBS,
+    ORDER,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    FinalObservations,
+    RolloutBlock,
+)
+
+#: Environment state and random state: large, and of this runner alone, so never broadcast.
+COMPONENT_WORLDS = "worlds"
+
+#: Metrics under which an environment's own per-episode figures appear.
+METRIC_NAMES = {"won": "win_rate"}
+
+TIME_SPLIT = "time_split"
+
+
+@dataclasses.dataclass(frozen=True)
+class TeamEpisode:
+    """What a callback is told of a finished episode.
+
+    Attributes:
+        world: which of the E worlds played it.
+        statistics: ``episode_return``, ``episode_length`` and the environment's own figures.
+    """
+
+    world: int
+    statistics: dict[str, float]
+
+    def __len__(self) -> int:
+        return int(self.statistics["episode_length"])
+
+    def get_return(self) -> float:
+        """Sum of the team's rewards."""
+        return self.statistics["episode_return"]
+
+
+class TeamEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
+    """Plays E worlds with one policy and returns blocks of columns.
+
+    ``sample()`` takes ``rollout_fragment_length`` steps of every world; worlds go on where they
+    were at the next call. ``sample(num_episodes=n)`` starts afresh, plays n whole episodes, an
+    equal share of them in every world so that short episodes are not favoured, and returns
+    step counts only.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        self.env_creator = kwargs["env_creator"]
+        self.spaces = kwargs.get("spaces") or {}
+        self._callbacks = [cls() for cls in force_list(self.config.callbacks_class)]
+        self._device = get_device(
+            self.config, self.config.num_gpus_per_env_runner if self.worker_index else 0
+        )
+        if self.worker_index:
+            # A rollout process has one core; a second OpenMP thread on it slows both down.
+            torch.set_num_threads(1)
+        self.env: TeamVectorEnv | None = None
+        self.module: Any = None
+        self.generator = torch.Generator(self._device)
+        if self._seed is not None:
+            self.generator.manual_seed(self._seed)
+        else:
+            self.generator.seed()
+        self._weights_seq_no = 0
+        self._obs: dict[str, NDArray[Any]] | None = None  # None: reset before the next step
+        self._is_first: NDArray[np.bool_] = np.zeros(0, bool)
+        self._finished: list[dict[str, NDArray[np.float32]]] = []
+        self._seconds = {"environment": 0.0, "decode": 0.0, "sampling_other": 0.0}
+        if (
+            not self.worker_index
+            and self.config.num_env_runners > 0
+            and not self.config.create_env_on_local_worker
+        ):
+            pass  # the learner's side of a remote group: it only needs spaces and a module
+        else:
+            self.make_env()
+        self.make_module()
+
+    # -- parts -------------------------------------------------------------------------------
+
+    def make_env(self) -> None:
+        """Builds the E worlds, closing those there were."""
+        if self.env is not None:
+            self.env.close()
+        context = {**self.config.env_config, "num_envs": self.config.num_envs_per_env_runner}
+        self.env = self.env_creator(context)
+        self._obs = None
+        make_callback(
+            "on_environment_created",
+            callbacks_objects=self._callbacks,
+            callbacks_functions=self.config.callbacks_on_environment_created,
+            kwargs={
+                "env_runner": self,
+                "metrics_logger": self.metrics,
+                "env": self.env,
+                "env_context": context,
+            },
+        )
+
+    def make_module(self) -> None:
+        """Builds the policy that acts."""
+        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
+        self.module = spec.build().to(self._device)
+
+    def get_spaces(self) -> dict[str, Any]:
+        """Spaces of the E worlds, of one world, and of the module."""
+        if self.env is None:
+            return self.spaces
+        single = (self.env.single_observation_space, self.env.single_action_space)
+        return {
+            INPUT_ENV_SPACES: (self.env.observation_space, self.env.action_space),
+            INPUT_ENV_SINGLE_SPACES: single,
+            DEFAULT_MODULE_ID: single,
+        }
+
+    def assert_healthy(self) -> None:
+        """Checks that construction has come to its end."""
+        assert self.env is not None
+        assert self.module is not None
+
+    def stop(self) -> None:
+        """Closes the worlds."""
+        if self.env is not None:
+            self.env.close()
+
+    # -- sampling ----------------------------------------------------------------------------
+
+    def sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[RolloutBlock]:
+        """Steps the worlds.
+
+        Args:
+            num_timesteps: steps of single worlds, rounded up to whole steps of all E;
+                by default ``rollout_fragment_length`` steps of each.
+            num_episodes: whole episodes instead, from fresh worlds.
+            explore: sample actions (True) or take the most likely ones; by default the config's.
+            random_actions: uniform legal actions instead of the policy's.
+            force_reset: start all worlds afresh.
+
+        Returns:
+            One block.
+
+        Raises:
+            UserError: not finite observations or rewards, or a mask without any legal action.
+        """
+        if self.env is None:
+            raise ValueError(f"{self} has no environment to sample from.")
+        begin = time.perf_counter()
+        explore = self.config.explore if explore is None else explore
+        if num_episodes is None and num_timesteps is None and self.config.in_evaluation:
+            num_episodes = self.env.num_envs
+        with self.metrics.log_time(SAMPLE_TIMER):
+            if force_reset or num_episodes is not None:
+                self._obs = None
+            if num_episodes is not None:
+                block = self._sample_episodes(num_episodes, explore, random_actions)
+            else:
+                steps = self.config.get_rollout_fragment_length(self.worker_index)
+                if num_timesteps is not None:
+                    steps = math.ceil(num_timesteps / self.env.num_envs)
+                block = self._sample_steps(steps, explore, random_actions)
+                while block is None:  # the worlds failed and were built anew
+                    block = self._sample_steps(steps, explore, random_actions)
+                block.check(self.env.simulator)
+            make_callback(
+                "on_sample_end",
+                callbacks_objects=self._callbacks,
+                callbacks_functions=self.config.callbacks_on_sample_end,
+                kwargs={
+                    "env_runner": self,
+                    "metrics_logger": self.metrics,
+                    "samples": [block],
+                },
+            )
+        self._count_steps(block.num_env_steps)
+        total = time.perf_counter() - begin
+        self._seconds["sampling_other"] += (
+            total - self._seconds["environment"] - self._seconds["decode"]
+        )
+        return [block]
+
+    def _sample_steps(
+        self, steps: int, explore: bool, random_actions: bool
+    ) -> RolloutBlock | None:
+        """T steps of all worlds; None when the environment failed and was rebuilt."""
+        env = self._running_env()
+        worlds = env.num_envs
+        assert self._obs is not None
+        columns: dict[str, NDArray[Any]] = {
+            name: np.empty((steps + 1, *value.shape), value.dtype)
+            for name, value in self._obs.items()
+        }
+        for name, dtype in (
+            (REWARD, np.float32),
+            (TERMINATED, np.bool_),
+            (TRUNCATED, np.bool_),
+            (IS_FIRST, np.bool_),
+        ):
+            columns[name] = np.empty((steps, worlds), dtype)
+        final_at: list[tuple[int, NDArray[np.int64], dict[str, NDArray[Any]]]] = []
+        for t in range(steps):
+            for name, value in self._obs.items():
+                columns[name][t] = value
+            columns[IS_FIRST][t] = self._is_first
+            decided = self._decide(explore, random_actions)
+            if t == 0:
+                for name, value in decided.items():
+                    columns[name] = np.empty((steps, *value.shape), value.dtype)
+            for name, value in decided.items():
+                columns[name][t] = value
+            result = self._step(decided[ACTIONS])
+            if result is None:
+                return None
+            columns[REWARD][t], columns[TERMINATED][t], columns[TRUNCATED][t], final = result
+            if final is not None:
+                final_at.append((t, *final))
+        for name, value in self._obs.items():
+            columns[name][steps] = value
+        finals = None
+        if final_at:
+            finals = FinalObservations(
+                np.concatenate([np.full(len(world), t) for t, world, _ in final_at]),
+                np.concatenate([world for _, world, _ in final_at]),
+                {
+                    name: np.concatenate([one[name] for _, _, one in final_at])
+                    for name in final_at[0][2]
+                },
+            )
+        return RolloutBlock(steps * worlds, env.num_agents, columns, finals)
+
+    def _sample_episodes(
+        self, num_episodes: int, explore: bool, random_actions: bool
+    ) -> RolloutBlock:
+        """``num_episodes`` episodes from fresh worlds; nothing is kept but their statistics."""
+        env = self._running_env()
+        # World e plays its share and no more: were the first n to end taken, short episodes
+        # (quick defeats, say) would count too often.
+        quota = np.full(env.num_envs, num_episodes // env.num_envs)
+        quota[: num_episodes % env.num_envs] += 1
+        env_steps = 0
+        while quota.any():
+            actions = self._decide(explore, random_actions)[ACTIONS]
+            env_steps += int((quota > 0).sum())
+            if self._step(actions, quota) is None:
+                return self._sample_episodes(num_episodes, explore, random_actions)
+        self._obs = None
+        return RolloutBlock(env_steps, env.num_agents)
+
+    def _running_env(self) -> TeamVectorEnv:
+        """The worlds, each with an episode under way."""
+        assert self.env is not None
+        if self._obs is None:
+            self._obs, _ = self._try_env_reset(seed=self._reset_seed())
+            self._is_first = np.ones(self.env.num_envs, bool)
+        return self.env
+
+    def _reset_seed(self) -> int | None:
+        """Seed of the worlds' next start, different after every start of this runner.
+
+        The step count makes a runner that was restarted or resumed play new episodes.
+        """
+        if self._seed is None:
+            return None
+        key = (self._seed, self.num_env_steps_sampled_lifetime)
+        return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+    def _decide(self, explore: bool, random_actions: bool) -> dict[str, NDArray[Any]]:
+        """Actions [E, N(, A)] for the current observations, and what is stored beside them."""
+        assert self.env is not None
+        assert self._obs is not None
+        mask = self._obs.get(ACTION_MASK)
+        if mask is not None and not mask.any(-1).all():
+            world, agent = np.argwhere(~mask.any(-1))[0]
+            raise UserError(
+                f"the environment ({self.env.simulator}) allows agent {agent} of world {world} "
+                "no action at all: its action_mask is all zero; a dead agent needs a no-op."
+            )
+        begin = time.perf_counter()
+        if random_actions:
+            decided = {ACTIONS: self._random_actions(mask)}
+        else:
+            batch = {Columns.OBS: {k: torch.from_numpy(v) for k, v in self._obs.items()}}
+            if self._device != "cpu":
+                batch = {
+                    Columns.OBS: {k: v.to(self._device) for k, v in batch[Columns.OBS].items()}
+                }
+            forward = (
+                self.module.forward_exploration if explore else self.module.forward_inference
+            )
+            out: dict[str, Tensor] = forward(batch, generator=self.generator)
+            decided = {name: value.cpu().numpy() for name, value in out.items()}
+        self._seconds["decode"] += time.perf_counter() - begin
+        return decided
+
+    def _random_actions(self, mask: NDArray[np.bool_] | None) -> NDArray[Any]:
+        assert self.env is not None
+        if mask is None:
+            shape = self.env.action_space.shape
+            return 2.0 * torch.rand(shape, generator=self.generator).numpy() - 1.0
+        keys = torch.rand(mask.shape, generator=self.generator).numpy()
+        return np.where(mask, keys, -1.0).argmax(-1)
+
+    def _step(
+        self, actions: NDArray[Any], quota: NDArray[np.int64] | None = None
+    ) -> tuple[Any, ...] | None:
+        """One step of all worlds.
+
+        Args:
+            actions: [E, N(, A)].
+            quota: episodes that each world still owes; counted down. None counts them all.
+
+        Returns:
+            reward, terminated, truncated, each [E], and the worlds that were truncated with their
+            final observations (or None); None when the environment failed and was rebuilt.
+        """
+        begin = time.perf_counter()
+        result = self._try_env_step(actions)
+        self._seconds["environment"] += time.perf_counter() - begin
+        if isinstance(result, str) and result == ENV_STEP_FAILURE:
+            self._obs = None
+            return None
+        self._obs, reward, terminated, truncated, infos = result
+        done = terminated | truncated
+        self._is_first = done
+        final = None
+        if done.any():
+            counted = done if quota is None else done & (quota > 0)
+            if quota is not None:
+                quota -= counted
+            if counted.any():
+                self._episodes_ended(counted, infos["final_info"])
+            world = np.flatnonzero(truncated)
+            if len(world):
+                columns = {k: v[world] for k, v in infos["final_obs"].items()}
+                final = (world, columns)
+        return reward, terminated, truncated, final
+
+    # -- episodes, metrics, callbacks ----------------------------------------------------------
+
+    def _episodes_ended(
+        self, ended: NDArray[np.bool_], statistics: dict[str, NDArray[np.float32]]
+    ) -> None:
+        chosen = {
+            name: value[ended]
+            for name, value in statistics.items()
+            if not name.startswith("_")
+        }
+        self._finished.append(chosen)
+        if not self.config.has_episode_end_callback():
+            return
+        for i, world in enumerate(np.flatnonzero(ended)):
+            episode = TeamEpisode(int(world), {k: float(v[i]) for k, v in chosen.items()})
+            make_callback(
+                "on_episode_end",
+                callbacks_objects=self._callbacks,
+                callbacks_functions=self.config.callbacks_on_episode_end,
+                kwargs={
+                    "episode": episode,
+                    "prev_episode_chunks": [],
+                    "env_runner": self,
+                    "metrics_logger": self.metrics,
+                    "env": self.env,
+                    "rl_module": self.module,
+                    "env_index": int(world),
+                },
+            )
+
+    def _count_steps(self, env_steps: int) -> None:
+        """Logs the step counters under RLlib's names."""
+        self._log_env_steps(self._metrics_num_env_steps_sampled, env_steps)
+        for name, key in (
+            (NUM_ENV_STEPS_SAMPLED, None),
+            (NUM_AGENT_STEPS_SAMPLED, DEFAULT_AGENT_ID),
+            (NUM_MODULE_STEPS_SAMPLED, DEFAULT_MODULE_ID),
+        ):
+            path = name if key is None else (name, key)
+            self.metrics.log_value(path, env_steps, reduce="sum")
+        for name, key in (
+            (NUM_AGENT_STEPS_SAMPLED_LIFETIME, DEFAULT_AGENT_ID),
+            (NUM_MODULE_STEPS_SAMPLED_LIFETIME, DEFAULT_MODULE_ID),
+        ):
+            self.metrics.log_value((name, key), env_steps, reduce="lifetime_sum")
+        self.metrics.log_value(
+            NUM_ENV_STEPS_SAMPLED_LIFETIME, env_steps, reduce="lifetime_sum", with_throughput=True
+        )
+
+    def get_metrics(self) -> Any:
+        """Metrics since the last call, for RLlib to merge over runners."""
+        finished = {
+            name: np.concatenate([one[name] for one in self._finished])
+            for name in (self._finished[0] if self._finished else ())
+        }
+        self._finished.clear()
+        episodes = len(next(iter(finished.values()))) if finished else 0
+        self.metrics.log_value(NUM_EPISODES, episodes, reduce="sum")
+        self.metrics.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
+        # An evaluation reports all of its episodes, training the most recent ones.
+        window = episodes if self.config.in_evaluation else math.ceil(
+            self.config.metrics_num_episodes_for_smoothing / (self.config.num_env_runners or 1)
+        )
+        names = {
+            "episode_return": (EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX),
+            "episode_length": (EPISODE_LEN_MEAN, EPISODE_LEN_MIN, EPISODE_LEN_MAX),
+        }
+        for name, values in finished.items():
+            mean, *extremes = names.get(name, (METRIC_NAMES.get(name, name),))
+            for value in values[-window:].tolist():
+                self.metrics.log_value(mean, value, reduce="mean", window=window)
+                for key, reduce in zip(extremes, ("min", "max"), strict=False):
+                    self.metrics.log_value(key, value, reduce=reduce, window=window)
+        for part, seconds in self._seconds.items():
+            self.metrics.log_value((TIME_SPLIT, part), seconds, reduce="mean", window=1)
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
+        self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="mean", window=1)
+        return self.metrics.reduce()
+
+    # -- state -------------------------------------------------------------------------------
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Weights, step count, and the worlds with all their randomness."""
+        state: dict[str, Any] = {
+            NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime
+        }
+        if self._check_component(COMPONENT_RL_MODULE, components, not_components):
+            state[COMPONENT_RL_MODULE] = self.module.get_state(**kwargs)
+            state[WEIGHTS_SEQ_NO] = self._weights_seq_no
+        if self._check_component(COMPONENT_WORLDS, components, not_components):
+            state[COMPONENT_WORLDS] = self._worlds_state()
+        return state
+
+    def _worlds_state(self) -> dict[str, Any]:
+        running = self.env is not None and self._obs is not None
+        return {
+            "generator": self.generator.get_state().numpy(),
+            "env": self.env.get_state() if running and self.env is not None else None,
+            "obs": self._obs,
+            "is_first": self._is_first,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `get_state` gave, as far as it is there."""
+        import ray
+
+        if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
+            self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
+        if COMPONENT_RL_MODULE in state:
+            # Weights without a number, or with number 0, are taken whatever we have.
+            number = state.get(WEIGHTS_SEQ_NO, 0)
+            if number == 0 or self._weights_seq_no < number:
+                weights = state[COMPONENT_RL_MODULE]
+                if isinstance(weights, ray.ObjectRef):
+                    weights = ray.get(weights)
+                self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
+            if number > 0:
+                self._weights_seq_no = number
+        worlds = state.get(COMPONENT_WORLDS)
+        if worlds is not None:
+            self.generator.set_state(torch.from_numpy(worlds["generator"]))
+            fits = worlds["obs"] is not None and self.env is not None
+            if fits and len(worlds["is_first"]) == self.config.num_envs_per_env_runner:
+                assert self.env is not None
+                self.env.reset(seed=0)  # set_state continues worlds that have been started
+                self.env.set_state(worlds["env"])
+                self._obs, self._is_first = worlds["obs"], worlds["is_first"]
+            else:
+                # Another number of worlds than before: they start new episodes.
+                self._obs = None
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What `Checkpointable` needs to build this runner again."""
+        return (), {"config": self.config, "env_creator": self.env_creator}
+
+    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+        """The module is saved apart; see `Checkpointable`."""
+        return [(COMPONENT_RL_MODULE, self.module)]
+
+
