@@ -43,8 +43,9 @@ class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, like every other mistake of the user."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        kwargs["allow_abbrev"] = False
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see '{self.prog} --help')")

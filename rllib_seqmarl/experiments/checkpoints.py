@@ -1,0 +1,98 @@
+"""Finds and checks checkpoints on disk, without building an algorithm from them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from rllib_seqmarl.errors import UserError
+
+_METADATA = "rllib_checkpoint.json"
+_CLASS = "class_and_ctor_args.pkl"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint of an algorithm, sound or not."""
+    return (path / _METADATA).exists() or (path / _CLASS).exists()
+
+
+def in_trial(path: Path) -> list[Path]:
+    """The checkpoints in a trial's folder, the latest first."""
+    return sorted(
+        (folder for folder in path.glob("checkpoint_*") if is_checkpoint(folder)), reverse=True
+    )
+
+
+def find(path: str) -> Path:
+    """The checkpoint that a path means: itself, or the latest one of a trial or experiment.
+
+    Raises:
+        UserError: there is none, or there are several trials to choose from.
+    """
+    folder = Path(path).expanduser().absolute()
+    if not folder.exists():
+        raise UserError(f"no such checkpoint: {path}")
+    if is_checkpoint(folder):
+        return folder
+    if not folder.is_dir():
+        raise UserError(f"{path} is not a checkpoint: a checkpoint is a folder.")
+    if own := in_trial(folder):
+        return own[0]
+    trials = [found for child in sorted(folder.iterdir()) if (found := in_trial(child))]
+    if len(trials) > 1:
+        raise UserError(
+            f"{path} holds {len(trials)} trials with checkpoints; name one of them, e.g. "
+            f"{trials[-1][0].parent}"
+        )
+    if not trials:
+        raise UserError(
+            f"{path} is not a checkpoint and holds none (a checkpoint is a folder with a file "
+            f"{_METADATA})."
+        )
+    return trials[0][0]
+
+
+def check(path: Path) -> str:
+    """Reads a checkpoint through once, to see that it is complete.
+
+    Returns:
+        The name of the algorithm's class.
+
+    Raises:
+        UserError: a file is missing, cut short, or not readable with this installation.
+    """
+    try:
+        json.loads((path / _METADATA).read_text(encoding="utf-8"))
+        name: str = _load(path / _CLASS)["class"].__name__
+        for required in ("learner_group", "env_runner", "algorithm_state"):
+            if not list(path.glob(f"{required}*")):
+                raise FileNotFoundError(2, "No such file", str(path / required))
+        for file in path.rglob("*"):
+            if file.suffix == ".pkl" and file.name != _CLASS:
+                _load(file)
+            elif file.suffix == ".pt" and not zipfile.is_zipfile(file):
+                raise UserError(f"checkpoint {path} is damaged: {file.relative_to(path)}.")
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"checkpoint {path} needs code that is not part of this installation: {error}."
+        ) from None
+    except OSError as error:
+        missing = Path(error.filename or path).name
+        raise UserError(
+            f"checkpoint {path} is damaged: {missing}: {error.strerror or error}."
+        ) from None
+    except (ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}.") from None
+    return name
+
+
+def _load(file: Path) -> Any:
+    with file.open("rb") as stream:
+        try:
+            return pickle.load(stream)
+        except (EOFError, pickle.UnpicklingError, ValueError, IndexError, KeyError) as error:
+            reason = str(error) or type(error).__name__
+            raise pickle.UnpicklingError(f"{file.name} ({reason})") from None

@@ -1,0 +1,107 @@
+"""The connection to Ray: a running cluster where one is named, else a local Ray of our own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rllib_seqmarl.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run relates to Ray and to earlier runs.
+
+    Attributes:
+        resume: goes on with what the storage holds.
+        start: with ``resume``: starts what the storage does not hold.
+        ray_address: a running cluster; None: the environment's RAY_ADDRESS, or a local Ray.
+        ray_num_cpus: CPUs of the local Ray.
+        verbose: shows Ray's own messages.
+        arguments: of the command line, for the line that tells how to resume.
+    """
+
+    resume: bool = False
+    start: bool = False
+    ray_address: str | None = None
+    ray_num_cpus: int | None = None
+    verbose: bool = False
+    arguments: tuple[str, ...] = ()
+
+
+def quieten(verbose: bool) -> None:
+    """Keeps Ray's notices away from our own output. To be called before ``import ray``."""
+    for name, value in {
+        "RAY_AIR_NEW_OUTPUT": "1",
+        "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "1" if verbose else "0",
+        # The state that --resume reads is at most this old.
+        "TUNE_GLOBAL_CHECKPOINT_S": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    # Ctrl-C reaches us through Tune's own handler (see control.py).
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "0"
+    if not verbose:
+        warnings.filterwarnings("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
+
+
+def set_log_levels(verbose: bool) -> None:
+    """Errors only, unless ``verbose``. To be called after ``import ray``."""
+    if not verbose:
+        for name in ("ray", "ray.rllib", "ray.tune", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        # The report at the end says it better.
+        logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def connection(options: RunOptions) -> Iterator[bool]:
+    """Ray for the length of a ``with`` block.
+
+    Yields:
+        Whether this is a local Ray that was begun here; it ends with the block.
+
+    Raises:
+        UserError: the named cluster does not answer.
+    """
+    import ray
+
+    address = options.ray_address or os.environ.get("RAY_ADDRESS")
+    local = address is None or address == "local"
+    if address is not None and address.startswith("ray://"):
+        raise UserError(
+            f"{address}: Ray Client connections cannot be stopped and resumed safely; run this "
+            "command on the cluster: ray job submit --address http://HEAD:8265 -- rllib train ..."
+        )
+    if not local and options.ray_num_cpus is not None:
+        raise UserError("--ray-num-cpus is for a local Ray; the cluster has its own CPUs.")
+    level = logging.INFO if options.verbose else logging.ERROR
+    try:
+        if local:
+            ray.init(
+                address="local",
+                num_cpus=options.ray_num_cpus,
+                include_dashboard=False,
+                log_to_driver=options.verbose,
+                logging_level=level,
+            )
+        else:
+            ray.init(address=address, log_to_driver=options.verbose, logging_level=level)
+    except (ConnectionError, ValueError) as error:
+        if local:
+            raise
+        reason = " ".join(str(error).split())
+        raise UserError(f"no Ray cluster answers at {address}: {reason}") from None
+    set_log_levels(options.verbose)
+    try:
+        yield local
+    finally:
+        ray.shutdown()

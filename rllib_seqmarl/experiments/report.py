@@ -1,0 +1,112 @@
+"""What stands on the screen when training has ended."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ray.exceptions import RayTaskError
+from ray.tune.experiment import Trial
+
+from rllib_seqmarl.experiments.spec import ExperimentSpec
+
+_ERROR_LINE = re.compile(r"^\s*(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupt|Exit)): (.+)$")
+
+
+@dataclass
+class Outcome:
+    """How one experiment ended.
+
+    Attributes:
+        trials: all of them.
+        failures: trial id -> reason, for trials that our own control has ended.
+        out_of_time: its time budget was used up.
+    """
+
+    spec: ExperimentSpec
+    trials: list[Trial] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    out_of_time: bool = False
+
+    def failed(self) -> list[Trial]:
+        """The trials that have not done what they should."""
+        return [
+            trial
+            for trial in self.trials
+            if trial.status == Trial.ERROR or trial.trial_id in self.failures
+        ]
+
+    def reason(self, trial: Trial) -> str:
+        """Why a trial failed, in one line."""
+        return self.failures.get(trial.trial_id) or error_line(trial)
+
+
+def error_line(trial: Trial) -> str:
+    """The last line of the exception that ended a trial; of a user's mistake only the message."""
+    error = trial.get_pickled_error() or trial.get_error()
+    cause = getattr(error, "cause", None)
+    if isinstance(error, RayTaskError) and cause is not None:
+        # Ray names the class of the cause, and its text repeats the whole traceback.
+        error = cause
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    for line in reversed(lines):
+        if match := _ERROR_LINE.match(line):
+            name, message = match.groups()
+            return message if name == "UserError" else f"{name}: {message}"
+    message = " ".join(lines[-1].split()) if lines else "no message"
+    name = type(error).__name__
+    return message if name == "UserError" or error is None else f"{name}: {message}"
+
+
+def best_checkpoint(trial: Trial) -> str | None:
+    """The path of a trial's best checkpoint by its score attribute, else of its latest."""
+    result = trial.run_metadata.checkpoint_manager.best_checkpoint_result
+    return result.checkpoint.path if result and result.checkpoint else None
+
+
+def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -> list[str]:
+    """The closing report.
+
+    Args:
+        outcomes: of the experiments that ran.
+        stopped_by: the signal that ended the run early, or None.
+        resume: the command line that goes on.
+    """
+    outcomes = list(outcomes)
+    text: list[str] = [""]
+    for outcome in outcomes:
+        for trial in outcome.failed():
+            text += [
+                f"{trial} failed: {outcome.reason(trial)}",
+                f"  full log: {trial.path}",
+            ]
+        if outcome.out_of_time:
+            text.append(
+                f"{outcome.spec.name}: the time budget of {outcome.spec.time_budget_s:g} s is used "
+                f"up. To go on: {resume}"
+            )
+    failed = sum(len(outcome.failed()) for outcome in outcomes)
+    total = sum(len(outcome.trials) for outcome in outcomes)
+    if stopped_by:
+        text.append(f"Your training was stopped by {stopped_by}.")
+    elif failed:
+        text.append(f"Your training finished, but {failed} of {total} trials failed.")
+    else:
+        text.append("Your training finished.")
+
+    paths = [
+        [path for trial in outcome.trials if (path := best_checkpoint(trial))]
+        for outcome in outcomes
+    ]
+    if any(paths):
+        text.append("Best available checkpoint for each trial:")
+        text += [f"  {path}" for group in paths for path in group]
+        text += ["", "You can now evaluate your trained algorithm from any checkpoint, e.g.:"]
+        text += [f"  rllib evaluate {shlex.quote(group[0])}" for group in paths if group]
+    else:
+        text.append("No checkpoint was written.")
+    if stopped_by:
+        text += ["", "To go on where it stopped:", f"  {resume}"]
+    return text

@@ -1,0 +1,208 @@
+"""Runs experiments with Ray Tune: check everything, connect, train, report."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from rllib_seqmarl import registry
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments import cluster
+from rllib_seqmarl.experiments.cluster import RunOptions
+from rllib_seqmarl.experiments.spec import ExperimentSpec
+from rllib_seqmarl.experiments.storage import ExperimentFolder
+
+__all__ = ["RunOptions", "train"]
+
+
+def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
+    """Trains experiments one after the other.
+
+    Returns:
+        The exit status of the command: 0, 1 if a trial failed, 128 + n if stopped by signal n.
+
+    Raises:
+        UserError: something in the input is wrong; nothing has been started or changed then.
+    """
+    console = Console(highlight=False)
+    folders = [ExperimentFolder(spec) for spec in specs]
+    resumes = _check_folders(folders, options)
+
+    cluster.quieten(options.verbose)
+    from rllib_seqmarl.experiments import checkpoints, configs, report
+    from rllib_seqmarl.experiments.control import Signals, StoppedAtOnce
+
+    cluster.set_log_levels(options.verbose)
+    checked = [configs.check(spec) for spec in specs]
+    for spec, resume in zip(specs, resumes, strict=True):
+        if spec.restore is not None and not resume:
+            _check_restore(spec, checkpoints)
+    # Only now: what the folders were started with is compared with the config as checked.
+    trial_ids = [
+        folder.check_resume() if resume else []
+        for folder, resume in zip(folders, resumes, strict=True)
+    ]
+    for spec in specs:
+        for note in spec.notes:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+    outcomes: list[report.Outcome] = []
+    with Signals() as signals:
+        try:
+            with cluster.connection(options) as local:
+                signals.install()
+                registry.register()
+                for spec, variants in zip(specs, checked, strict=True):
+                    _check_resources(spec, variants, local)
+                for index, spec in enumerate(specs):
+                    if signals.received is None:
+                        outcomes.append(report.Outcome(spec))
+                        _run(
+                            outcomes[-1],
+                            folders[index],
+                            signals,
+                            console,
+                            resume=resumes[index],
+                            trial_ids=trial_ids[index],
+                        )
+        except StoppedAtOnce:
+            pass
+
+    stopped_by = signals.name if signals.received is not None else None
+    resume_line = _resume_line(options)
+    for line in report.lines(outcomes, stopped_by=stopped_by, resume=resume_line):
+        console.print(line, markup=False, soft_wrap=True)
+    if stopped_by:
+        return signals.exit_status
+    return 1 if any(outcome.failed() for outcome in outcomes) else 0
+
+
+def _check_folders(folders: Sequence[ExperimentFolder], options: RunOptions) -> list[bool]:
+    """For each experiment, whether it goes on (True) or starts (False)."""
+    seen: set[str] = set()
+    for folder in folders:
+        if str(folder) in seen:
+            raise UserError(f"two experiments would write to {folder}; give them different names.")
+        seen.add(str(folder))
+    if not options.resume:
+        for folder in folders:
+            folder.check_new()
+        return [False] * len(folders)
+    resumes = [folder.can_resume() for folder in folders]
+    if not any(resumes) and not options.start:
+        raise UserError(
+            f"--resume: {folders[0]} holds nothing to go on with. Check --storage-path and "
+            "--experiment-name, or leave --resume away to start."
+        )
+    return resumes
+
+
+def _check_restore(spec: ExperimentSpec, checkpoints: Any) -> None:
+    """Makes sure that ``restore`` is a sound checkpoint of the same algorithm."""
+    assert spec.restore is not None
+    path = checkpoints.find(spec.restore)
+    algorithm = checkpoints.check(path)
+    if algorithm != spec.algorithm:
+        raise UserError(
+            f"{spec.source}: restore: {path} is a checkpoint of {algorithm}, and this experiment "
+            f"runs {spec.algorithm}."
+        )
+    spec.restore = str(path)
+
+
+def _check_resources(spec: ExperimentSpec, variants: Sequence[Any], local: bool) -> None:
+    """Makes sure that a local Ray can run the trials at all; a cluster may grow."""
+    import ray
+
+    if not local:
+        return
+    there = ray.cluster_resources()
+    for config in variants:
+        needed = config.algo_class.default_resource_request(config).required_resources
+        for resource, amount in needed.items():
+            if amount > there.get(resource, 0):
+                raise UserError(
+                    f"{spec.source}: a trial needs {amount:g} {resource}, and there are "
+                    f"{there.get(resource, 0):g}. Lower num_env_runners (now "
+                    f"{config.num_env_runners}) or num_learners (now {config.num_learners}), or "
+                    "let processes share CPUs with --ray-num-cpus."
+                )
+
+
+def _run(
+    outcome: Any,
+    folder: ExperimentFolder,
+    signals: Any,
+    console: Console,
+    *,
+    resume: bool,
+    trial_ids: Sequence[str],
+) -> None:
+    """Runs one experiment to its end and completes ``outcome``."""
+    from ray import tune
+    from ray.tune.experiment import Experiment
+
+    from rllib_seqmarl.experiments.control import EndOfLoop, TrialControl
+    from rllib_seqmarl.experiments.progress import Progress
+
+    spec: ExperimentSpec = outcome.spec
+    folder.begin()
+    console.print(
+        f"{spec.name}: {'going on with' if resume else 'training'} {spec.algorithm} on "
+        f"{_environment(spec)}. Results: {folder}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if not spec.stop and spec.time_budget_s is None:
+        console.print(f"{spec.name}: has no stop criterion; Ctrl-C ends it with a checkpoint.")
+    control = TrialControl(spec, signals, trial_ids)
+    keep = spec.checkpoints
+    try:
+        with Progress(spec, console) as progress:
+            analysis = tune.run(
+                Experiment(
+                    spec.name,
+                    spec.run,
+                    stop=spec.stop,
+                    config=spec.config,
+                    num_samples=spec.num_samples,
+                    storage_path=folder.storage,
+                    checkpoint_config=tune.CheckpointConfig(
+                        num_to_keep=keep.num_to_keep,
+                        checkpoint_score_attribute=keep.score_attribute,
+                        checkpoint_score_order=keep.score_order,
+                        checkpoint_frequency=keep.frequency,
+                        checkpoint_at_end=keep.at_end,
+                    ),
+                    log_to_file=True,
+                    max_failures=spec.max_failures,
+                    restore=spec.restore,
+                ),
+                scheduler=control,
+                callbacks=[progress, EndOfLoop(control, signals, folder)],
+                resume=resume,
+                raise_on_failed_trial=False,
+                verbose=0,
+            )
+    finally:
+        signals.orderly = False
+        outcome.failures = control.failures
+    outcome.trials = list(analysis.trials)
+    outcome.out_of_time = control.out_of_time and signals.received is None
+
+
+def _environment(spec: ExperimentSpec) -> str:
+    """The environment, its map, and what really simulates it."""
+    env_config = spec.config.get("env_config") or {}
+    details = [str(env_config[key]) for key in ("map_name", "simulator") if key in env_config]
+    return " ".join([str(spec.config["env"]), *(f"({detail})" for detail in details)])
+
+
+def _resume_line(options: RunOptions) -> str:
+    arguments = list(options.arguments)
+    if not options.resume:
+        arguments.append("--resume")
+    return shlex.join(["rllib", *arguments])

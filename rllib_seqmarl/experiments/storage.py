@@ -1,0 +1,187 @@
+"""The folder of an experiment: what is there already, and what it was started with.
+
+Beside the files of Ray Tune it holds ``experiment.json``, the settings that the experiment was
+started with: ``--resume`` goes on with those, and says so if the user has changed them since.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.metrics import flatten
+from rllib_seqmarl.experiments.spec import ExperimentSpec
+
+DEFAULT_STORAGE = "~/ray_results"
+_SETTINGS = "experiment.json"
+_STATE = "experiment_state-*.json"
+_STATE_COPY = "last_good_state.json"
+_COPY_EVERY_S = 5.0
+
+
+class ExperimentFolder:
+    """The folder ``<storage path>/<experiment name>``.
+
+    Args:
+        spec: the experiment.
+
+    Attributes:
+        storage: absolute path or URI of the storage.
+        path: the folder, None where the storage is not a local path. Ray Tune then looks
+            after it alone.
+    """
+
+    def __init__(self, spec: ExperimentSpec) -> None:
+        storage = spec.storage_path or DEFAULT_STORAGE
+        self._spec = spec
+        self._copied: tuple[float, float] = (0.0, 0.0)
+        self.path: Path | None = None
+        if "://" in storage:
+            self.storage = storage.rstrip("/")
+        else:
+            self.storage = str(Path(storage).expanduser().absolute())
+            self.path = Path(self.storage, spec.name)
+
+    def __str__(self) -> str:
+        return f"{self.storage}/{self._spec.name}"
+
+    def can_resume(self) -> bool:
+        """Whether Ray Tune has left a state here."""
+        return self._state() is not None
+
+    def check_new(self) -> None:
+        """Makes sure that nothing here would be mixed with the results of a new experiment.
+
+        Raises:
+            UserError: the folder holds results.
+        """
+        if self.path is None or not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; the experiment's folder would be there.")
+        if any(entry.name != _SETTINGS for entry in self.path.iterdir()):
+            raise UserError(
+                f"{self.path} holds the results of an experiment of this name: go on with it with "
+                "--resume, or start a new one under another name with --experiment-name NAME."
+            )
+
+    def begin(self) -> None:
+        """Makes the folder and notes the settings in it.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        if self.path is None:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _replace(self.path / _SETTINGS, json.dumps(_settings(self._spec), indent=2))
+        except OSError as error:
+            raise UserError(f"cannot write results to {self.path}: {error.strerror}.") from None
+
+    def check_resume(self) -> list[str]:
+        """Makes sure that ``--resume`` goes on with what the user means and Ray Tune can read.
+
+        Returns:
+            The ids of the trials in the state.
+
+        Raises:
+            UserError: the settings have changed, or the state is damaged beyond repair.
+        """
+        if self.path is None:
+            return []
+        self._check_settings(self.path / _SETTINGS)
+        state = self._state()
+        assert state is not None
+        trials = _trials(state)
+        if trials is None and (trials := _trials(self.path / _STATE_COPY)) is not None:
+            _replace(state, (self.path / _STATE_COPY).read_text(encoding="utf-8"))
+        if trials is None:
+            raise UserError(
+                f"{state} is damaged: start a new experiment from the last checkpoint of each "
+                "trial with --restore CHECKPOINT --experiment-name NAME."
+            )
+        return trials
+
+    def keep_copy_of_state(self) -> None:
+        """Keeps a second copy of Ray Tune's state: a kill can hit while Tune rewrites its own."""
+        now = time.monotonic()
+        if self.path is None or now - self._copied[0] < _COPY_EVERY_S:
+            return
+        state = self._state()
+        if state is None or state.stat().st_mtime == self._copied[1]:
+            return
+        changed = state.stat().st_mtime
+        if _trials(state) is not None:
+            _replace(self.path / _STATE_COPY, state.read_text(encoding="utf-8"))
+            self._copied = (now, changed)
+
+    def _state(self) -> Path | None:
+        """Ray Tune's newest state file, by the rule of Tune itself."""
+        if self.path is None or not self.path.is_dir():
+            return None
+        return max(self.path.glob(_STATE), default=None, key=lambda path: path.name)
+
+    def _check_settings(self, path: Path) -> None:
+        try:
+            before = flatten(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError):
+            return  # started by other means than this command: Tune's state says it all
+        now = flatten(json.loads(json.dumps(_settings(self._spec))))
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                raise UserError(
+                    f"{self._spec.source}: {key!r} was {before.get(key)!r} when the experiment in "
+                    f"{path.parent} started and is {now.get(key)!r} now; --resume goes on with "
+                    "unchanged settings. Change it back, or start a new experiment with "
+                    "--experiment-name NAME (and --restore CHECKPOINT)."
+                )
+
+
+def _settings(spec: ExperimentSpec) -> dict[str, Any]:
+    return _plain(
+        {
+            "algorithm": spec.algorithm,
+            "config": spec.config,
+            "stop": spec.stop,
+            "checkpoint_config": asdict(spec.checkpoints),
+            "num_samples": spec.num_samples,
+            "max_failures": spec.max_failures,
+            "time_budget_s": spec.time_budget_s,
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold; anything else by the name of its type."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, type):
+        return value.__qualname__
+    return type(value).__qualname__
+
+
+def _trials(state: Path) -> list[str] | None:
+    """The ids of the trials in one of Ray Tune's state files, None if it is damaged."""
+    try:
+        content = json.loads(state.read_text(encoding="utf-8"))
+        return [json.loads(trial)["trial_id"] for trial, _ in content["trial_data"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file so that at every moment it is either the old or the new one."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
