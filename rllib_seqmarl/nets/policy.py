@@ -105,7 +105,7 @@ class SequentialPolicy(nn.Module):
             decoded = decode(self.decoder, self.distribution, encoded, mask, noise, self.decoding)
             actions, log_prob = decoded
         else:
-            parameters = self._decode_head(encoded, None)
+            parameters = self._simultaneous(encoded)
             actions = self.distribution.choose(parameters, mask, noise)
             log_prob = self.distribution.log_prob(parameters, mask, actions)
         return Decision(to_slots(actions, order), to_slots(log_prob, order), order)
@@ -132,10 +132,14 @@ class SequentialPolicy(nn.Module):
         encoded = to_order(self.encoder(obs), order)
         mask = None if mask is None else to_order(mask, order)
         actions = to_order(actions, order)
-        parameters = self._decode_head(encoded, actions)
+        if self.autoregressive:  # one pass serves the policy and the value
+            decoded, values = self.value(self.decoder, encoded, actions, completions)
+            parameters = self.decoder.head(decoded)
+        else:
+            values = self.value.values(self.decoder, encoded, actions, completions)
+            parameters = self._simultaneous(encoded)
         log_prob = self.distribution.log_prob(parameters, mask, actions)
         entropy = self.distribution.entropy(parameters, mask)
-        values = self.value(self.decoder, encoded, actions, completions)
         return Evaluation(
             to_slots(log_prob, order), to_slots(entropy, order), to_slots(values, order)
         )
@@ -145,7 +149,9 @@ class SequentialPolicy(nn.Module):
     ) -> Tensor:
         """Normalised values alone, [B, N]; arguments as in `evaluate`."""
         encoded = to_order(self.encoder(obs), order)
-        values = self.value(self.decoder, encoded, to_order(actions, order), completions)
+        values = self.value.values(
+            self.decoder, encoded, to_order(actions, order), completions
+        )
         return to_slots(values, order)
 
     @torch.no_grad()
@@ -167,15 +173,11 @@ class SequentialPolicy(nn.Module):
             self.successors,
         )
 
-    def _decode_head(self, encoded: Tensor, actions: Tensor | None) -> Tensor:
-        """Logits or means [B, N, A] given the predecessors' actions, in decision order."""
-        if actions is None or not self.autoregressive:
-            actions = encoded.new_zeros(
-                *encoded.shape[:2],
-                *(() if self.action.discrete else (self.action.size,)),
-                dtype=torch.long if self.action.discrete else encoded.dtype,
-            )
-            tokens = torch.zeros_like(actions)  # the start symbol at every position
+    def _simultaneous(self, encoded: Tensor) -> Tensor:
+        """Logits or means [B, N, A] when nobody sees an action: start symbols everywhere."""
+        shape = encoded.shape[:2]
+        if self.action.discrete:
+            tokens = torch.zeros(shape, dtype=torch.long, device=encoded.device)
         else:
-            tokens = self.decoder.shift(actions)
+            tokens = encoded.new_zeros(*shape, self.action.size)
         return self.decoder.head(self.decoder(tokens, encoded))

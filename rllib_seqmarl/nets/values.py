@@ -5,6 +5,11 @@ B rows, N agents, D width, A actions or action dimensions.
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +17,7 @@ from torch import Tensor, nn
 from rllib_seqmarl.nets.distributions import ActionDistribution
 from rllib_seqmarl.nets.transformer import (
     GAIN_BEFORE_GELU,
+    Attention,
     Decoder,
     DecoderCache,
     head,
@@ -22,17 +28,50 @@ from rllib_seqmarl.nets.transformer import (
 SUCCESSORS = ("greedy", "greedy_per_minibatch", "teacher_forced")
 
 
-class EncoderValue(nn.Module):
-    """MAT: one value per agent from its o_hat, which sees all observations and no action."""
+class ValueFunction(nn.Module, ABC):
+    """Values that may read the policy's own teacher-forced pass, which is why they make it."""
 
-    needs_actions = False
+    #: Whether `forward` needs completions, from `complete`.
     needs_completions = False
+
+    @abstractmethod
+    def forward(
+        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The policy's teacher-forced pass and the values.
+
+        Args:
+            decoder: the policy's decoder.
+            encoded: o_hat, [B, N, D].
+            actions: that were taken, int [B, N] or float [B, N, A].
+            completions: [B, N, N] or [B, N, N, A], where they are needed.
+
+        Returns:
+            The decoder's output of the N positions, [B, N, D], and normalised values [B, N].
+        """
+
+    def values(
+        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+    ) -> Tensor:
+        """The values alone, [B, N]."""
+        return self(decoder, encoded, actions, completions)[1]
+
+
+class EncoderValue(ValueFunction):
+    """MAT: one value per agent from its o_hat, which sees all observations and no action."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.head = head(width, 1)
 
     def forward(
+        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `ValueFunction`."""
+        decoded = decoder(decoder.shift(actions), encoded)
+        return decoded, self.values(decoder, encoded, actions, completions)
+
+    def values(
         self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
     ) -> Tensor:
         """o_hat [B, N, D] -> [B, N]; actions play no part."""
@@ -48,13 +87,28 @@ class PositionValue(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.out = linear(width, 1)
 
-    def forward(self, encoded: Tensor, decoded: Tensor) -> Tensor:
-        """Two of [B, M, D] -> [B, M]."""
-        hidden = self.hidden(torch.cat((encoded, decoded), dim=-1))
+    def forward(self, encoded: Tensor, decoded: Tensor, agent: Tensor | None = None) -> Tensor:
+        """A scalar per decoder position.
+
+        Args:
+            encoded: o_hat, [B, N, D].
+            decoded: e, [B, M, D].
+            agent: int [M], whose o_hat goes with which position; None where M = N and it is
+                their own.
+
+        Returns:
+            [B, M].
+        """
+        # The layer on (o_hat, e) is a sum of two, of which that on o_hat is run only N times.
+        from_encoded, from_decoded = self.hidden.weight.chunk(2, dim=1)
+        hidden = F.linear(encoded, from_encoded)
+        if agent is not None:
+            hidden = hidden.index_select(1, agent)
+        hidden = hidden + F.linear(decoded, from_decoded, self.hidden.bias)
         return self.out(self.norm(F.gelu(hidden))).squeeze(-1)
 
 
-class SequentialValue(nn.Module):
+class SequentialValue(ValueFunction):
     """SrSv, eq. 5-6: agent i's value knows its predecessors' actions and its successors' policies.
 
     The actions of agents i..N (its own included) are completed greedily, the decoder runs over
@@ -64,9 +118,12 @@ class SequentialValue(nn.Module):
         V^i = sum_{j=1}^{N+1} w_{N+1,j} f_theta(o_hat^j, e^{j-1}),    o_hat^{N+1} := o_hat^i,
 
     where e^{j-1} is the decoder's output at the position whose newest token is a^{j-1}.
+
+    The N sequences share their prefixes: up to position i, sequence i is the policy's own
+    teacher-forced pass. So N + N (N + 1) / 2 rows are computed and not N + N (N + 1): a trunk of
+    N rows and, for each i, a branch of the N + 1 - i positions after its position i.
     """
 
-    needs_actions = True
     needs_completions = True
 
     def __init__(self, width: int) -> None:
@@ -75,40 +132,42 @@ class SequentialValue(nn.Module):
 
     def forward(
         self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
-    ) -> Tensor:
-        """All N values of a row in one pass over N sequences of N + 1 positions.
-
-        Args:
-            decoder: the policy's decoder, which the value shares.
-            encoded: o_hat in decision order, [B, N, D].
-            actions: unused; the completions contain the predecessors' actions.
-            completions: from `complete`, [B, N, N] or [B, N, N, A].
-
-        Returns:
-            [B, N].
-        """
+    ) -> tuple[Tensor, Tensor]:
+        """See `ValueFunction`. M = N + N (N + 1) / 2 rows."""
         if completions is None:
             raise ValueError("SequentialValue needs the joint actions from `complete`.")
-        batch, agents, _ = encoded.shape
-        sequences = completions.flatten(0, 1)  # [B N, N(, A)]
-        # [B N, N + 1, D]: all agents' o_hat, then that of the agent whose value this is.
-        everyone = encoded.unsqueeze(1).expand(-1, agents, -1, -1)
-        queries = torch.cat((everyone, encoded.unsqueeze(2)), dim=2).flatten(0, 1)
-        decoded, query, key = decoder.forward_with_attention(decoder.append(sequences), queries)
-        attention = decoder.last_cross_attention
-        weights = attention.weights(query[:, :, -1:], key, causal=False).squeeze(1)  # [B N, N + 1]
-        values = (weights * self.position_value(queries, decoded)).sum(-1)
-        return values.view(batch, agents)
+        agents = encoded.shape[1]
+        tree = Branches.of(agents, encoded.device)
+        branch_tokens = decoder.append(completions.flatten(0, 1))[:, 1:]
+        branch_tokens = branch_tokens.unflatten(0, completions.shape[:2])  # [B, N, N(, A)]
+        branch_tokens = branch_tokens.flatten(1, 2).index_select(1, tree.token)
+        tokens = torch.cat((decoder.shift(actions), branch_tokens), dim=1)  # [B, M(, A)]
+        residual = encoded.index_select(1, tree.agent)  # [B, M, D]
+
+        x, projected = decoder.embed(tokens, decoder.token_table())
+        weights = x.new_empty(0)
+        for index, block in enumerate(decoder.layers()):
+            attention, cross = block.self_attention, block.cross_attention
+            if index:
+                projected = attention.project(x)
+            query, key, value = (attention.split_heads(p) for p in projected.chunk(3, dim=-1))
+            x = block.norm_self(x + tree.attend(attention, query, key, value))
+            query = cross.split_heads(cross.project_query(encoded)).index_select(2, tree.agent)
+            key, value = cross.project_key_value(x)
+            if index == len(decoder.blocks) - 1:
+                weights = tree.weights_of_last(cross, query, key)  # [B, N, N + 1]
+            x = block.norm_cross(residual + tree.attend(cross, query, key, value))
+            x = block.norm_feed_forward(x + block.feed_forward(x))
+        scalars = self.position_value(encoded, x, tree.agent)  # [B, M]
+        values = (weights * scalars[:, tree.sequence]).sum(-1)
+        return x[:, :agents], values
 
 
-class SequentialValueWithoutPolicy(nn.Module):
+class SequentialValueWithoutPolicy(ValueFunction):
     """SrSv "w/o pi", eq. 13: agent i's value knows its predecessors' actions only.
 
-        V^i = sum_{j=1}^{i} w_{i,j} f_theta(o_hat^j, e^{j-1})
+    V^i = sum_{j=1}^{i} w_{i,j} f_theta(o_hat^j, e^{j-1})
     """
-
-    needs_actions = True
-    needs_completions = False
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -116,16 +175,79 @@ class SequentialValueWithoutPolicy(nn.Module):
 
     def forward(
         self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
-    ) -> Tensor:
-        """o_hat [B, N, D], actions [B, N] or [B, N, A], both in decision order -> [B, N]."""
+    ) -> tuple[Tensor, Tensor]:
+        """See `ValueFunction`."""
         decoded, query, key = decoder.forward_with_attention(decoder.shift(actions), encoded)
         weights = decoder.last_cross_attention.weights(query, key, causal=True)  # [B, N, N]
-        per_position = self.position_value(encoded, decoded)  # [B, N]
-        return (weights @ per_position.unsqueeze(-1)).squeeze(-1)
+        scalars = self.position_value(encoded, decoded)  # [B, N]
+        return decoded, (weights @ scalars.unsqueeze(-1)).squeeze(-1)
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Which row is which in a trunk of N positions with a branch of N - i rows after each i.
+
+    Everything counts from 0: branch i holds positions i + 1 .. N of agent i's sequence, whose
+    positions 0 .. i are those of the trunk.
+
+    Attributes:
+        starts: first row of each branch, and the end of the last one; N + 1 numbers.
+        agent: int [M], whose o_hat is the query and the residual of each row.
+        token: int [M - N], which of the N * N completed actions each branch row reads.
+        sequence: int [N, N + 1], the rows of each agent's sequence.
+    """
+
+    starts: tuple[int, ...]
+    agent: Tensor
+    token: Tensor
+    sequence: Tensor
+
+    @staticmethod
+    @lru_cache(maxsize=32)
+    def of(agents: int, device: torch.device) -> Branches:
+        """The branches of N agents."""
+        starts = [agents]
+        agent, token, sequence = list(range(agents)), [], []
+        for i in range(agents):
+            length = agents - i
+            agent += [*range(i + 1, agents), i]
+            token += [i * agents + j for j in range(i, agents)]
+            sequence.append([*range(i + 1), *range(starts[-1], starts[-1] + length)])
+            starts.append(starts[-1] + length)
+        tensor = partial(torch.tensor, device=device)
+        return Branches(tuple(starts), tensor(agent), tensor(token), tensor(sequence))
+
+    def attend(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Causal attention along the trunk and along each agent's sequence.
+
+        Args:
+            attention: where the projections come from.
+            query: [B, H, M, D / H].
+            key: likewise.
+            value: likewise.
+
+        Returns:
+            [B, M, D].
+        """
+        agents = len(self.starts) - 1
+        mixed = [attention.mix(query[:, :, :agents], key[:, :, :agents], value[:, :, :agents])]
+        for i in range(agents):
+            rows = slice(self.starts[i], self.starts[i + 1])
+            keys = torch.cat((key[:, :, : i + 1], key[:, :, rows]), dim=2)
+            values = torch.cat((value[:, :, : i + 1], value[:, :, rows]), dim=2)
+            mixed.append(attention.mix(query[:, :, rows], keys, values))
+        return attention.merge_heads(torch.cat(mixed, dim=2))
+
+    def weights_of_last(self, attention: Attention, query: Tensor, key: Tensor) -> Tensor:
+        """Attention weights of the last position of each sequence over it: [B, N, N + 1]."""
+        last = query.index_select(2, self.sequence[:, -1])  # [B, H, N, D / H]
+        keys = key[:, :, self.sequence]  # [B, H, N, N + 1, D / H]
+        scores = (keys @ last.unsqueeze(-1)).squeeze(-1) / math.sqrt(key.shape[-1])
+        return scores.softmax(-1).mean(1)
 
 
 #: Name -> class of the value function.
-VALUES: dict[str, type[EncoderValue | SequentialValue | SequentialValueWithoutPolicy]] = {
+VALUES: dict[str, type[ValueFunction]] = {
     "encoder": EncoderValue,
     "sequential": SequentialValue,
     "sequential_without_policy": SequentialValueWithoutPolicy,
