@@ -3,19 +3,52 @@
 The noise is drawn first (see `distributions`), which makes every action a deterministic function
 of the actions before it. All ways therefore find the same joint action, the one that
 deciding strictly one after another would sample.
+
+stepwise: N full passes, as in the reference implementation. The oracle of the tests.
+cached: N passes over one position each; keys and values are kept.
+parallel: the joint action is the fixed point of the teacher-forced pass with that noise (Jacobi
+    iteration: Song et al. 2021, arXiv 2002.03629; Wiggers & Hoogeboom, ICML 2020). Every pass
+    settles at least the next agent, and all that follow up to the first whose action changed.
+    Each pass starts behind the settled ones, rows that have settled drop out, and what does not
+    settle fast enough to pay is left to narrower passes, in the end to `cached`.
+
+Discrete actions are equal in all three ways, up to ties within float32 rounding. Continuous
+actions change a little in every pass, so `parallel` takes an action as settled once it moves by
+less than `distributions.TOLERANCE`; the log-prob is that of exactly the actions it returns.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
+import time
+from collections import deque
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from rllib_seqmarl.nets.decoding_methods import cached, parallel, stepwise
 from rllib_seqmarl.nets.distributions import ActionDistribution
-from rllib_seqmarl.nets.transformer import Decoder, DecoderCache
+from rllib_seqmarl.nets.transformer import Decoder
 
-METHODS = ("auto", "parallel", "cached", "stepwise")
+FIXED_METHODS = {"parallel": parallel, "cached": cached, "stepwise": stepwise}
+
+#: The names a user may give.
+METHODS = ("auto", *FIXED_METHODS)
+
+#: What `auto` chooses from: `stepwise` does strictly more work than `cached`.
+CANDIDATES = ("parallel", "cached")
+
+#: Calls of each candidate that `auto` starts with; the first of them is not counted.
+TRIALS = 4
+
+#: At the start, a candidate this many times slower than the best is not tried again.
+HOPELESS = 3.0
+
+#: Share of the time that `auto` may spend on measuring the slower candidate again.
+REMEASURING = 0.02
 
 
 class Decoded(NamedTuple):
@@ -25,7 +58,6 @@ class Decoded(NamedTuple):
     log_prob: Tensor  # [B, N, K]
 
 
-@torch.no_grad()
 def decode(
     decoder: Decoder,
     distribution: ActionDistribution,
@@ -42,76 +74,129 @@ def decode(
         encoded: o_hat in decision order, [B, N, D].
         mask: available actions in decision order, bool [B, N, A]; None for continuous actions.
         noise: [B, N, A] from ``distribution.noise``; None for the greedy joint action.
-        method: one of `METHODS`.
+        method: one of `METHODS`; with ``auto``, every decoder has a `Decoding` of its own.
+
+    Raises:
+        ValueError: ``method`` is none of these.
     """
-    if method == "stepwise":
-        return _stepwise(decoder, distribution, encoded, mask, noise)
-    if method == "cached":
-        return _cached(decoder, distribution, encoded, mask, noise)
-    return _parallel(decoder, distribution, encoded, mask, noise)
+    if method == "auto":
+        choice = _CHOICES.setdefault(decoder, Decoding())
+        return choice(decoder, distribution, encoded, mask, noise)
+    if method not in FIXED_METHODS:
+        raise ValueError(f"The decoding is one of {', '.join(METHODS)}, not {method!r}.")
+    with torch.inference_mode():
+        offset = distribution.offset(mask, noise)
+        actions, parameters = FIXED_METHODS[method](decoder, distribution, encoded, offset)
+        log_prob = distribution.log_prob(parameters, mask, actions)
+    # Copies made outside are ordinary tensors, which a learner may use.
+    with torch.no_grad():
+        return Decoded(actions.clone(), log_prob.clone())
 
 
-def _empty_actions(decoder: Decoder, encoded: Tensor) -> Tensor:
-    batch, agents, _ = encoded.shape
-    if decoder.action.discrete:
-        return torch.zeros(batch, agents, dtype=torch.long, device=encoded.device)
-    return encoded.new_zeros(batch, agents, decoder.action.size)
+class Decoding:
+    """`decode` with a set method, or with the one that was measured to be the fastest (``auto``).
+
+    ``auto`` times its candidates at the first calls of every shape and goes on with the faster
+    one. It measures the other again now and then, because a policy whose agents come to depend
+    on each other while it learns needs more passes in `parallel`. Its choice depends on the
+    clock, and with it the last digits of log-probs: set a method where runs must be repeatable
+    bit for bit.
+
+    Args:
+        method: one of `METHODS`.
+
+    Raises:
+        ValueError: ``method`` is none of these.
+    """
+
+    def __init__(self, method: str = "auto") -> None:
+        if method not in METHODS:
+            raise ValueError(f"The decoding is one of {', '.join(METHODS)}, not {method!r}.")
+        self.method = method
+        self._contests: dict[tuple[int, int, bool], _Contest] = {}
+
+    def __call__(
+        self,
+        decoder: Decoder,
+        distribution: ActionDistribution,
+        encoded: Tensor,
+        mask: Tensor | None,
+        noise: Tensor | None,
+    ) -> Decoded:
+        """The joint action, as `decode` with the same arguments finds it."""
+        if self.method != "auto":
+            return decode(decoder, distribution, encoded, mask, noise, self.method)
+        batch, agents, _ = encoded.shape
+        contest = self._contests.setdefault((batch, agents, noise is None), _Contest())
+        method = contest.next()
+        _wait(encoded.device)
+        begin = time.perf_counter()
+        decoded = decode(decoder, distribution, encoded, mask, noise, method)
+        _wait(encoded.device)
+        contest.took(method, time.perf_counter() - begin)
+        return decoded
+
+    def chosen(self, batch: int, agents: int, greedy: bool = False) -> str:
+        """The method in use for this shape, for reports; ``auto`` where none was chosen yet."""
+        if self.method != "auto":
+            return self.method
+        contest = self._contests.get((batch, agents, greedy))
+        return contest.best if contest is not None and contest.decided else "auto"
 
 
-def _stepwise(
-    decoder: Decoder,
-    distribution: ActionDistribution,
-    encoded: Tensor,
-    mask: Tensor | None,
-    noise: Tensor | None,
-) -> Decoded:
-    """N full passes, as in the reference implementation: the oracle for tests."""
-    actions = _empty_actions(decoder, encoded)
-    for m in range(encoded.shape[1]):
-        parameters = decoder.head(decoder(decoder.shift(actions), encoded))
-        chosen = distribution.choose(parameters, mask, noise)
-        actions[:, m] = chosen[:, m]
-    parameters = decoder.head(decoder(decoder.shift(actions), encoded))
-    return Decoded(actions, distribution.log_prob(parameters, mask, actions))
+class _Contest:
+    """The running times of the candidates for one shape."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, deque[float]] = {name: deque(maxlen=5) for name in CANDIDATES}
+        self.trials = dict.fromkeys(CANDIDATES, 0)
+        self.until_remeasured = 0
+        self.decided = False
+
+    @property
+    def best(self) -> str:
+        """The candidate with the lowest median."""
+        return min(CANDIDATES, key=self._median)
+
+    def next(self) -> str:
+        """The candidate to run now."""
+        if not self.decided:
+            return min(CANDIDATES, key=lambda name: self.trials[name])
+        best = self.best
+        self.until_remeasured -= 1
+        if self.until_remeasured > 0:
+            return best
+        other = next(name for name in CANDIDATES if name != best)
+        self._schedule()
+        return other
+
+    def took(self, method: str, seconds: float) -> None:
+        """Notes the time of one call."""
+        self.trials[method] += 1
+        if self.trials[method] == 2:
+            self.seconds[method].clear()  # the first call allocates and warms up
+        self.seconds[method].append(seconds)
+        if self.decided or not all(self.trials.values()):
+            return
+        medians = [self._median(name) for name in CANDIDATES]
+        hopeless = max(medians) > HOPELESS * min(medians) and max(self.trials.values()) > 1
+        if hopeless or min(self.trials.values()) >= TRIALS:
+            self.decided = True
+            self._schedule()
+
+    def _schedule(self) -> None:
+        best, other = sorted(map(self._median, CANDIDATES))
+        self.until_remeasured = math.ceil(other / (best * REMEASURING))
+
+    def _median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
 
 
-def _cached(
-    decoder: Decoder,
-    distribution: ActionDistribution,
-    encoded: Tensor,
-    mask: Tensor | None,
-    noise: Tensor | None,
-) -> Decoded:
-    """N passes over one position each, with the keys and values of the others kept."""
-    actions = _empty_actions(decoder, encoded)
-    tokens = decoder.append(actions)
-    cache = DecoderCache(decoder, encoded)
-    parameters = []
-    for m in range(encoded.shape[1]):
-        row = decoder.head(decoder.extend(cache, tokens[:, m : m + 1], m))
-        chosen = distribution.choose(
-            row,
-            None if mask is None else mask[:, m : m + 1],
-            None if noise is None else noise[:, m : m + 1],
-        )
-        actions[:, m : m + 1] = chosen
-        tokens[:, m + 1 : m + 2] = chosen + 1 if decoder.action.discrete else chosen
-        parameters.append(row)
-    return Decoded(actions, distribution.log_prob(torch.cat(parameters, 1), mask, actions))
+#: What `decode` has measured for each decoder that asked for ``auto``.
+_CHOICES: WeakKeyDictionary[Decoder, Decoding] = WeakKeyDictionary()
 
 
-def _parallel(
-    decoder: Decoder,
-    distribution: ActionDistribution,
-    encoded: Tensor,
-    mask: Tensor | None,
-    noise: Tensor | None,
-) -> Decoded:
-    """The fixed point of the teacher-forced pass: after k passes the first k agents are final."""
-    actions = _empty_actions(decoder, encoded)
-    while True:
-        parameters = decoder.head(decoder(decoder.shift(actions), encoded))
-        chosen = distribution.choose(parameters, mask, noise)
-        if torch.equal(chosen, actions):
-            return Decoded(actions, distribution.log_prob(parameters, mask, actions))
-        actions = chosen
+def _wait(device: torch.device) -> None:
+    """Until the device has done what was asked of it: a GPU computes in the background."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -18,6 +18,13 @@ from torch import Tensor, nn
 #: Logit of an action that is not available. Finite: the entropy's 0 * log 0 must stay 0.
 UNAVAILABLE = -1e10
 
+#: Two real actions closer than this many standard deviations count as one: a change of 1e-5
+#: standard deviations moves a log-prob by 1e-5 times the noise.
+TOLERANCE = 1e-5
+
+#: Relative rounding error of one action, float32: two ways to sum give different last digits.
+ROUNDING = 1e-6
+
 
 class ActionDistribution(Protocol):
     """The distribution of one action per agent, given the decoder head's output [..., A]."""
@@ -29,6 +36,15 @@ class ActionDistribution(Protocol):
 
     def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
         """The action for this noise, int [...] or float [..., A]; the mode without noise."""
+
+    def offset(self, mask: Tensor | None, noise: Tensor | None) -> Tensor | None:
+        """Mask and noise as one summand [..., A] of the parameters, for `decide`."""
+
+    def decide(self, parameters: Tensor, offset: Tensor | None) -> Tensor:
+        """`choose` with mask and noise already made into their ``offset``."""
+
+    def differs(self, actions: Tensor, others: Tensor) -> Tensor:
+        """bool [...]: which agents' actions are not the same, beyond rounding."""
 
     def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
         """[..., K]."""
@@ -58,8 +74,23 @@ class Categorical(nn.Module):
 
     def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
         """argmax(logits + noise) over the available actions: [..., A] -> int [...]."""
-        logits = parameters if noise is None else parameters + noise
-        return masked_logits(logits, mask).argmax(-1)
+        return self.decide(parameters, self.offset(mask, noise))
+
+    def offset(self, mask: Tensor | None, noise: Tensor | None) -> Tensor | None:
+        """Noise with -1e10 in place of that of unavailable actions, [..., A]."""
+        if mask is None:
+            return noise
+        if noise is None:
+            noise = torch.zeros(mask.shape, device=mask.device)
+        return noise.masked_fill(~mask, UNAVAILABLE)
+
+    def decide(self, parameters: Tensor, offset: Tensor | None) -> Tensor:
+        """argmax(logits + offset): [..., A] -> int [...]."""
+        return (parameters if offset is None else parameters + offset).argmax(-1)
+
+    def differs(self, actions: Tensor, others: Tensor) -> Tensor:
+        """Two of int [...] -> bool [...]."""
+        return actions != others
 
     def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
         """[..., A], int [...] -> [..., 1]."""
@@ -97,7 +128,20 @@ class DiagonalGaussian(nn.Module):
 
     def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
         """mean + std * noise: [..., A] -> [..., A]."""
-        return parameters if noise is None else parameters + self.std * noise
+        return self.decide(parameters, self.offset(mask, noise))
+
+    def offset(self, mask: Tensor | None, noise: Tensor | None) -> Tensor | None:
+        """std * noise: [..., A]."""
+        return None if noise is None else self.std * noise
+
+    def decide(self, parameters: Tensor, offset: Tensor | None) -> Tensor:
+        """mean + offset: [..., A] -> [..., A]."""
+        return parameters if offset is None else parameters + offset
+
+    def differs(self, actions: Tensor, others: Tensor) -> Tensor:
+        """Two of [..., A] -> bool [...]: further apart than `TOLERANCE`, in any dimension."""
+        distance = (actions - others).abs()
+        return (distance > TOLERANCE * self.std + ROUNDING * others.abs()).any(-1)
 
     def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
         """[..., A], [..., A] -> [..., A], per dimension."""

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rllib_seqmarl.nets.decoder_cache import DecoderCache, causal_mask
+
 #: Gain of the orthogonal initialisation before a GELU, and everywhere else.
 GAIN_BEFORE_GELU = math.sqrt(2.0)
 GAIN = 0.01
@@ -57,12 +59,6 @@ def feed_forward(width: int) -> nn.Sequential:
     )
 
 
-def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
-    """bool [queries, keys]: which keys the LAST ``queries`` positions of ``keys`` may see."""
-    ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
-    return ones.tril(diagonal=keys - queries)
-
-
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention; query, key and value layers stored as one."""
 
@@ -98,7 +94,7 @@ class Attention(nn.Module):
         return self.split_heads(key), self.split_heads(value)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        """Attention of the last L positions over all S of them.
+        """Attention of the last L positions over all S of them, heads merged again.
 
         Args:
             query: [B, H, L, D / H].
@@ -109,20 +105,36 @@ class Attention(nn.Module):
         Returns:
             [B, L, D].
         """
+        return self.merge_heads(self.mix(query, key, value, causal))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, causal: bool = True) -> Tensor:
+        """`attend` before the heads are merged: [B, H, L, D / H]."""
         queries, keys = query.shape[2], key.shape[2]
         if not causal or queries == 1:
-            mixed = F.scaled_dot_product_attention(query, key, value)
-        elif queries == keys:
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            mask = causal_mask(queries, keys, query.device)
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            return F.scaled_dot_product_attention(query, key, value)
+        if queries == keys:
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mask = causal_mask(queries, keys, query.device)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+    def merge_heads(self, mixed: Tensor) -> Tensor:
+        """[B, H, L, D / H] -> [B, L, D], through the output layer."""
         return self.out_projection(mixed.transpose(1, 2).flatten(2))
 
-    def weights_of_last(self, query: Tensor, key: Tensor) -> Tensor:
-        """Attention weights of the last position, mean over the heads: [B, S]; rows sum to 1."""
-        scores = (key @ query[:, :, -1, :, None]).squeeze(-1)  # [B, H, S]
-        return (scores / math.sqrt(key.shape[-1])).softmax(-1).mean(1)
+    def weights(self, query: Tensor, key: Tensor, causal: bool) -> Tensor:
+        """Attention weights of the last L positions over S, mean over heads: [B, L, S].
+
+        Args:
+            query: [B, H, L, D / H].
+            key: [B, H, S, D / H].
+            causal: whether position m sees only positions up to m.
+        """
+        queries, keys = query.shape[2], key.shape[2]
+        scores = query @ key.transpose(-1, -2) / math.sqrt(key.shape[-1])  # [B, H, L, S]
+        if causal and queries > 1:
+            mask = causal_mask(queries, keys, query.device)
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return scores.softmax(-1).mean(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Unmasked self-attention: [B, N, D] -> [B, N, D]."""
@@ -175,29 +187,6 @@ class DecoderBlock(nn.Module):
         self.feed_forward = feed_forward(width)
 
 
-class DecoderCache:
-    """Keys and values of the positions decided so far, and the queries of all N positions.
-
-    Args:
-        decoder: the decoder that will fill it.
-        encoded: o_hat in decision order, [B, N, D].
-    """
-
-    def __init__(self, decoder: Decoder, encoded: Tensor) -> None:
-        batch, agents, width = encoded.shape
-        self.encoded = encoded
-        #: Queries of the cross-attention: they depend on o_hat alone, so once is enough.
-        self.queries = [
-            block.cross_attention.split_heads(block.cross_attention.project_query(encoded))
-            for block in decoder.layers()
-        ]
-        heads = decoder.heads
-        shape = (2, batch, heads, agents, width // heads)
-        self.self_key_value = [encoded.new_empty(shape) for _ in self.queries]
-        self.cross_key_value = [encoded.new_empty(shape) for _ in self.queries]
-        self.tokens = decoder.token_table()
-
-
 class Decoder(nn.Module):
     """The causal decoder: position m sees o_hat of agent m and the actions of agents before m.
 
@@ -246,6 +235,17 @@ class Decoder(nn.Module):
             return F.pad(actions + 1, (1, 0))
         return F.pad(actions, (0, 0, 1, 0))
 
+    def start_token(self, batch: int) -> Tensor:
+        """The start symbol of ``batch`` rows: int [B, 1] or float [B, 1, A]."""
+        weight = self.norm.weight
+        if self.action.discrete:
+            return torch.zeros(batch, 1, dtype=torch.long, device=weight.device)
+        return torch.zeros(batch, 1, self.action.size, dtype=weight.dtype, device=weight.device)
+
+    def as_tokens(self, actions: Tensor) -> Tensor:
+        """Actions as their successors read them: int [B, L] or float [B, L, A], likewise."""
+        return actions + 1 if self.action.discrete else actions
+
     def token_table(self) -> tuple[Tensor, Tensor] | None:
         """Embedding, and its query, key and value in the first block, of all A + 1 symbols.
 
@@ -279,18 +279,18 @@ class Decoder(nn.Module):
         Returns:
             The output of the last block, [B, M, D]; `head` turns it into logits or means.
         """
-        return self.forward_with_weights(tokens, encoded, weights=False)[0]
+        return self.forward_with_attention(tokens, encoded)[0]
 
-    def forward_with_weights(
-        self, tokens: Tensor, encoded: Tensor, weights: bool = True
-    ) -> tuple[Tensor, Tensor | None]:
-        """Like `forward`, and the last block's cross-attention weights of the last position.
+    def forward_with_attention(
+        self, tokens: Tensor, encoded: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Like `forward`, with what the last block's cross-attention weights are made of.
 
         Returns:
-            [B, M, D], and [B, M] (mean over heads) or None without ``weights``.
+            [B, M, D]; query [B, H, M, D / H] and key, likewise, for `Attention.weights` of
+            ``last_cross_attention``.
         """
         x, projected = self.embed(tokens, self.token_table())
-        last_weights = None
         for index, block in enumerate(self.layers()):
             attention, cross = block.self_attention, block.cross_attention
             if index:
@@ -301,9 +301,12 @@ class Decoder(nn.Module):
             key, value = cross.project_key_value(x)
             x = block.norm_cross(encoded + cross.attend(query, key, value, causal=True))
             x = block.norm_feed_forward(x + block.feed_forward(x))
-            if weights and index == len(self.blocks) - 1:
-                last_weights = cross.weights_of_last(query, key)
-        return x, last_weights
+        return x, query, key
+
+    @property
+    def last_cross_attention(self) -> Attention:
+        """The cross-attention of the last block."""
+        return self.layers()[-1].cross_attention
 
     def extend(self, cache: DecoderCache, tokens: Tensor, start: int) -> Tensor:
         """Positions ``start`` .. ``start`` + L, given that all before are in the cache.
@@ -319,22 +322,4 @@ class Decoder(nn.Module):
         Returns:
             The output of the last block at these positions, [B, L, D].
         """
-        stop = start + tokens.shape[1]
-        encoded = cache.encoded[:, start:stop]
-        x, projected = self.embed(tokens, cache.tokens)
-        for index, block in enumerate(self.layers()):
-            attention, cross = block.self_attention, block.cross_attention
-            if index:
-                projected = attention.project(x)
-            query, key, value = (attention.split_heads(p) for p in projected.chunk(3, dim=-1))
-            keys, values = cache.self_key_value[index]
-            keys[:, :, start:stop], values[:, :, start:stop] = key, value
-            mixed = attention.attend(query, keys[:, :, :stop], values[:, :, :stop], causal=True)
-            x = block.norm_self(x + mixed)
-            query = cache.queries[index][:, :, start:stop]
-            keys, values = cache.cross_key_value[index]
-            keys[:, :, start:stop], values[:, :, start:stop] = cross.project_key_value(x)
-            mixed = cross.attend(query, keys[:, :, :stop], values[:, :, :stop], causal=True)
-            x = block.norm_cross(encoded + mixed)
-            x = block.norm_feed_forward(x + block.feed_forward(x))
-        return x
+        return cache.extend(tokens, start)
