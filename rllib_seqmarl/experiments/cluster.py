@@ -36,7 +36,7 @@ class RunOptions:
 def quieten(verbose: bool) -> None:
     """Keeps Ray's notices away from our own output. To be called before ``import ray``."""
     for name, value in {
-        "RAY_AIR_NEW_OUTPUT": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_USAGE_STATS_ENABLED": "0",

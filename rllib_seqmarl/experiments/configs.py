@@ -42,28 +42,37 @@ _NUMBERS_OR_NONE = ("evaluation_interval", "seed", "grad_clip", "minibatch_size"
 _FRACTIONS = ("num_cpus", "num_gpus")
 
 
-def check(spec: ExperimentSpec) -> list[Any]:
+def algorithm_class(spec: ExperimentSpec) -> type[Any]:
+    """The class that an experiment trains."""
+    return registry.algorithm_class(spec.run) if isinstance(spec.run, str) else spec.run
+
+
+def check(spec: ExperimentSpec) -> list[dict[str, Any]]:
     """Checks ``spec.config`` and repairs old key names and whole numbers written as 1e6.
 
     Returns:
-        One validated ``AlgorithmConfig`` per variant looked at: the first value of every
-        ``grid_search`` together, then every other value on its own.
+        The configs that were looked at (see :func:`variants`).
 
     Raises:
         UserError: unknown key, wrong type or value; the line names the experiment.
     """
-    config_class = (
-        registry.config_class(spec.run)
-        if isinstance(spec.run, str)
-        else type(spec.run.get_default_config())
-    )
-    defaults = config_class().to_dict()
+    config_class = type(algorithm_class(spec).get_default_config())
+    defaults = _defaults(config_class())
     where = f"{spec.source}: config"
     spec.config = _known_keys(spec.config, defaults, where, spec.notes)
     spec.config = {
         key: _typed(key, value, defaults.get(key), where) for key, value in spec.config.items()
     }
-    return [_validated(config_class, variant, spec) for variant in variants(spec.config, where)]
+    checked = list(variants(spec.config, where))
+    for variant in checked:
+        _validate(config_class, variant, spec)
+    return checked
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """Every key that a config takes, with its default: RLlib writes some under older names."""
+    attributes = {key: value for key, value in vars(config).items() if not key.startswith("_")}
+    return {**config.to_dict(), **attributes}
 
 
 def _known_keys(
@@ -74,7 +83,7 @@ def _known_keys(
         if key in _REFUSED_KEYS and key not in defaults:
             raise UserError(f"{where}: {key!r} is not supported: {_REFUSED_KEYS[key]}.")
         name = key
-        if key in OLD_KEYS and key not in defaults:
+        if OLD_KEYS.get(key) in defaults:
             name = OLD_KEYS[key]
             if name in config:
                 raise UserError(f"{where}: {key!r} and {name!r} mean the same; keep one.")
@@ -160,7 +169,7 @@ def _resolved(value: Any, where: str) -> Any:
     return value.sample() if isinstance(value, Domain) else copy.copy(value)
 
 
-def _validated(config_class: type[Any], variant: Mapping[str, Any], spec: ExperimentSpec) -> Any:
+def _validate(config_class: type[Any], variant: Mapping[str, Any], spec: ExperimentSpec) -> None:
     where = f"{spec.source}: config"
     env_config = variant.get("env_config")
     if isinstance(spec.run, str):
@@ -175,4 +184,3 @@ def _validated(config_class: type[Any], variant: Mapping[str, Any], spec: Experi
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"{where}: {' '.join(lines) or type(error).__name__}") from error
-    return config

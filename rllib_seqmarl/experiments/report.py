@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 
 from rllib_seqmarl.experiments.spec import ExperimentSpec
@@ -46,18 +45,14 @@ class Outcome:
 def error_line(trial: Trial) -> str:
     """The last line of the exception that ended a trial; of a user's mistake only the message."""
     error = trial.get_pickled_error() or trial.get_error()
-    cause = getattr(error, "cause", None)
-    if isinstance(error, RayTaskError) and cause is not None:
-        # Ray names the class of the cause, and its text repeats the whole traceback.
-        error = cause
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    for line in reversed(lines):
-        if match := _ERROR_LINE.match(line):
-            name, message = match.groups()
-            return message if name == "UserError" else f"{name}: {message}"
-    message = " ".join(lines[-1].split()) if lines else "no message"
-    name = type(error).__name__
-    return message if name == "UserError" or error is None else f"{name}: {message}"
+    text = [line for line in str(error).splitlines() if line.strip()]
+    found = [match.groups() for line in text if (match := _ERROR_LINE.match(line))]
+    for name, message in found:
+        if name == "UserError":
+            return message
+    if found:
+        return ": ".join(found[-1])
+    return f"{type(error).__name__}: {' '.join(text[-1].split())}" if text else "no message"
 
 
 def best_checkpoint(trial: Trial) -> str | None:
@@ -80,7 +75,7 @@ def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -
         for trial in outcome.failed():
             text += [
                 f"{trial} failed: {outcome.reason(trial)}",
-                f"  full log: {trial.path}",
+                f"  full log: {trial.path}/error.txt",
             ]
         if outcome.out_of_time:
             text.append(

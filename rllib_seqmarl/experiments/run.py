@@ -55,8 +55,9 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
             with cluster.connection(options) as local:
                 signals.install()
                 registry.register()
-                for spec, variants in zip(specs, checked, strict=True):
-                    _check_resources(spec, variants, local)
+                if local:
+                    for spec, variants in zip(specs, checked, strict=True):
+                        _check_resources(spec, configs.algorithm_class(spec), variants)
                 for index, spec in enumerate(specs):
                     if signals.received is None:
                         outcomes.append(report.Outcome(spec))
@@ -113,22 +114,22 @@ def _check_restore(spec: ExperimentSpec, checkpoints: Any) -> None:
     spec.restore = str(path)
 
 
-def _check_resources(spec: ExperimentSpec, variants: Sequence[Any], local: bool) -> None:
-    """Makes sure that a local Ray can run the trials at all; a cluster may grow."""
+def _check_resources(
+    spec: ExperimentSpec, algorithm: Any, variants: Sequence[dict[str, Any]]
+) -> None:
+    """Makes sure that the local Ray can run the trials at all (a cluster may grow)."""
     import ray
 
-    if not local:
-        return
     there = ray.cluster_resources()
     for config in variants:
-        needed = config.algo_class.default_resource_request(config).required_resources
+        needed = algorithm.default_resource_request(config).required_resources
         for resource, amount in needed.items():
             if amount > there.get(resource, 0):
                 raise UserError(
                     f"{spec.source}: a trial needs {amount:g} {resource}, and there are "
-                    f"{there.get(resource, 0):g}. Lower num_env_runners (now "
-                    f"{config.num_env_runners}) or num_learners (now {config.num_learners}), or "
-                    "let processes share CPUs with --ray-num-cpus."
+                    f"{there.get(resource, 0):g}. Lower num_env_runners, num_learners or what "
+                    "each of them takes, or let processes share CPUs with --ray-num-cpus "
+                    f"{amount:g}."
                 )
 
 
@@ -177,7 +178,6 @@ def _run(
                         checkpoint_frequency=keep.frequency,
                         checkpoint_at_end=keep.at_end,
                     ),
-                    log_to_file=True,
                     max_failures=spec.max_failures,
                     restore=spec.restore,
                 ),

@@ -57,7 +57,7 @@ _REFUSED_KEYS = {
     "config; the trial's resources follow from them",
     "trial_resources": "set num_env_runners and num_learners in the config",
     "sync_config": "results are written to storage_path directly",
-    "log_to_file": "the output of every trial is always kept in its folder",
+    "log_to_file": "RLlib has no place for it; --verbose shows the output of the workers",
     "framework": "this is torch only; remove it",
 }
 
