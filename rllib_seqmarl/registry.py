@@ -86,22 +86,55 @@ def environment(name: str) -> Environment:
     return cast(Environment, importlib.import_module(_resolve(name, ENVIRONMENTS, "environment")))
 
 
+EnvironmentCreator = Callable[[Mapping[str, Any]], "TeamVectorEnv"]
+
+
 def make_environment(name: str, num_envs: int, env_config: Mapping[str, Any]) -> TeamVectorEnv:
     """Checks ``env_config`` and builds ``num_envs`` worlds of the environment of that name."""
     module = environment(name)
     return module.make(num_envs, **module.check(env_config))
 
 
-def _create_for_ray(name: str, context: Mapping[str, Any]) -> TeamVectorEnv:
+def _create(name: str, context: Mapping[str, Any]) -> TeamVectorEnv:
     """Environment creator with Ray's signature: ``context`` is env_config plus ``num_envs``."""
     env_config = dict(context)
     num_envs = env_config.pop("num_envs", 1)
     return make_environment(name, num_envs, env_config)
 
 
-def environment_creators() -> dict[str, Callable[[Mapping[str, Any]], TeamVectorEnv]]:
-    """Name -> creator with the signature that ``ray.tune.register_env`` expects."""
-    return {name: partial(_create_for_ray, name) for name in ENVIRONMENTS}
+def _create_from_path(path: str, context: Mapping[str, Any]) -> TeamVectorEnv:
+    env_config = dict(context)
+    num_envs = env_config.pop("num_envs", 1)
+    return cast("TeamVectorEnv", _import(path)(num_envs, **env_config))
+
+
+def _import(path: str) -> Any:
+    """What an import path "package.module:attribute" names."""
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"environment {path!r} cannot be imported: {error}.") from error
+
+
+def is_import_path(env: Any) -> bool:
+    """Whether ``env`` is "package.module:attribute", a user's own environment."""
+    return isinstance(env, str) and ":" in env
+
+
+def environment_creator(env: str) -> EnvironmentCreator:
+    """Creator with the signature of ``ray.tune.register_env``, for a name or an import path.
+
+    An import path names ``make(num_envs, **env_config) -> TeamVectorEnv`` (a class will do).
+
+    Raises:
+        UserError: no such environment, or it cannot be imported.
+    """
+    if is_import_path(env):
+        _import(env)
+        return partial(_create_from_path, env)
+    _resolve(env, ENVIRONMENTS, "environment")
+    return partial(_create, env)
 
 
 _hooked = False
@@ -128,8 +161,8 @@ def _register_names() -> None:
 
     for name in ALGORITHMS:
         tune.register_trainable(name, algorithm_class(name))
-    for name, creator in environment_creators().items():
-        tune.register_env(name, creator)
+    for name in ENVIRONMENTS:
+        tune.register_env(name, environment_creator(name))
 
 
 def lookup(attribute: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ray import tune
 from ray._common.deprecation import DEPRECATED_VALUE
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -129,6 +130,9 @@ class TeamConfig(AlgorithmConfig):  # type: ignore[misc]
             raise UserError("no environment is set: give `env`, for example 'smac'.")
         if isinstance(self.env, str) and self.env in registry.ENVIRONMENTS:
             self.env_config = registry.environment(self.env).check(self.env_config)
+        elif registry.is_import_path(self.env):
+            # RLlib knows names and class paths; an own environment becomes a name here.
+            tune.register_env(self.env, registry.environment_creator(self.env))
         super().validate()
 
     def _check_types(self) -> None:

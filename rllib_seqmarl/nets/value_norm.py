@@ -21,9 +21,9 @@ class ValueNorm(nn.Module):
     def __init__(self, beta: float = 0.99999) -> None:
         super().__init__()
         self.beta = beta
-        # float64: after many updates, 1 - beta is close to the rounding of float32.
+        # float32, because RLlib turns float64 into it on the way to a checkpoint.
         for name in ("mean", "mean_square", "debiasing"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+            self.register_buffer(name, torch.zeros(()))
 
     def update(self, mean: Tensor, mean_square: Tensor) -> None:
         """Takes in the mean and the mean square (scalars) of a batch of returns."""
@@ -34,10 +34,10 @@ class ValueNorm(nn.Module):
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
         """Debiased mean and standard deviation, float32 scalars; 0 and 1 before any update."""
         if self.debiasing == 0:
-            return self.mean.float(), torch.ones_like(self.mean).float()
+            return self.mean, torch.ones_like(self.mean)
         mean = self.mean / self.debiasing
         variance = (self.mean_square / self.debiasing - mean.square()).clamp(min=1e-2)
-        return mean.float(), variance.sqrt().float()
+        return mean, variance.sqrt()
 
     def normalize(self, returns: Tensor) -> Tensor:
         """Returns in reward units -> normalised; same shape."""

@@ -107,9 +107,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         self._device = get_device(
             self.config, self.config.num_gpus_per_env_runner if self.worker_index else 0
         )
-        if self.worker_index:
-            # A rollout process has one core; a second OpenMP thread on it slows both down.
-            torch.set_num_threads(1)
         self.env: TeamVectorEnv | None = None
         self.module: Any = None
         self.generator = torch.Generator(self._device)
@@ -209,6 +206,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
         if self.env is None:
             raise ValueError(f"{self} has no environment to sample from.")
         begin = time.perf_counter()
+        # A rollout has one core: a second OpenMP thread on it slows both down.
+        torch.set_num_threads(1)
         explore = self.config.explore if explore is None else explore
         if num_episodes is None and num_timesteps is None and self.config.in_evaluation:
             num_episodes = self.env.num_envs
@@ -447,13 +446,18 @@ class TeamEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
             NUM_ENV_STEPS_SAMPLED_LIFETIME, env_steps, reduce="lifetime_sum", with_throughput=True
         )
 
-    def get_metrics(self) -> Any:
-        """Metrics since the last call, for RLlib to merge over runners."""
+    def pop_episodes(self) -> dict[str, NDArray[np.float32]]:
+        """Statistics of the episodes that ended since the last call, one array per figure."""
         finished = {
             name: np.concatenate([one[name] for one in self._finished])
             for name in (self._finished[0] if self._finished else ())
         }
         self._finished.clear()
+        return finished
+
+    def get_metrics(self) -> Any:
+        """Metrics since the last call, for RLlib to merge over runners."""
+        finished = self.pop_episodes()
         episodes = len(next(iter(finished.values()))) if finished else 0
         self.metrics.log_value(NUM_EPISODES, episodes, reduce="sum")
         self.metrics.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
