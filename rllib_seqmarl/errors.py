@@ -13,8 +13,12 @@ class UserError(ValueError):
     """
 
 
+#: A list with more names than this helps nobody in one line.
+_LONG_LIST = 40
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown ``name``: the closest known one, or the list of all of them.
+    """A hint for an unknown ``name``: the closest known one, or a list of known ones.
 
     Returns:
         A sentence such as ``Did you mean 'MAT'?`` or ``Known: MAT, SrSv.``
@@ -24,4 +28,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {lowered[close[0]]!r}?"
+    if len(names) > _LONG_LIST:
+        distant = difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.0)
+        return f"Nearest known: {', '.join(lowered[candidate] for candidate in distant)}."
     return f"Known: {', '.join(names)}."

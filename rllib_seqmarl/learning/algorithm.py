@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
@@ -25,6 +26,14 @@ from rllib_seqmarl.rollout.runner import TIME_SPLIT
 
 class TeamAlgorithm(Algorithm):  # type: ignore[misc]
     """Sample blocks of columns, learn from them, send the weights to the runners."""
+
+    def setup(self, config: Any) -> None:
+        """Builds runners and learners; see RLlib's ``Algorithm.setup``."""
+        threads = getattr(config, "num_threads_per_learner", None)
+        if threads is not None:
+            # Before any weight is drawn: the initialisation depends on the number of threads.
+            torch.set_num_threads(threads)
+        super().setup(config)
 
     def training_step(self) -> None:
         """One iteration; everything it reports goes through ``self.metrics``."""

@@ -19,8 +19,8 @@ from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
-#: Keys that Ray itself puts into a config dict.
-_RAY_KEYS = {"__trial_info__", "class", "_enable_new_api_stack", "multiagent"}
+#: Keys that Ray itself puts into a config dict, beside those that begin with "__".
+_RAY_KEYS = {"class", "_enable_new_api_stack", "multiagent"}
 
 #: Callbacks that would be called for every step or start of an episode, which a columnar
 #: runner does not do.
@@ -102,9 +102,10 @@ class TeamConfig(AlgorithmConfig):  # type: ignore[misc]
             UserError: an unknown key; the line names the nearest known one.
         """
         for name in config_dict:
-            if name not in _RAY_KEYS:
+            if name not in _RAY_KEYS and not name.startswith("__"):
                 self._check_known(name)
-        super().update_from_dict(dict(config_dict))
+        settings = {k: v for k, v in config_dict.items() if not k.startswith("__")}
+        super().update_from_dict(settings)
         return self
 
     def _check_known(self, name: str) -> None:
