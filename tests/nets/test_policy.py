@@ -1,0 +1,168 @@
+"""The policy's parts together: orders, values, and the identities that hold between its verbs."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from rllib_seqmarl.nets.orders import ORDERS, to_order, to_slots
+from rllib_seqmarl.nets.policy import SequentialPolicy
+from rllib_seqmarl.nets.transformer import ActionSpec
+from rllib_seqmarl.nets.values import SUCCESSORS, VALUES
+
+B, OBS, A = 6, 7, 5
+
+
+def make_policy(discrete: bool = True, **settings: object) -> SequentialPolicy:
+    """A small policy in float64 with weights far from their gentle initialisation."""
+    torch.manual_seed(0)
+    policy = SequentialPolicy(
+        obs_dim=OBS, action=ActionSpec(A, discrete), embed_dim=16, **settings  # type: ignore[arg-type]
+    ).double()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return policy
+
+
+def observe(agents: int, discrete: bool) -> tuple[Tensor, Tensor | None]:
+    generator = torch.Generator().manual_seed(1)
+    obs = torch.randn(B, agents, OBS, generator=generator, dtype=torch.float64)
+    if not discrete:
+        return obs, None
+    mask = torch.rand(B, agents, A, generator=generator) > 0.4
+    mask[..., 0] = True
+    return obs, mask
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize(("order", "value"), itertools.product(ORDERS, VALUES))
+def test_log_prob_of_acting_is_that_of_evaluating(order: str, value: str, discrete: bool) -> None:
+    policy = make_policy(discrete, order=order, value=value)
+    obs, mask = observe(4, discrete)
+    decision = policy.act(obs, mask, deterministic=False)
+    completions = policy.completions(obs, mask, decision.actions, decision.order)
+    evaluation = policy.evaluate(obs, mask, decision.actions, decision.order, completions)
+    torch.testing.assert_close(evaluation.log_prob, decision.log_prob, atol=1e-9, rtol=0)
+    values = policy.values(obs, decision.actions, decision.order, completions)
+    torch.testing.assert_close(evaluation.values, values, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize(("blocks", "heads"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize("agents", [1, 2, 5])
+@pytest.mark.parametrize("order", ["index", "random"])
+def test_sequential_value_is_the_papers_double_loop(
+    agents: int, blocks: int, heads: int, discrete: bool, order: str
+) -> None:
+    """SrSv, eq. 5-6, agent by agent and action by action."""
+    policy = make_policy(
+        discrete, value="sequential", num_blocks=blocks, num_heads=heads, order=order
+    )
+    obs, mask = observe(agents, discrete)
+    decision = policy.act(obs, mask, deterministic=False)
+    completions = policy.completions(obs, mask, decision.actions, decision.order)
+    values = policy.values(obs, decision.actions, decision.order, completions)
+
+    decoder, value = policy.decoder, policy.value
+    encoded = to_order(policy.encoder(obs), decision.order)
+    ordered_mask = None if mask is None else to_order(mask, decision.order)
+    taken = to_order(decision.actions, decision.order)
+    naive = torch.empty(B, agents, dtype=torch.float64)
+    for i in range(agents):
+        joint = taken.clone()
+        for k in range(i, agents):
+            parameters = decoder.head(decoder(decoder.shift(joint), encoded))
+            joint[:, k] = policy.distribution.choose(parameters, ordered_mask, None)[:, k]
+        queries = torch.cat((encoded, encoded[:, i : i + 1]), dim=1)
+        tokens = decoder.append(joint)
+        e, query, key = decoder.forward_with_attention(tokens, queries)
+        w = decoder.last_cross_attention.weights(query, key, causal=True)[:, -1]
+        f = torch.stack(
+            [
+                value.position_value(queries[:, j : j + 1], e[:, j : j + 1])[:, 0]
+                for j in range(agents + 1)
+            ],
+            dim=1,
+        )
+        naive[:, i] = (w * f).sum(1)
+    torch.testing.assert_close(values, to_slots(naive, decision.order), atol=1e-9, rtol=0)
+
+
+def test_completions_keep_predecessors_and_agree_on_the_last_agent() -> None:
+    policies = {s: make_policy(value="sequential", successors=s) for s in SUCCESSORS}
+    obs, mask = observe(5, True)
+    actions = policies["greedy"].act(obs, mask, deterministic=False).actions
+    completed = {s: p.completions(obs, mask, actions, None) for s, p in policies.items()}
+    for completions in completed.values():
+        for i in range(5):
+            torch.testing.assert_close(completions[:, i, :i], actions[:, :i])
+        legal = mask.unsqueeze(1).expand(-1, 5, -1, -1).gather(-1, completions.unsqueeze(-1))
+        own = torch.ones(5, 5, dtype=torch.bool).triu()
+        assert legal.squeeze(-1)[:, own].all()
+    # The last agent has no successors, and its predecessors' actions are given.
+    last = [completions[:, -1] for completions in completed.values()]
+    torch.testing.assert_close(last[0], last[1])
+    torch.testing.assert_close(last[0], last[2])
+
+
+def test_value_without_successor_policy_ignores_own_and_later_actions() -> None:
+    policy = make_policy(value="sequential_without_policy")
+    obs, mask = observe(4, True)
+    actions = policy.act(obs, mask, deterministic=False).actions
+    values = policy.values(obs, actions, None, None)
+    changed = actions.clone()
+    changed[:, 2] = (changed[:, 2] + 1) % A
+    difference = (policy.values(obs, changed, None, None) - values).abs().amax(0)
+    assert (difference[:3] == 0).all()
+    assert difference[3] > 0
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize("autoregressive", [True, False])
+def test_every_parameter_gets_a_gradient(value: str, discrete: bool, autoregressive: bool) -> None:
+    """Learners in several processes wait for each other's gradient of every parameter."""
+    policy = make_policy(discrete, value=value, autoregressive=autoregressive)
+    obs, mask = observe(3, discrete)
+    actions = policy.act(obs, mask, deterministic=False).actions
+    completions = policy.completions(obs, mask, actions, None)
+    evaluation = policy.evaluate(obs, mask, actions, None, completions)
+    (evaluation.log_prob.sum() + evaluation.entropy.sum() + evaluation.values.sum()).backward()
+    assert [name for name, p in policy.named_parameters() if p.grad is None] == []
+
+
+def test_simultaneous_policy_does_not_see_actions() -> None:
+    policy = make_policy(autoregressive=False)
+    obs, mask = observe(4, True)
+    actions = policy.act(obs, mask, deterministic=False).actions
+    log_prob = policy.evaluate(obs, None, actions, None, None).log_prob
+    changed = actions.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % A
+    again = policy.evaluate(obs, None, changed, None, None).log_prob
+    torch.testing.assert_close(log_prob[:, 1:], again[:, 1:], atol=0, rtol=0)
+    size = sum(p.numel() for p in policy.parameters())
+    assert size == sum(p.numel() for p in make_policy().parameters())
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_agents_see_each_other_through_the_encoder_in_any_order(value: str) -> None:
+    """Renumbering the agents renumbers what is said of them, and nothing else."""
+    policy = make_policy(value=value)
+    obs, mask = observe(4, True)
+    order = torch.tensor([2, 0, 3, 1]).expand(B, 4)
+    actions = policy.act(obs, mask, deterministic=False).actions
+    completions = policy.completions(obs, mask, actions, order)
+    by_order = policy.evaluate(obs, mask, actions, order, completions)
+    moved = (to_order(obs, order), to_order(mask, order), to_order(actions, order))
+    renumbered = policy.evaluate(*moved, None, completions)
+    for one, other in zip(by_order, renumbered, strict=True):
+        torch.testing.assert_close(one, to_slots(other, order), atol=1e-9, rtol=0)
+
+
+def test_same_weights_for_any_number_of_agents() -> None:
+    policy = make_policy()
+    for agents in (1, 8, 1024):
+        obs, mask = observe(agents, True)
+        assert policy.act(obs[:1], mask[:1], deterministic=True).actions.shape == (1, agents)
