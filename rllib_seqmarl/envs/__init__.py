@@ -7,6 +7,7 @@ A module of this package that the registry lists offers two functions:
 - ``make(num_envs, **env_config)`` builds a :class:`~rllib_seqmarl.envs.team_env.TeamVectorEnv`.
 """
 
-from rllib_seqmarl.envs.team_env import TeamVectorEnv, check_env_config, check_team_env
+from rllib_seqmarl.envs.checks import check_team_env
+from rllib_seqmarl.envs.team_env import TeamVectorEnv, check_env_config
 
 __all__ = ["TeamVectorEnv", "check_env_config", "check_team_env"]

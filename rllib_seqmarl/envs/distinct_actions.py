@@ -184,9 +184,7 @@ class DistinctActions(TeamVectorEnv):
         ordered = np.sort(actions, axis=1)
         return (1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)) / self.num_agents
 
-    def _step_worlds(
-        self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None
-    ) -> WorldStep:
+    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
         active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
         ratio = np.where(active, self._distinct_ratio(actions), 0.0)
         reward = np.floor(ratio) if self._all_or_nothing else ratio

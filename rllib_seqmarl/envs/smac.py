@@ -90,23 +90,27 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 #: SMAC and SMACv2 maps that cannot be played -> (missing unit type, stand-in of ``SCENARIOS``).
-UNAVAILABLE: dict[str, tuple[str, str]] = {
-    "MMM": ("medivac", "7m2M"),
-    "MMM2": ("medivac", "7m2M_vs_8m3M"),
-    "1c3s5z": ("colossus", "4s5z"),
-    "2c_vs_64zg": ("colossus", "2s_vs_64zg"),
-    "so_many_baneling": ("baneling", "corridor"),
-    "bane_vs_bane": ("baneling", "24zg"),
-    "2s_vs_1sc": ("spine crawler", "2m_vs_1z"),
-} | {
-    f"{race}_{allies}_vs_{enemies}": (unit, f"smacv2_{allies}_units")
-    for race, unit in (("terran", "medivac"), ("protoss", "colossus"), ("zerg", "baneling"))
-    for allies, enemies in ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
-} | {
-    "10gen_terran": ("medivac", "smacv2_10_units"),
-    "10gen_protoss": ("colossus", "smacv2_10_units"),
-    "10gen_zerg": ("baneling", "smacv2_10_units"),
-}
+UNAVAILABLE: dict[str, tuple[str, str]] = (
+    {
+        "MMM": ("medivac", "7m2M"),
+        "MMM2": ("medivac", "7m2M_vs_8m3M"),
+        "1c3s5z": ("colossus", "4s5z"),
+        "2c_vs_64zg": ("colossus", "2s_vs_64zg"),
+        "so_many_baneling": ("baneling", "corridor"),
+        "bane_vs_bane": ("baneling", "24zg"),
+        "2s_vs_1sc": ("spine crawler", "2m_vs_1z"),
+    }
+    | {
+        f"{race}_{allies}_vs_{enemies}": (unit, f"smacv2_{allies}_units")
+        for race, unit in (("terran", "medivac"), ("protoss", "colossus"), ("zerg", "baneling"))
+        for allies, enemies in ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
+    }
+    | {
+        "10gen_terran": ("medivac", "smacv2_10_units"),
+        "10gen_protoss": ("colossus", "smacv2_10_units"),
+        "10gen_zerg": ("baneling", "smacv2_10_units"),
+    }
+)
 
 DEFAULTS: dict[str, Any] = {
     "map_name": "3s5z",

@@ -49,6 +49,7 @@ with (
 
     from rllib_seqmarl.envs.smax_battle import Array, Battle, Rules
     from rllib_seqmarl.envs.smax_observation import observe
+    from rllib_seqmarl.envs.smax_step import start, step
 
 
 class Worlds(NamedTuple):
@@ -149,9 +150,7 @@ class SMAXTeamEnv(TeamVectorEnv):
         self._worlds, obs = self._compiled_reset(key)
         return _owned(obs)
 
-    def _step_worlds(
-        self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None
-    ) -> WorldStep:
+    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
         if frozen is None and not self._same_step:
             frozen = np.zeros(self.num_envs, np.bool_)  # one signature, one compilation
         self._worlds, self._output = self._compiled_step(
@@ -187,13 +186,13 @@ class SMAXTeamEnv(TeamVectorEnv):
     # Compiled, once each.
 
     def _reset_all(self, key: Array) -> tuple[Worlds, dict[str, Array]]:
-        battle = self._rules.start(key)
+        battle = start(self._rules, key)
         return Worlds(battle, key.at[1].add(1)), self._observe(battle)
 
     def _step_all(
         self, worlds: Worlds, actions: Array, frozen: Array | None
     ) -> tuple[Worlds, StepOutput]:
-        battle, outcome = self._rules.step(worlds.battle, actions.T, worlds.key)
+        battle, outcome = step(self._rules, worlds.battle, actions.T, worlds.key)
         reward, ended, used_key = outcome.reward, outcome.done, jnp.ones_like(worlds.key[1])
         if frozen is not None:
             battle = jax.tree.map(partial(jnp.where, frozen), worlds.battle, battle)
@@ -205,8 +204,8 @@ class SMAXTeamEnv(TeamVectorEnv):
         any_ended = ended.any()
 
         def start_next() -> Battle:
-            fresh = self._rules.start(key)
-            return Battle(*(jnp.where(ended, new, old) for new, old in zip(fresh, battle)))
+            fresh = start(self._rules, key)
+            return jax.tree.map(partial(jnp.where, ended), fresh, battle)
 
         following = jax.lax.cond(any_ended, start_next, lambda: battle)
         obs = self._observe(following)

@@ -8,8 +8,6 @@ Axes: E battles, N allies, M enemies, U = N + M units, D = 13 (U - 1) + 10 (+ N)
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,9 +17,7 @@ UNIT_FEATURES = 13  # health, relative position (2), last move (2), last shot, c
 OWN_FEATURES = 10  # health, position (2), cooldown, type (6)
 
 
-def observe(
-    rules: Rules, battle: Battle, *, agent_id: bool, with_state: bool
-) -> dict[str, Array]:
+def observe(rules: Rules, battle: Battle, *, agent_id: bool, with_state: bool) -> dict[str, Array]:
     """The team's observation.
 
     Args:

@@ -83,7 +83,7 @@ def continuous_actions(num_agents: int, action_size: int) -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (num_agents, action_size), np.float32)
 
 
-class TeamVectorEnv(VectorEnv, ABC):  # type: ignore[misc]
+class TeamVectorEnv(VectorEnv, ABC):
     """E worlds of one team of N agents behind gymnasium's vector interface.
 
     Keeps what every environment needs: per-episode return and length, ``infos`` at the end of
@@ -100,6 +100,7 @@ class TeamVectorEnv(VectorEnv, ABC):  # type: ignore[misc]
 
     metric_names: ClassVar[tuple[str, ...]] = ()
     simulator: str
+    _frozen: NDArray[np.bool_] | None
 
     def __init__(
         self,
@@ -124,9 +125,8 @@ class TeamVectorEnv(VectorEnv, ABC):  # type: ignore[misc]
         if num_envs < 1:
             raise UserError(f"num_envs must be at least 1, got {num_envs}.")
         if autoreset not in AUTORESET_MODES:
-            raise UserError(
-                f"env_config: unknown autoreset {autoreset!r}. {nearest(autoreset, AUTORESET_MODES)}"
-            )
+            hint = nearest(autoreset, AUTORESET_MODES)
+            raise UserError(f"env_config: unknown autoreset {autoreset!r}. {hint}")
         self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
         self.num_envs = num_envs
         self.single_observation_space = single_observation_space
@@ -145,9 +145,7 @@ class TeamVectorEnv(VectorEnv, ABC):  # type: ignore[misc]
         """Starts a new episode in every world, with randomness from ``self.np_random`` only."""
 
     @abstractmethod
-    def _step_worlds(
-        self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None
-    ) -> WorldStep:
+    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
         """Steps every world; a world whose episode ends starts its next one at once.
 
         Args:
@@ -284,7 +282,7 @@ class TeamVectorEnv(VectorEnv, ABC):  # type: ignore[misc]
     def _clear_episodes(self) -> None:
         self._episode_return = np.zeros(self.num_envs, np.float64)
         self._episode_length = np.zeros(self.num_envs, np.int64)
-        self._frozen: NDArray[np.bool_] | None = None
+        self._frozen = None
 
 
 def check_env_config(
@@ -312,92 +310,9 @@ def check_env_config(
     }
 
 
-def check_team_env(env: TeamVectorEnv, num_steps: int = 100, seed: int = 0) -> None:
-    """Steps ``env`` with random legal actions and checks all that training relies on.
-
-    Raises:
-        UserError: the first thing that is wrong, named.
-    """
-    rng = np.random.default_rng(seed)
-    if not isinstance(getattr(env, "simulator", None), str):
-        raise UserError("check_team_env: the attribute 'simulator' must be a str.")
-    if env.metadata.get("autoreset_mode") not in AUTORESET_MODES.values():
-        raise UserError("check_team_env: metadata['autoreset_mode'] must be SAME_STEP or NEXT_STEP.")
-    obs, infos = env.reset(seed=seed)
-    _check_observation(env, obs, "reset")
-    if infos:
-        raise UserError("check_team_env: reset must return empty infos.")
-    for _ in range(num_steps):
-        obs, reward, terminated, truncated, infos = env.step(random_actions(env, obs, rng))
-        _check_observation(env, obs, "step")
-        _check_array("reward", reward, (env.num_envs,), np.float32)
-        _check_array("terminated", terminated, (env.num_envs,), np.bool_)
-        _check_array("truncated", truncated, (env.num_envs,), np.bool_)
-        if (terminated & truncated).any():
-            raise UserError("check_team_env: a world is terminated and truncated at once.")
-        if (terminated | truncated).any():
-            _check_infos(env, infos, terminated | truncated)
-
-
-def random_actions(
-    env: TeamVectorEnv, obs: Observation, rng: np.random.Generator
-) -> NDArray[Any]:
+def random_actions(env: TeamVectorEnv, obs: Observation, rng: np.random.Generator) -> NDArray[Any]:
     """Uniform legal actions: int64 [E, N], or float32 [E, N, A] in [-1, 1]."""
     if "action_mask" not in obs:
         return rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
     mask = obs["action_mask"]
     return np.where(mask, rng.random(mask.shape, np.float32), -1.0).argmax(-1)
-
-
-def _check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
-    if not isinstance(value, np.ndarray):
-        raise UserError(f"check_team_env: {name} must be a NumPy array, got {type(value)}.")
-    if value.shape != shape or value.dtype != dtype:
-        raise UserError(
-            f"check_team_env: {name} must be {np.dtype(dtype)} {shape}, "
-            f"got {value.dtype} {value.shape}."
-        )
-    if not value.flags.writeable:
-        raise UserError(f"check_team_env: {name} is read-only; the caller must own it.")
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise UserError(f"check_team_env: {name} holds NaN or infinite values.")
-
-
-def _check_observation(env: TeamVectorEnv, obs: Any, where: str) -> None:
-    members = env.single_observation_space.spaces
-    if not isinstance(obs, dict) or obs.keys() != members.keys():
-        raise UserError(f"check_team_env: {where} must return a dict with {sorted(members)}.")
-    for name, space in members.items():
-        _check_array(f"{where}: {name}", obs[name], (env.num_envs, *space.shape), space.dtype)
-    dead = ~obs["alive"]
-    if obs["obs"][dead].any():
-        raise UserError(f"check_team_env: {where}: the observation of a dead agent is not zero.")
-    discrete = isinstance(env.single_action_space, spaces.MultiDiscrete)
-    if discrete != ("action_mask" in obs):
-        raise UserError("check_team_env: discrete actions, and only they, need an 'action_mask'.")
-    if discrete:
-        legal = obs["action_mask"].sum(-1)
-        if not legal.all():
-            world, agent = np.argwhere(legal == 0)[0]
-            raise UserError(
-                f"check_team_env: {where}: agent {agent} of world {world} has no legal action."
-            )
-        if (legal[dead] != 1).any():
-            raise UserError(f"check_team_env: {where}: a dead agent may do more than its no-op.")
-
-
-def _check_infos(env: TeamVectorEnv, infos: dict[str, Any], done: NDArray[np.bool_]) -> None:
-    if not np.array_equal(infos.get("_final_info", ~done), done):
-        raise UserError("check_team_env: infos['_final_info'] must be True where an episode ended.")
-    for name in ("episode_return", "episode_length", *env.metric_names):
-        if name not in infos["final_info"]:
-            raise UserError(f"check_team_env: infos['final_info'] lacks {name!r}.")
-        _check_array(name, infos["final_info"][name], (env.num_envs,), np.float32)
-    if env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP:
-        if not np.array_equal(infos.get("_final_obs", ~done), done):
-            raise UserError(
-                "check_team_env: infos['_final_obs'] must be True where an episode ended."
-            )
-        ended = {name: value[done] for name, value in infos["final_obs"].items()}
-        for name, space in env.single_observation_space.spaces.items():
-            _check_array(f"final_obs: {name}", ended[name], (done.sum(), *space.shape), space.dtype)
