@@ -1,0 +1,219 @@
+"""What holds for every algorithm of the registry."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rllib_seqmarl import registry
+from rllib_seqmarl.losses import probability_ratio
+from rllib_seqmarl.nets.orders import ORDERS
+from rllib_seqmarl.nets.values import VALUES
+from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, OBS
+from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
+
+ALGORITHMS = sorted(registry.ALGORITHMS)
+#: Three steps per episode, so that blocks of ten steps hold ends and beginnings.
+DISCRETE = {"episode_length": 3}
+CONTINUOUS = {"continuous": True, "episode_length": 3, "min_gap": 0.2}
+
+
+def weights(algorithm: Any) -> dict[str, torch.Tensor]:
+    """All of the learner's, the value function and its statistics included."""
+    module = learner_of(algorithm).module["default_policy"]
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert different == []
+
+
+def learner_of(algorithm: Any) -> Any:
+    """The local learner, by RLlib's public way of reaching it."""
+    found: list[Any] = []
+    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
+    return found[0]
+
+
+@pytest.mark.parametrize("env_config", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_trains_saves_resumes_and_evaluates(
+    name: str, env_config: dict[str, Any], small: Any, tmp_path: Path
+) -> None:
+    algorithm = small(name, env_config=env_config).build_algo()
+    first = algorithm.train()
+    assert first["simulator"] == "distinct_actions"
+    assert first["env_runners"]["num_env_steps_sampled_lifetime"] == 80
+    assert np.isfinite(first["env_runners"]["episode_return_mean"])
+    before = weights(algorithm)
+    checkpoint = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+
+    algorithm.train()
+    uninterrupted = weights(algorithm)
+    assert any(not torch.equal(before[k], uninterrupted[k]) for k in before)
+
+    resumed = type(algorithm).from_checkpoint(checkpoint)
+    assert_same_weights(before, weights(resumed))
+    second = resumed.train()
+    assert second["training_iteration"] == 2
+    assert second["env_runners"]["num_env_steps_sampled_lifetime"] == 160
+    assert_same_weights(uninterrupted, weights(resumed))
+    for one in (algorithm, resumed):
+        one.stop()
+
+    result = evaluate_checkpoint(checkpoint, episodes=10, seed=3)
+    assert result["algorithm"] == name
+    assert result["simulator"] == "distinct_actions"
+    assert len(result["per_episode"]["episode_return"]) == 10
+    again = evaluate_checkpoint(checkpoint, episodes=10, seed=3)
+    assert again["per_episode"] == result["per_episode"]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_same_seed_same_numbers(name: str, small: Any) -> None:
+    runs = []
+    for _ in range(2):
+        algorithm = small(name, env_config=DISCRETE, minibatch_size=30).build_algo()
+        for _ in range(2):
+            algorithm.train()
+        runs.append(weights(algorithm))
+        algorithm.stop()
+    assert_same_weights(*runs)
+
+
+@pytest.mark.parametrize("env_config", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
+@pytest.mark.parametrize(("order", "value"), itertools.product(ORDERS, VALUES))
+def test_any_order_with_any_value(
+    order: str, value: str, env_config: dict[str, Any], small: Any
+) -> None:
+    """All pairs train, and no probability has moved before the first gradient step."""
+    name = "MAT" if value == "encoder" else "SrSv"
+    config = small(name, env_config=env_config, order=order, value=value, lr=1e-2)
+    algorithm = config.build_algo()
+    algorithm.train()  # away from the initialisation, where all probabilities are alike
+    block = algorithm.env_runner.sample()[0]
+    learner = learner_of(algorithm)
+    rows = learner.rows(block)
+    forward = learner.module["default_policy"].forward_train(rows)
+    ratio = probability_ratio(forward[LOG_PROB], rows[LOG_PROB], "per_dim")
+    assert rows[LOG_PROB].std() > 1e-3
+    assert (ratio - 1.0).abs().max() < 1e-5
+    algorithm.train()
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_pieces_of_a_minibatch_give_its_gradient(name: str, small: Any) -> None:
+    gradients = []
+    for micro_batch_size in (None, 7):
+        algorithm = small(name, env_config=DISCRETE, micro_batch_size=micro_batch_size, num_epochs=1)
+        algorithm = algorithm.build_algo()
+        algorithm.train()
+        module = learner_of(algorithm).module["default_policy"]
+        gradients.append({k: p.grad.clone() for k, p in module.named_parameters()})
+        algorithm.stop()
+    for name_, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name_], atol=2e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
+    """Their actions, rewards and log-probs count nowhere in the loss or its gradient."""
+    algorithm = small(name, env_config=DISCRETE, entropy_coeff=0.0, num_epochs=1).build_algo()
+    block = algorithm.env_runner.sample()[0]
+    learner = learner_of(algorithm)
+    generator = np.random.default_rng(0)
+    block.columns[ALIVE] = generator.random(block.columns[ALIVE].shape) > 0.3
+    rows = learner.rows(block)
+    dead = ~rows[ALIVE]
+    gradients = []
+    for rubbish in (False, True):
+        batch = {k: v.clone() for k, v in rows.items()}
+        batch |= learner.start_minibatch(batch)
+        if rubbish:
+            for column in ("advantages", "targets", "old_values"):
+                batch[column][dead] = 1e6
+            batch[LOG_PROB][dead] = -50.0
+        learner.module["default_policy"].zero_grad()
+        forward = learner.module["default_policy"].forward_train(batch)
+        loss = learner.compute_loss_for_module(
+            module_id="default_policy", config=learner.config, batch=batch, fwd_out=forward
+        )
+        loss.backward()
+        module = learner.module["default_policy"]
+        gradients.append([loss.detach(), *(p.grad.clone() for p in module.parameters())])
+    for clean, spoilt in zip(*gradients, strict=True):
+        torch.testing.assert_close(clean, spoilt, atol=1e-5, rtol=1e-4)
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_module_loads_alone_from_a_checkpoint(name: str, small: Any, tmp_path: Path) -> None:
+    from ray.rllib.core.rl_module import RLModule
+
+    from rllib_seqmarl.rollout.evaluation import MODULE_PATH
+
+    algorithm = small(name, env_config=DISCRETE).build_algo()
+    algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    module = RLModule.from_checkpoint(str(tmp_path / "checkpoint" / MODULE_PATH))
+    assert_same_weights(weights(algorithm), dict(module.state_dict()))
+    obs = {k: torch.as_tensor(v) for k, v in algorithm.env_runner.env.reset(seed=0)[0].items()}
+    actions = module.forward_inference({"obs": obs})["actions"]
+    assert actions.shape == obs[OBS].shape[:2]
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_remote_runners_and_evaluation_runners(name: str, small: Any) -> None:
+    config = small(
+        name,
+        env_config=DISCRETE,
+        num_env_runners=2,
+        evaluation_interval=1,
+        evaluation_num_env_runners=1,
+        evaluation_duration=9,
+    )
+    algorithm = config.build_algo()
+    for _ in range(2):
+        result = algorithm.train()
+    assert result["env_runners"]["num_env_steps_sampled_lifetime"] == 2 * 2 * 80
+    assert result["evaluation"]["env_runners"]["num_episodes"] == 9
+    newest = result["learners"]["default_policy"]["weights_seq_no"]
+    assert newest == 2
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_two_learners_give_the_gradient_of_one(name: str, small: Any) -> None:
+    """Each learns from half of the worlds; the gradients and statistics are of all of them."""
+    env_config = {"episode_length": 1}  # nothing is bootstrapped, so nothing is sampled for it
+
+    def gradients(learner: Any) -> dict[str, np.ndarray]:
+        module = learner.module["default_policy"].unwrapped()
+        return {k: p.grad.numpy().copy() for k, p in module.named_parameters()}
+
+    found = []
+    for num_learners in (0, 2):
+        config = small(name, env_config=env_config, num_learners=num_learners, num_epochs=1)
+        algorithm = config.build_algo()
+        result = algorithm.train()
+        state = algorithm.learner_group.get_state()["learner"]["rl_module"]["default_policy"]
+        each = [r.get() for r in algorithm.learner_group.foreach_learner(gradients)]
+        found.append((each, state, result["learners"]["default_policy"]))
+        algorithm.stop()
+    ((one,), one_state, one_terms), ((first, second), two_state, two_terms) = found
+    for parameter, gradient in one.items():
+        scale = np.abs(gradient).max()
+        np.testing.assert_array_equal(first[parameter], second[parameter])
+        np.testing.assert_allclose(first[parameter], gradient, atol=1e-4 * scale + 1e-9)
+    for statistic in ("value_norm.mean", "value_norm.mean_square"):
+        np.testing.assert_allclose(two_state[statistic], one_state[statistic], rtol=1e-4)
+    # Each learner reports its share, and RLlib the mean of the shares.
+    assert two_terms["vf_loss"] == pytest.approx(one_terms["vf_loss"], rel=1e-4)
