@@ -1,0 +1,61 @@
+"""Blocks of columns: side by side and dealt out."""
+
+import numpy as np
+import pytest
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.rollout.block import FinalObservations, RolloutBlock, concatenate, split
+
+T, N = 4, 2
+
+
+def block(worlds: int, first: int) -> RolloutBlock:
+    """Worlds whose columns hold their own number."""
+    number = np.arange(first, first + worlds)
+    columns = {
+        "obs": np.broadcast_to(number[None, :, None, None], (T + 1, worlds, N, 3)).astype(float),
+        "reward": np.broadcast_to(number, (T, worlds)).astype(float),
+    }
+    final = FinalObservations(
+        np.array([1, 2]),
+        np.array([0, worlds - 1]),
+        {"obs": np.stack([np.full((N, 3), number[0]), np.full((N, 3), number[-1])])},
+    )
+    return RolloutBlock(T * worlds, N, columns, final)
+
+
+def test_concatenate_keeps_final_observations_with_their_world() -> None:
+    whole = concatenate([block(2, 0), block(3, 2)])
+    assert whole.num_env_steps == 5 * T
+    np.testing.assert_array_equal(whole.columns["reward"][0], np.arange(5))
+    assert whole.final is not None
+    for step, world, obs in zip(
+        whole.final.step, whole.final.world, whole.final.columns["obs"], strict=True
+    ):
+        assert obs[0, 0] == whole.columns["reward"][step, world]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_split_deals_out_every_world_once(parts: int) -> None:
+    shares = split([block(2, 0), block(3, 2)], parts)
+    assert len(shares) == parts
+    assert max(s.num_worlds for s in shares) - min(s.num_worlds for s in shares) <= 1
+    worlds = np.concatenate([s.columns["reward"][0] for s in shares])
+    np.testing.assert_array_equal(worlds, np.arange(5))
+    finals = [s.final for s in shares if s.final is not None]
+    assert sum(len(f.step) for f in finals) == 4
+    for share in shares:
+        assert share.final is not None
+        for world, obs in zip(share.final.world, share.final.columns["obs"], strict=True):
+            assert obs[0, 0] == share.columns["reward"][0, world]
+
+
+def test_more_learners_than_worlds() -> None:
+    with pytest.raises(UserError, match="3 learners cannot share 2 worlds"):
+        split([block(2, 0)], 3)
+
+
+def test_large_but_finite_values_pass() -> None:
+    one = block(2, 0)
+    one.columns["reward"][:] = 1e38
+    one.check("test")

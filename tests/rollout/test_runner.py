@@ -1,0 +1,260 @@
+"""The columnar runner, against the worlds that it plays and the interface that RLlib expects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+from rllib_seqmarl.envs.distinct_actions import make
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.rollout.block import (
+    ACTION_MASK,
+    ACTIONS,
+    IS_FIRST,
+    OBS,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+)
+from rllib_seqmarl.rollout.runner import TeamEnvRunner
+
+E, T = 8, 10
+
+
+def make_runner(config: Any, env_creator: Any = None, worker_index: int = 0) -> TeamEnvRunner:
+    def creator(context: dict[str, Any]) -> Any:
+        settings = dict(context)
+        return make(settings.pop("num_envs"), **settings)
+
+    config.validate()
+    return TeamEnvRunner(
+        config=config,
+        env_creator=env_creator or creator,
+        worker_index=worker_index,
+        num_workers=0,
+    )
+
+
+def game(length: int = 3) -> dict[str, Any]:
+    return {"episode_length": length, "num_agents": 3}
+
+
+def test_block_has_the_shapes_of_the_design(small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()))
+    (block,) = runner.sample()
+    shapes = {name: column.shape for name, column in block.columns.items()}
+    width = runner.env.single_observation_space[OBS].shape[1]
+    assert shapes[OBS] == (T + 1, E, 3, width)
+    assert shapes[ACTION_MASK] == (T + 1, E, 3, 3)
+    assert shapes[ACTIONS] == (T, E, 3)
+    assert shapes["log_prob"] == (T, E, 3, 1)
+    for name in (REWARD, TERMINATED, TRUNCATED, IS_FIRST):
+        assert shapes[name] == (T, E)
+    assert block.env_steps() == T * E == len(block)
+
+
+def test_rewards_follow_from_the_stored_actions(small: Any) -> None:
+    """Every stored step is a step of the game: nothing shifted, lost or counted twice."""
+    runner = make_runner(small("MAT", env_config=game()))
+    (block,) = runner.sample()
+    actions = block.columns[ACTIONS]
+    distinct = np.array([[len(set(a)) == 3 for a in row] for row in actions.tolist()])
+    np.testing.assert_array_equal(block.columns[REWARD] > 0, distinct)
+    ended = block.columns[TERMINATED] | block.columns[TRUNCATED]
+    first = block.columns[IS_FIRST]
+    assert first[0].all()
+    np.testing.assert_array_equal(first[1:], ended[:-1])
+    assert (np.diff(np.flatnonzero(first[:, 0])) == 3).all()
+
+
+def test_worlds_go_on_in_the_next_block(small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()))
+    (one,), (two,) = runner.sample(), runner.sample()
+    for name in (OBS, ACTION_MASK):
+        np.testing.assert_array_equal(one.columns[name][-1], two.columns[name][0])
+    ended = one.columns[TERMINATED] | one.columns[TRUNCATED]
+    np.testing.assert_array_equal(two.columns[IS_FIRST][0], ended[-1])
+
+
+def test_a_block_is_not_written_again(small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()))
+    (block,) = runner.sample()
+    kept = {name: column.copy() for name, column in block.columns.items()}
+    runner.sample()
+    for name, column in block.columns.items():
+        np.testing.assert_array_equal(column, kept[name])
+
+
+def test_random_actions_are_legal_and_stored(small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()))
+    (block,) = runner.sample(random_actions=True)
+    assert set(np.unique(block.columns[ACTIONS])) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("episodes", [1, 5, 8, 21])
+def test_episode_mode_plays_exactly_as_many(episodes: int, small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()))
+    (block,) = runner.sample(num_episodes=episodes, explore=False)
+    played = runner.pop_episodes()
+    assert all(len(values) == episodes for values in played.values())
+    assert block.env_steps() == 3 * episodes
+
+
+def test_metrics_have_rllibs_names(small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()))
+    runner.sample()
+    metrics = runner.get_metrics()
+    flat = {key: stats.peek() for key, stats in metrics.items() if hasattr(stats, "peek")}
+    assert flat["num_env_steps_sampled"] == T * E
+    assert flat["num_episodes"] == 3 * E
+    assert flat["episode_len_mean"] == 3
+    assert 0 <= flat["episode_return_min"] <= flat["episode_return_mean"]
+    for part in ("environment", "decode", "sampling_other"):
+        assert metrics["time_split"][part].peek() > 0
+
+
+def test_state_continues_bit_for_bit(small: Any) -> None:
+    runner, other = (make_runner(small("MAT", env_config=game(4))) for _ in range(2))
+    runner.sample()
+    other.set_state(runner.get_state())
+    for _ in range(2):
+        (one,), (two,) = runner.sample(), other.sample()
+        for name, column in one.columns.items():
+            np.testing.assert_array_equal(column, two.columns[name])
+
+
+def test_state_fits_another_number_of_worlds(small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()))
+    runner.sample()
+    other = make_runner(small("MAT", env_config=game(), num_envs_per_env_runner=3))
+    other.set_state(runner.get_state())
+    (block,) = other.sample()
+    assert block.columns[IS_FIRST][0].all()
+
+
+def test_weights_with_an_older_number_are_ignored(small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()))
+    state = runner.get_state(components="rl_module")
+    changed = {k: v + 1.0 for k, v in state["rl_module"].items()}
+    runner.set_state({"rl_module": changed, "weights_seq_no": 5})
+    runner.set_state({"rl_module": state["rl_module"], "weights_seq_no": 4})
+    for name, value in runner.get_state(components="rl_module")["rl_module"].items():
+        np.testing.assert_array_equal(value, changed[name])
+
+
+def test_runners_of_a_group_play_different_episodes(small: Any) -> None:
+    blocks = []
+    for index in (1, 2):
+        config = small("MAT", env_config={"continuous": True, "num_agents": 3}, num_env_runners=2)
+        blocks.append(make_runner(config, worker_index=index).sample()[0])
+    assert not np.array_equal(blocks[0].columns[OBS], blocks[1].columns[OBS])
+    assert not np.array_equal(blocks[0].columns[ACTIONS], blocks[1].columns[ACTIONS])
+
+
+class Listener(RLlibCallback):
+    seen: list[Any] = []  # noqa: RUF012 - shared on purpose: RLlib makes the instance
+
+    def on_episode_end(self, *, episode: Any, env_index: int, **kwargs: Any) -> None:
+        self.seen.append((episode, env_index))
+
+    def on_sample_end(self, *, samples: Any, **kwargs: Any) -> None:
+        self.seen.append(samples)
+
+
+def test_callbacks(small: Any) -> None:
+    Listener.seen.clear()
+    config = small("MAT", env_config=game()).callbacks(Listener)
+    runner = make_runner(config)
+    blocks = runner.sample()
+    assert Listener.seen[-1] is not None
+    assert Listener.seen[-1][0] is blocks[0]
+    ended = Listener.seen[:-1]
+    assert len(ended) == 3 * E
+    assert {world for _, world in ended} == set(range(E))
+    total = sum(episode.get_return() for episode, _ in ended)
+    finished = block_return(blocks[0])
+    assert total == pytest.approx(finished)
+    assert all(len(episode) == 3 for episode, _ in ended)
+
+
+def block_return(block: Any) -> float:
+    """Reward of all episodes that ended in a block which began with all of them."""
+    return float(block.columns[REWARD][:9].sum())
+
+
+class Spoilt:
+    """A creator of worlds of which one thing goes wrong at step 4."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.count, self.built = fault, 0, 0
+
+    def __call__(self, context: dict[str, Any]) -> Any:
+        self.built += 1
+        env = make(context["num_envs"], num_agents=3, episode_length=3)
+        step = env.step
+
+        def faulty(actions: Any) -> Any:
+            self.count += 1
+            obs, reward, *rest = step(actions)
+            if self.count == 4:
+                if self.fault == "obs":
+                    obs[OBS][5, 2, 0] = np.nan
+                elif self.fault == "reward":
+                    reward[6] = np.inf
+                elif self.fault == "mask":
+                    obs[ACTION_MASK][1, 2] = False
+                else:
+                    raise RuntimeError("the simulator is gone")
+            return obs, reward, *rest
+
+        env.step = faulty
+        return env
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("obs", "gave nan in 'obs' at step 4, world 5, agent 2"),
+        ("reward", "gave inf in 'reward' at step 3, world 6"),
+        ("mask", "agent 2 of world 1 no action at all"),
+    ],
+)
+def test_bad_worlds_are_named(fault: str, message: str, small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()), Spoilt(fault))
+    with pytest.raises(UserError, match=message):
+        runner.sample()
+
+
+def test_a_failing_environment_is_built_anew_where_asked(small: Any) -> None:
+    creator = Spoilt("raise")
+    config = small("MAT", env_config=game(), restart_failed_sub_environments=True)
+    runner = make_runner(config, creator)
+    (block,) = runner.sample()
+    assert creator.built == 2
+    assert block.columns[IS_FIRST][0].all()
+    assert np.isfinite(block.columns["log_prob"]).all()
+
+
+def test_a_failing_environment_raises_otherwise(small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()), Spoilt("raise"))
+    with pytest.raises(RuntimeError):
+        runner.sample()
+
+
+def test_log_probs_are_those_of_the_module(small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game(), decode="cached"))
+    (block,) = runner.sample()
+    policy = runner.module.policy
+    obs, actions, mask = (
+        torch.from_numpy(block.columns[name][:T]).flatten(0, 1)
+        for name in (OBS, ACTIONS, ACTION_MASK)
+    )
+    encoded = policy.encoder(obs)
+    logits = policy.decoder.head(policy.decoder(policy.decoder.shift(actions), encoded))
+    expected = policy.distribution.log_prob(logits, mask, actions)
+    stored = torch.from_numpy(block.columns["log_prob"]).flatten(0, 1)
+    torch.testing.assert_close(stored, expected, atol=1e-5, rtol=0)
