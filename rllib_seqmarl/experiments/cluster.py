@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,19 +76,23 @@ def connection(options: RunOptions) -> Iterator[bool]:
     import ray
 
     address = options.ray_address or os.environ.get("RAY_ADDRESS")
-    local = address is None or address == "local"
-    if address is not None and address.startswith("ray://"):
+    if address in (None, "", "local"):
+        address = "local"
+    local = address == "local"
+    if address.startswith("ray://"):
         raise UserError(
             f"{address}: Ray Client connections cannot be stopped and resumed safely; run this "
             "command on the cluster: ray job submit --address http://HEAD:8265 -- rllib train ..."
         )
     if not local and options.ray_num_cpus is not None:
         raise UserError("--ray-num-cpus is for a local Ray; the cluster has its own CPUs.")
+    if not local:
+        _check_answers(address)
     level = logging.INFO if options.verbose else logging.ERROR
     try:
         if local:
             ray.init(
-                address="local",
+                address=address,
                 num_cpus=options.ray_num_cpus,
                 include_dashboard=False,
                 log_to_driver=options.verbose,
@@ -105,3 +110,16 @@ def connection(options: RunOptions) -> Iterator[bool]:
         yield local
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Makes sure that something listens at host:port: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdigit()):
+        return  # "auto": Ray looks for the cluster of this machine, and knows at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}."
+        ) from None

@@ -8,12 +8,13 @@ algorithm's own config class. Imports ray and torch, but starts nothing.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
-from rllib_seqmarl.experiments.fields import GRID, grid_values, kind
+from rllib_seqmarl.experiments.fields import kind
+from rllib_seqmarl.experiments.grids import GRID, grid_values, is_sampler, variants
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 
 #: Config keys of older RLlib versions -> today's names.
@@ -51,7 +52,7 @@ def check(spec: ExperimentSpec) -> list[dict[str, Any]]:
     """Checks ``spec.config`` and repairs old key names and whole numbers written as 1e6.
 
     Returns:
-        The configs that were looked at (see :func:`variants`).
+        The configs that were looked at (see :func:`grids.variants`).
 
     Raises:
         UserError: unknown key, wrong type or value; the line names the experiment.
@@ -87,7 +88,8 @@ def _known_keys(
             name = OLD_KEYS[key]
             if name in config:
                 raise UserError(f"{where}: {key!r} and {name!r} mean the same; keep one.")
-            notes.append(f"{where}: {key!r} is called {name!r} now.")
+            if key != "lambda":  # RLlib's own dicts say so, because of Python's keyword
+                notes.append(f"{where}: {key!r} is called {name!r} now.")
         if name not in defaults:
             raise UserError(
                 f"{where}: unknown key {key!r}. {nearest(str(key), (*defaults, *OLD_KEYS))}"
@@ -101,6 +103,9 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
     if isinstance(value, Mapping) and GRID in value:
         values = grid_values(value, f"{where}: {key}")
         return {GRID: [_typed(key, item, default, where) for item in values]}
+
+    if is_sampler(value):
+        return value
 
     def refusal(expected: str) -> UserError:
         return UserError(f"{where}: {key!r} must be {expected}, got {kind(value)}.")
@@ -130,54 +135,8 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
     return value
 
 
-def variants(config: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """Configs without ``grid_search``: all first values, then each other value on its own.
-
-    Samplers of Ray Tune (in Python files) are replaced by a draw.
-    """
-    grids = list(_grids(config, where, ()))
-    first = _resolved(config, where)
-    yield first
-    for path, values in grids:
-        for value in values[1:]:
-            variant = copy.deepcopy(first)
-            parent = variant
-            for key in path[:-1]:
-                parent = parent[key]
-            parent[path[-1]] = _resolved(value, where)
-            yield variant
-
-
-def _grids(
-    value: Mapping[str, Any], where: str, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            if GRID in inner:
-                yield (*path, key), grid_values(inner, f"{where}: {'/'.join((*path, key))}")
-            else:
-                yield from _grids(inner, where, (*path, key))
-
-
-def _resolved(value: Any, where: str) -> Any:
-    if isinstance(value, Mapping):
-        if GRID in value:
-            return _resolved(grid_values(value, where)[0], where)
-        return {key: _resolved(inner, where) for key, inner in value.items()}
-    from ray.tune.search.sample import Domain
-
-    return value.sample() if isinstance(value, Domain) else copy.copy(value)
-
-
 def _validate(config_class: type[Any], variant: Mapping[str, Any], spec: ExperimentSpec) -> None:
     where = f"{spec.source}: config"
-    env_config = variant.get("env_config")
-    if isinstance(spec.run, str):
-        environment = registry.environment(variant["env"])
-        try:
-            environment.check(env_config or {})
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
     try:
         config = config_class().update_from_dict(copy.copy(dict(variant)))
         config.validate()

@@ -7,6 +7,7 @@ and ``--resume`` takes the paused trials up again.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from rich.console import Console
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import metrics
@@ -24,25 +26,27 @@ from rllib_seqmarl.experiments.spec import ExperimentSpec
 from rllib_seqmarl.experiments.storage import ExperimentFolder
 
 
-class StoppedAtOnce(BaseException):
-    """A signal came while nothing could be saved, or for the second time."""
-
-
 class Signals:
     """Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends at once.
 
+    Args:
+        resume: the command line that goes on, for the last words.
+
     Attributes:
         received: number of the first signal, None before it.
-        orderly: whether trials run, so that there is something to end in good order.
+        orderly: whether trials may run, so that there is something to end in good order.
     """
 
-    def __init__(self) -> None:
+    _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, resume: str) -> None:
         self.received: int | None = None
         self.orderly = False
+        self._resume = resume
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        self._before = {number: signal.getsignal(number) for number in self._numbers()}
+        self._before = {number: signal.getsignal(number) for number in self._NUMBERS}
         self.install()
         return self
 
@@ -50,38 +54,41 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @staticmethod
-    def _numbers() -> tuple[int, ...]:
-        return (signal.SIGINT, signal.SIGTERM)
-
     def install(self) -> None:
         """Takes the signals (again: ``ray.init`` and Ray Tune set handlers of their own)."""
-        for number in self._numbers():
+        for number in self._NUMBERS:
             signal.signal(number, self._handle)
 
     @property
-    def exit_status(self) -> int:
-        """128 + the number of the signal."""
-        assert self.received is not None
-        return 128 + self.received
-
-    @property
     def name(self) -> str:
-        """The signal as people call it."""
-        return "Ctrl-C" if self.received == signal.SIGINT else "SIGTERM"
+        """The first signal as people call it."""
+        return _signal_name(self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        second = self.received is not None
-        if not second:
+        if self.received is None and self.orderly:
             self.received = number
-        if second or not self.orderly:
-            raise StoppedAtOnce
+            print(
+                f"rllib: {self.name}: every trial finishes its iteration and writes a checkpoint. "
+                "Once more to stop at once.",
+                file=sys.stderr,
+                flush=True,
+            )
+            return
+        # An exception would have to find its way through Ray's compiled code. The processes of
+        # a local Ray die with this one; a cluster ends those of its job.
+        Console(stderr=True).show_cursor(True)
         print(
-            f"rllib: {self.name}: every trial finishes its iteration and writes a checkpoint. "
-            "Once more to stop at once.",
+            f"rllib: {_signal_name(number)}: stopped at once. To go on from the last checkpoint, "
+            f"if there is one: {self._resume}",
             file=sys.stderr,
             flush=True,
         )
+        sys.stdout.flush()
+        os._exit(128 + number)
+
+
+def _signal_name(number: int | None) -> str:
+    return "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
 
 
 class TrialControl(FIFOScheduler):
@@ -101,14 +108,22 @@ class TrialControl(FIFOScheduler):
         self._spec = spec
         self._signals = signals
         self._resumed = set(resumed)
-        self._began = time.monotonic()
+        self._began: float | None = None
         self.failures: dict[str, str] = {}
 
     @property
     def out_of_time(self) -> bool:
         """Whether ``time_budget_s`` is used up."""
         budget = self._spec.time_budget_s
-        return budget is not None and time.monotonic() - self._began > budget
+        return (
+            budget is not None
+            and self._began is not None
+            and time.monotonic() - self._began > budget
+        )
+
+    def begin(self) -> None:
+        """Starts the clock of the time budget, once: when the first trial can work."""
+        self._began = self._began or time.monotonic()
 
     @property
     def ending(self) -> bool:
@@ -136,8 +151,8 @@ class TrialControl(FIFOScheduler):
         if missing is not None:
             self.failures[trial.trial_id] = (
                 f"the stop key {missing!r} is not among the results of this trial, so that it "
-                "would never end; it was stopped with a checkpoint. Reported there: "
-                f"{', '.join(_same_group(missing, result))}."
+                "would never end; it was stopped with a checkpoint. Known there: "
+                f"{', '.join(name for name in metrics.KNOWN if name in result)}."
             )
             return TrialScheduler.STOP
         return TrialScheduler.PAUSE if self.ending else TrialScheduler.CONTINUE
@@ -145,15 +160,6 @@ class TrialControl(FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The next trial; none when all are to end, not even a paused one."""
         return None if self.ending else super().choose_trial_to_run(tune_controller)
-
-
-def _same_group(name: str, result: Mapping[str, Any]) -> list[str]:
-    group = name.rpartition("/")[0]
-    return sorted(
-        key
-        for key, value in result.items()
-        if key.rpartition("/")[0] == group and isinstance(value, int | float)
-    )
 
 
 class EndOfLoop(Callback):
@@ -172,6 +178,12 @@ class EndOfLoop(Callback):
         self._leave = signal.getsignal(signal.SIGINT)
         self._signals.install()
         self._signals.orderly = True
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """A trial's process is up."""
+        self._control.begin()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """After every event of Tune's loop."""

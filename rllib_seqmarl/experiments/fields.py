@@ -7,8 +7,6 @@ from typing import Any
 
 from rllib_seqmarl.errors import UserError
 
-GRID = "grid_search"
-
 
 def kind(value: Any) -> str:
     """A value as an error message names it."""
@@ -23,22 +21,6 @@ def kind(value: Any) -> str:
     if isinstance(value, bool | int | float):
         return repr(value)
     return f"a {type(value).__name__}"
-
-
-def grid_values(value: Any, where: str) -> list[Any]:
-    """The values of a ``grid_search`` mapping; ``[value]`` where it is none.
-
-    Raises:
-        UserError: ``grid_search`` beside other keys, or not a list of values.
-    """
-    if not (isinstance(value, Mapping) and GRID in value):
-        return [value]
-    if len(value) > 1 or not isinstance(value[GRID], list) or not value[GRID]:
-        raise UserError(
-            f"{where}: 'grid_search' takes a list of values, alone in its mapping, e.g. "
-            "{grid_search: [1, 2]}."
-        )
-    return list(value[GRID])
 
 
 class Fields:

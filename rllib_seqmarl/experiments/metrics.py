@@ -102,10 +102,9 @@ def check_name(
         )
     if known in KNOWN or custom or known.startswith(_OPEN_GROUPS):
         return known
-    last = {candidate.rpartition("/")[2]: candidate for candidate in reversed(KNOWN)}
     hint = nearest(name, (*KNOWN, *OLD_NAMES))
-    if not hint.startswith("Did") and name.rpartition("/")[2] in last:
-        hint = f"Did you mean {last[name.rpartition('/')[2]]!r}?"
+    for old, today in OLD_NAMES.items():
+        hint = hint.replace(repr(old), repr(today))
     if not hint.startswith("Did"):
         hint = f"Known: {', '.join(KNOWN[: len(_TOP) + 4])}, ..."
     raise UserError(f"{where}: {name!r} is never reported. {hint}")

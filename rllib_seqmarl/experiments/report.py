@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ray.tune.experiment import Trial
 
@@ -25,9 +25,9 @@ class Outcome:
     """
 
     spec: ExperimentSpec
-    trials: list[Trial] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    out_of_time: bool = False
+    trials: list[Trial]
+    failures: Mapping[str, str]
+    out_of_time: bool
 
     def failed(self) -> list[Trial]:
         """The trials that have not done what they should."""
@@ -73,10 +73,9 @@ def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -
     text: list[str] = [""]
     for outcome in outcomes:
         for trial in outcome.failed():
-            text += [
-                f"{trial} failed: {outcome.reason(trial)}",
-                f"  full log: {trial.path}/error.txt",
-            ]
+            text.append(f"{trial} failed: {outcome.reason(trial)}")
+            if trial.status == Trial.ERROR:
+                text.append(f"  full log: {trial.path}/error.txt")
         if outcome.out_of_time:
             text.append(
                 f"{outcome.spec.name}: the time budget of {outcome.spec.time_budget_s:g} s is used "

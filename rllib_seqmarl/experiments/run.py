@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,6 +15,10 @@ from rllib_seqmarl.experiments import cluster
 from rllib_seqmarl.experiments.cluster import RunOptions
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 from rllib_seqmarl.experiments.storage import ExperimentFolder
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.experiments.control import Signals
+    from rllib_seqmarl.experiments.report import Outcome
 
 __all__ = ["RunOptions", "train"]
 
@@ -33,7 +38,7 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
 
     cluster.quieten(options.verbose)
     from rllib_seqmarl.experiments import checkpoints, configs, report
-    from rllib_seqmarl.experiments.control import Signals, StoppedAtOnce
+    from rllib_seqmarl.experiments.control import Signals
 
     cluster.set_log_levels(options.verbose)
     checked = [configs.check(spec) for spec in specs]
@@ -50,34 +55,22 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
 
     outcomes: list[report.Outcome] = []
-    with Signals() as signals:
-        try:
-            with cluster.connection(options) as local:
-                signals.install()
-                registry.register()
-                if local:
-                    for spec, variants in zip(specs, checked, strict=True):
-                        _check_resources(spec, configs.algorithm_class(spec), variants)
-                for index, spec in enumerate(specs):
-                    if signals.received is None:
-                        outcomes.append(report.Outcome(spec))
-                        _run(
-                            outcomes[-1],
-                            folders[index],
-                            signals,
-                            console,
-                            resume=resumes[index],
-                            trial_ids=trial_ids[index],
-                        )
-        except StoppedAtOnce:
-            pass
+    resume_line = _resume_line(options)
+    with Signals(resume_line) as signals, cluster.connection(options) as local:
+        signals.install()
+        registry.register()
+        if local:
+            for spec, variants in zip(specs, checked, strict=True):
+                _check_resources(spec, configs.algorithm_class(spec), variants)
+        for spec, folder, resume, ids in zip(specs, folders, resumes, trial_ids, strict=True):
+            if signals.received is None:
+                outcomes.append(_run(spec, folder, signals, console, resume, ids))
 
     stopped_by = signals.name if signals.received is not None else None
-    resume_line = _resume_line(options)
     for line in report.lines(outcomes, stopped_by=stopped_by, resume=resume_line):
         console.print(line, markup=False, soft_wrap=True)
-    if stopped_by:
-        return signals.exit_status
+    if signals.received is not None:
+        return 128 + signals.received
     return 1 if any(outcome.failed() for outcome in outcomes) else 0
 
 
@@ -104,8 +97,11 @@ def _check_folders(folders: Sequence[ExperimentFolder], options: RunOptions) -> 
 def _check_restore(spec: ExperimentSpec, checkpoints: Any) -> None:
     """Makes sure that ``restore`` is a sound checkpoint of the same algorithm."""
     assert spec.restore is not None
-    path = checkpoints.find(spec.restore)
-    algorithm = checkpoints.check(path)
+    try:
+        path = checkpoints.find(spec.restore)
+        algorithm = checkpoints.check(path)
+    except UserError as error:
+        raise UserError(f"{spec.source}: restore: {error}") from None
     if algorithm != spec.algorithm:
         raise UserError(
             f"{spec.source}: restore: {path} is a checkpoint of {algorithm}, and this experiment "
@@ -134,22 +130,21 @@ def _check_resources(
 
 
 def _run(
-    outcome: Any,
+    spec: ExperimentSpec,
     folder: ExperimentFolder,
-    signals: Any,
+    signals: Signals,
     console: Console,
-    *,
     resume: bool,
     trial_ids: Sequence[str],
-) -> None:
-    """Runs one experiment to its end and completes ``outcome``."""
+) -> Outcome:
+    """Runs one experiment to its end, or until a signal ends it."""
     from ray import tune
-    from ray.tune.experiment import Experiment
+    from ray.tune.experiment import Experiment, Trial
 
     from rllib_seqmarl.experiments.control import EndOfLoop, TrialControl
     from rllib_seqmarl.experiments.progress import Progress
+    from rllib_seqmarl.experiments.report import Outcome
 
-    spec: ExperimentSpec = outcome.spec
     folder.begin()
     console.print(
         f"{spec.name}: {'going on with' if resume else 'training'} {spec.algorithm} on "
@@ -161,37 +156,38 @@ def _run(
         console.print(f"{spec.name}: has no stop criterion; Ctrl-C ends it with a checkpoint.")
     control = TrialControl(spec, signals, trial_ids)
     keep = spec.checkpoints
-    try:
-        with Progress(spec, console) as progress:
-            analysis = tune.run(
-                Experiment(
-                    spec.name,
-                    spec.run,
-                    stop=spec.stop,
-                    config=spec.config,
-                    num_samples=spec.num_samples,
-                    storage_path=folder.storage,
-                    checkpoint_config=tune.CheckpointConfig(
-                        num_to_keep=keep.num_to_keep,
-                        checkpoint_score_attribute=keep.score_attribute,
-                        checkpoint_score_order=keep.score_order,
-                        checkpoint_frequency=keep.frequency,
-                        checkpoint_at_end=keep.at_end,
-                    ),
-                    max_failures=spec.max_failures,
-                    restore=spec.restore,
+    with Progress(spec, console) as progress:
+        analysis = tune.run(
+            Experiment(
+                spec.name,
+                spec.run,
+                stop=spec.stop,
+                config=spec.config,
+                num_samples=spec.num_samples,
+                storage_path=folder.storage,
+                checkpoint_config=tune.CheckpointConfig(
+                    num_to_keep=keep.num_to_keep,
+                    checkpoint_score_attribute=keep.score_attribute,
+                    checkpoint_score_order=keep.score_order,
+                    checkpoint_frequency=keep.frequency,
+                    checkpoint_at_end=keep.at_end,
                 ),
-                scheduler=control,
-                callbacks=[progress, EndOfLoop(control, signals, folder)],
-                resume=resume,
-                raise_on_failed_trial=False,
-                verbose=0,
-            )
-    finally:
-        signals.orderly = False
-        outcome.failures = control.failures
-    outcome.trials = list(analysis.trials)
-    outcome.out_of_time = control.out_of_time and signals.received is None
+                max_failures=spec.max_failures,
+                restore=spec.restore,
+            ),
+            scheduler=control,
+            callbacks=[progress, EndOfLoop(control, signals, folder)],
+            resume=resume,
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
+    trials = list(analysis.trials)
+    ended = all(trial.status in (Trial.TERMINATED, Trial.ERROR) for trial in trials)
+    if not ended and not control.ending:
+        # Ctrl-C in the moment in which Tune had taken the signal and we had not yet.
+        signals.received = signal.SIGINT
+    out_of_time = not ended and signals.received is None
+    return Outcome(spec, trials, control.failures, out_of_time)
 
 
 def _environment(spec: ExperimentSpec) -> str:

@@ -17,7 +17,8 @@ from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments import metrics
 from rllib_seqmarl.experiments.documents import load_yaml, read_text, run_python
-from rllib_seqmarl.experiments.fields import Fields, grid_values, kind
+from rllib_seqmarl.experiments.fields import Fields, kind
+from rllib_seqmarl.experiments.grids import grid_values, variants
 
 #: Without a word about checkpoints in the experiment: every 10 iterations, the last 3 are kept.
 DEFAULT_CHECKPOINT_FREQUENCY = 10
@@ -294,7 +295,7 @@ def _set_environment(
     *,
     registered: bool,
 ) -> None:
-    """Puts the checked name(s) of the environment into ``config["env"]``."""
+    """Puts the environment into ``config["env"]``, and checks it with its ``env_config``."""
     if "env" in given and config.get("env") is not None and given["env"] != config["env"]:
         raise UserError(
             f"{where}: 'env' is {given['env']!r} and 'config: env' is {config['env']!r}; keep one."
@@ -304,15 +305,20 @@ def _set_environment(
         raise UserError(
             f"{where}: 'env' (the environment) is missing. {nearest('', registry.ENVIRONMENTS)}"
         )
-    if registered:
-        for name in grid_values(env, where):
-            if not isinstance(name, str):
-                raise UserError(f"{where}: 'env' must be a name, got {kind(name)}.")
-            try:
-                registry.environment(name)
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from None
     config["env"] = env
+    if not registered:
+        return
+    settings: dict[str, Any] = {key: config[key] for key in ("env", "env_config") if key in config}
+    for variant in variants(settings, f"{where}: config"):
+        name, env_config = variant["env"], variant.get("env_config")
+        if not isinstance(name, str):
+            raise UserError(f"{where}: 'env' must be a name, got {kind(name)}.")
+        if not (env_config is None or isinstance(env_config, Mapping)):
+            raise UserError(f"{where}: 'env_config' must be a mapping, got {kind(env_config)}.")
+        try:
+            registry.environment(name).check(env_config or {})
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def _stop(stop: Any, where: str, config: Mapping[str, Any], notes: list[str]) -> dict[str, float]:
