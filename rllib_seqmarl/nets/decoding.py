@@ -20,7 +20,6 @@ less than `distributions.TOLERANCE`; the log-prob is that of exactly the actions
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections import deque
 from typing import NamedTuple
@@ -42,13 +41,14 @@ METHODS = ("auto", *FIXED_METHODS)
 CANDIDATES = ("parallel", "cached")
 
 #: Calls of each candidate that `auto` starts with; the first of them is not counted.
-TRIALS = 4
+TRIALS = 6
 
 #: At the start, a candidate this many times slower than the best is not tried again.
 HOPELESS = 3.0
 
-#: Share of the time that `auto` may spend on measuring the slower candidate again.
-REMEASURING = 0.02
+#: Share of the time that `auto` spends on measuring the slower candidate again: at first, and
+#: where that has remained the slower one several times, half as much each time.
+FIRST_REMEASURING, REMEASURING = 0.125, 0.02
 
 
 class Decoded(NamedTuple):
@@ -127,7 +127,10 @@ class Decoding:
         if self.method != "auto":
             return decode(decoder, distribution, encoded, mask, noise, self.method)
         batch, agents, _ = encoded.shape
-        contest = self._contests.setdefault((batch, agents, noise is None), _Contest())
+        shape = (batch, agents, noise is None)
+        if shape not in self._contests:
+            self._contests[shape] = _Contest()
+        contest = self._contests[shape]
         method = contest.next()
         _wait(encoded.device)
         begin = time.perf_counter()
@@ -151,24 +154,19 @@ class _Contest:
         self.seconds: dict[str, deque[float]] = {name: deque(maxlen=5) for name in CANDIDATES}
         self.trials = dict.fromkeys(CANDIDATES, 0)
         self.until_remeasured = 0
+        self._share = FIRST_REMEASURING
         self.decided = False
-
-    @property
-    def best(self) -> str:
-        """The candidate with the lowest median."""
-        return min(CANDIDATES, key=self._median)
+        #: The fastest candidate, once decided.
+        self.best = CANDIDATES[0]
 
     def next(self) -> str:
         """The candidate to run now."""
         if not self.decided:
             return min(CANDIDATES, key=lambda name: self.trials[name])
-        best = self.best
         self.until_remeasured -= 1
         if self.until_remeasured > 0:
-            return best
-        other = next(name for name in CANDIDATES if name != best)
-        self._schedule()
-        return other
+            return self.best
+        return next(name for name in CANDIDATES if name != self.best)
 
     def took(self, method: str, seconds: float) -> None:
         """Notes the time of one call."""
@@ -176,20 +174,34 @@ class _Contest:
         if self.trials[method] == 2:
             self.seconds[method].clear()  # the first call allocates and warms up
         self.seconds[method].append(seconds)
-        if self.decided or not all(self.trials.values()):
+        if self.decided:
+            if self.until_remeasured <= 0:
+                self._judge()
             return
-        medians = [self._median(name) for name in CANDIDATES]
-        hopeless = max(medians) > HOPELESS * min(medians) and max(self.trials.values()) > 1
+        if not all(self.trials.values()):
+            return
+        shortest = sorted(min(times) for times in self.seconds.values())
+        hopeless = shortest[-1] > HOPELESS * shortest[0] and max(self.trials.values()) > 1
         if hopeless or min(self.trials.values()) >= TRIALS:
             self.decided = True
-            self._schedule()
+            self._judge()
 
-    def _schedule(self) -> None:
-        best, other = sorted(map(self._median, CANDIDATES))
-        self.until_remeasured = math.ceil(other / (best * REMEASURING))
+    def _judge(self) -> None:
+        best, other = sorted(CANDIDATES, key=self._time)
+        if best != self.best:
+            self._share = FIRST_REMEASURING
+        self.best = best
+        if self.seconds[other][-1] < self._time(best):
+            self.until_remeasured = 1  # the slower one no longer looks it: ask again at once
+            return
+        ratio = self._time(other) / self._time(best)
+        self.until_remeasured = math.ceil(ratio / self._share)
+        self._share = max(0.5 * self._share, REMEASURING)
 
-    def _median(self, name: str) -> float:
-        return statistics.median(self.seconds[name])
+    def _time(self, name: str) -> float:
+        """The lower quartile: what else the machine does only adds to a time."""
+        times = sorted(self.seconds[name])
+        return times[len(times) // 4]
 
 
 #: What `decode` has measured for each decoder that asked for ``auto``.

@@ -213,7 +213,7 @@ def test_auto_takes_the_faster_way(timed):
             auto(*network, encoded, None, encoded)
         assert auto.chosen(4, 3) == faster
         assert auto.chosen(4, 3, greedy=True) == "auto"  # shapes are judged on their own
-        assert calls[-1000:].count(slower) < 20
+        assert calls[-1000:].count(slower) < 25
         calls.clear()
 
 
@@ -235,7 +235,7 @@ def test_auto_notices_that_the_policy_has_become_coupled(timed):
         auto(*arguments)
     assert auto.chosen(4, 3, greedy=True) == "parallel"
     seconds["parallel"] = 6.0
-    for _ in range(20):
+    for _ in range(200):
         auto(*arguments)
     assert auto.chosen(4, 3, greedy=True) == "cached"
     seconds["parallel"] = 0.5
