@@ -49,7 +49,7 @@ class Environment(Protocol):
 def _resolve(name: str, table: Mapping[str, str], kind: str) -> str:
     if name in table:
         return table[name]
-    alias = ALIASES.get(name, ALIASES.get(name.lower()))
+    alias = ALIASES.get(name.lower(), name)
     if alias in table:
         return table[alias]
     raise UserError(f"unknown {kind} {name!r}. {nearest(name, table)}")

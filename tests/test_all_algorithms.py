@@ -113,8 +113,8 @@ def test_any_order_with_any_value(
 def test_pieces_of_a_minibatch_give_its_gradient(name: str, small: Any) -> None:
     gradients = []
     for micro_batch_size in (None, 7):
-        algorithm = small(name, env_config=DISCRETE, micro_batch_size=micro_batch_size, num_epochs=1)
-        algorithm = algorithm.build_algo()
+        settings = {"micro_batch_size": micro_batch_size, "num_epochs": 1}
+        algorithm = small(name, env_config=DISCRETE, **settings).build_algo()
         algorithm.train()
         module = learner_of(algorithm).module["default_policy"]
         gradients.append({k: p.grad.clone() for k, p in module.named_parameters()})

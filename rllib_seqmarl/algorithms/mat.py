@@ -5,7 +5,8 @@ read; a causal decoder generates the actions one agent after another. Both are t
 with clipped PPO on per-agent advantages:
 
     L = L_clip(theta) + c_v L_V(phi) - c_ent H[pi]
-    L_clip = -mean_{t,m} min(r A, clip(r, 1 - eps, 1 + eps) A),  r = pi(a^m | o_hat, a^{1:m-1}) / old
+    r      = pi(a^m | o_hat, a^{1:m-1}) / pi_old(a^m | o_hat, a^{1:m-1})
+    L_clip = -mean_{t,m} min(r A, clip(r, 1 - eps, 1 + eps) A)
     L_V    =  mean_{t,m} max(huber(R - V), huber(R - V_clipped)), normalised returns R
 
 What differs from the authors' code (each on purpose; the first five change numbers):
@@ -38,6 +39,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
+from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.config import TeamConfig
 from rllib_seqmarl.learning.learner import Rows, TeamLearner
@@ -51,7 +53,8 @@ from rllib_seqmarl.losses import (
 )
 from rllib_seqmarl.nets.decoding import METHODS
 from rllib_seqmarl.nets.orders import ORDERS
-from rllib_seqmarl.nets.values import SUCCESSORS, VALUES as VALUE_FUNCTIONS
+from rllib_seqmarl.nets.values import SUCCESSORS
+from rllib_seqmarl.nets.values import VALUES as VALUE_FUNCTIONS
 from rllib_seqmarl.returns import TIME_LIMITS, generalized_advantages
 from rllib_seqmarl.rollout.block import (
     ACTION_MASK,
@@ -108,6 +111,7 @@ class MATConfig(TeamConfig):
         "huber_delta",
     }
     _UNIT_INTERVAL: ClassVar[set[str]] = {"gamma", "lambda_", "value_norm_beta"}
+    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | {"embed_dim", "num_blocks", "num_heads"}
 
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class or MAT)
@@ -130,6 +134,14 @@ class MATConfig(TeamConfig):
         self.grad_clip = 10.0
         self.ratio_aggregation = "per_dim"
         self.value_norm_beta = 0.99999
+
+    def validate(self) -> None:
+        """See `TeamConfig.validate`."""
+        super().validate()
+        if self.embed_dim % self.num_heads:
+            raise UserError(
+                f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}."
+            )
 
     def get_default_learner_class(self) -> type[MATLearner]:
         """The learner of this file."""
@@ -199,19 +211,20 @@ class MATLearner(TeamLearner):
     def _values(self, rows: Rows) -> tuple[Tensor | None, Tensor]:
         """Completions and normalised values [B, N] of rows, in pieces."""
         size = self.config.micro_batch_size or len(rows[OBS])
-        completions, values = [], []
+        completions: list[Tensor] = []
+        values = []
         for start in range(0, len(rows[OBS]), size):
             piece = {k: v[start : start + size] for k, v in rows.items()}
             order = piece.get(ORDER)
             complete = self.core.policy.completions(
                 piece[OBS], piece.get(ACTION_MASK), piece[ACTIONS], order
             )
-            completions.append(complete)
+            if complete is not None:
+                completions.append(complete)
             values.append(
                 self.core.policy.values(piece[OBS], piece[ACTIONS], order, complete)
             )
-        whole = None if completions[0] is None else torch.cat(completions)
-        return whole, torch.cat(values)
+        return torch.cat(completions) if completions else None, torch.cat(values)
 
     def _following_values(self, block: RolloutBlock, c: Rows, values: Tensor) -> Tensor:
         """Normalised V of what followed each step, [T, E, N]: at a truncation, of the final

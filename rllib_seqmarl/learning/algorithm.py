@@ -24,7 +24,7 @@ from rllib_seqmarl.rollout.block import split
 from rllib_seqmarl.rollout.runner import TIME_SPLIT
 
 
-class TeamAlgorithm(Algorithm):  # type: ignore[misc]
+class TeamAlgorithm(Algorithm):
     """Sample blocks of columns, learn from them, send the weights to the runners."""
 
     def setup(self, config: Any) -> None:

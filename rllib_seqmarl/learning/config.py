@@ -27,7 +27,7 @@ _RAY_KEYS = {"class", "_enable_new_api_stack", "multiagent"}
 _UNSUPPORTED_CALLBACKS = ("on_episode_created", "on_episode_start", "on_episode_step")
 
 
-class TeamConfig(AlgorithmConfig):  # type: ignore[misc]
+class TeamConfig(AlgorithmConfig):
     """Settings of every algorithm of this package, on top of RLlib's.
 
     Attributes:
@@ -59,6 +59,19 @@ class TeamConfig(AlgorithmConfig):  # type: ignore[misc]
         "adam_epsilon",
     }
     _UNIT_INTERVAL: ClassVar[set[str]] = {"gamma"}
+    #: Settings that count something.
+    _WHOLE: ClassVar[set[str]] = {
+        "rollout_fragment_length",
+        "num_envs_per_env_runner",
+        "num_env_runners",
+        "num_learners",
+        "num_epochs",
+        "minibatch_size",
+        "micro_batch_size",
+        "num_threads_per_learner",
+    }
+
+    env_config: dict[str, Any]
 
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class)
@@ -149,6 +162,9 @@ class TeamConfig(AlgorithmConfig):  # type: ignore[misc]
                 continue  # a schedule
             if isinstance(default, bool):
                 expected, fits = "true or false", isinstance(value, bool)
+            elif name in self._WHOLE:
+                expected = "a whole number"
+                fits = isinstance(value, int) and not isinstance(value, bool)
             elif isinstance(default, int | float):
                 expected = "a number"
                 fits = isinstance(value, int | float) and not isinstance(value, bool)
@@ -174,11 +190,9 @@ class TeamConfig(AlgorithmConfig):  # type: ignore[misc]
                 raise UserError(f"config key {name!r} must lie between 0 and 1, got {value!r}.")
 
     def _check_batch(self) -> None:
-        if self.rollout_fragment_length == "auto" or not self.in_evaluation and (
-            self.batch_mode != "truncate_episodes"
-        ):
+        if self.batch_mode != "truncate_episodes" and not self.in_evaluation:
             raise UserError(
-                "blocks of columns have a fixed length: set rollout_fragment_length to a number "
+                "blocks of columns have a fixed length: set rollout_fragment_length "
                 "and leave batch_mode at 'truncate_episodes'."
             )
         default = AlgorithmConfig()

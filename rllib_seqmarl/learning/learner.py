@@ -33,7 +33,7 @@ GENERATOR = "generator"
 Rows = dict[str, Tensor]
 
 
-class TeamLearner(TorchLearner):  # type: ignore[misc]
+class TeamLearner(TorchLearner):
     """Learns from blocks of columns.
 
     A minibatch is taken in pieces of ``micro_batch_size`` rows whose gradients are summed: the
@@ -231,7 +231,9 @@ class TeamLearner(TorchLearner):  # type: ignore[misc]
 
     # -- state -------------------------------------------------------------------------------
 
-    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> Any:
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> Any:
         """RLlib's state, and that of the generator that deals out minibatches."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(GENERATOR, components, not_components):

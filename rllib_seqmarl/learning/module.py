@@ -55,7 +55,7 @@ def obs_dim(space: spaces.Space[Any]) -> int:
     )
 
 
-class SequentialModule(TorchRLModule, InferenceOnlyAPI):  # type: ignore[misc]
+class SequentialModule(TorchRLModule, InferenceOnlyAPI):
     """Policy and value normalisation of a team; ``model_config`` is that of the policy.
 
     On rollout processes the value function and its normalisation are left out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,5 +156,5 @@ def split(blocks: Sequence[RolloutBlock], parts: int) -> list[RolloutBlock]:
         )
     bounds = np.linspace(0, whole.num_worlds, parts + 1).astype(int)
     return [
-        whole.worlds(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+        whole.worlds(start, stop) for start, stop in itertools.pairwise(bounds)
     ]

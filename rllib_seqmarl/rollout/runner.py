@@ -51,9 +51,6 @@ from rllib_seqmarl.rollout.block import (
     ACTION_MASK,
     ACTIONS,
     IS_FIRST,
-    LOG_PROB,
-    OBS,
-    ORDER,
     REWARD,
     TERMINATED,
     TRUNCATED,
@@ -90,7 +87,7 @@ class TeamEpisode:
         return self.statistics["episode_return"]
 
 
-class TeamEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
+class TeamEnvRunner(EnvRunner, Checkpointable):
     """Plays E worlds with one policy and returns blocks of columns.
 
     ``sample()`` takes ``rollout_fragment_length`` steps of every world; worlds go on where they
@@ -220,9 +217,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):  # type: ignore[misc]
                 steps = self.config.get_rollout_fragment_length(self.worker_index)
                 if num_timesteps is not None:
                     steps = math.ceil(num_timesteps / self.env.num_envs)
-                block = self._sample_steps(steps, explore, random_actions)
-                while block is None:  # the worlds failed and were built anew
-                    block = self._sample_steps(steps, explore, random_actions)
+                while True:
+                    sampled = self._sample_steps(steps, explore, random_actions)
+                    if sampled is not None:  # else the worlds failed and were built anew
+                        break
+                block = sampled
                 block.check(self.env.simulator)
             make_callback(
                 "on_sample_end",

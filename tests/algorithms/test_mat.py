@@ -1,0 +1,46 @@
+"""MAT's loss against a plain computation from the paper's formula."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def test_loss_is_the_formula(small: Any) -> None:
+    algorithm = small("MAT", env_config={"episode_length": 3}, num_epochs=1).build_algo()
+    found: list[Any] = []
+    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
+    learner = found[0]
+    rows = learner.rows(algorithm.env_runner.sample()[0])
+    rows["alive"][::3, 1] = False
+    rows |= learner.start_minibatch(rows)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in learner.core.parameters():  # away from ratio 1 and unclipped values
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    forward = learner.core.forward_train(rows)
+    loss = learner.compute_loss_for_module(
+        module_id="default_policy", config=learner.config, batch=rows, fwd_out=forward
+    )
+
+    eps, alive = 0.05, rows["alive"]
+    total, count = torch.zeros(()), int(alive.sum())
+    norm = learner.core.value_norm
+    for b in range(len(alive)):
+        for m in range(alive.shape[1]):
+            if not alive[b, m]:
+                continue
+            r = (forward["log_prob"][b, m, 0] - rows["log_prob"][b, m, 0]).exp()
+            advantage = rows["advantages"][b, m]
+            policy = -torch.min(r * advantage, r.clamp(1 - eps, 1 + eps) * advantage)
+            old, value = rows["old_values"][b, m], forward["values"][b, m]
+            target = norm.normalize(rows["returns"][b, m])
+            clipped = old + (value - old).clamp(-eps, eps)
+            errors = torch.stack((target - value, target - clipped))
+            critic = torch.nn.functional.huber_loss(
+                errors, torch.zeros(2), delta=10.0, reduction="none"
+            ).max()
+            total = total + policy + critic - 0.01 * forward["entropy"][b, m]
+    torch.testing.assert_close(loss, total / count, rtol=1e-4, atol=1e-6)
+    algorithm.stop()

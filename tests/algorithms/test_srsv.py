@@ -1,0 +1,62 @@
+"""SrSv's own settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rllib_seqmarl.learning.module import COMPLETIONS
+from rllib_seqmarl.nets.values import (
+    SUCCESSORS,
+    EncoderValue,
+    SequentialValue,
+    SequentialValueWithoutPolicy,
+)
+
+
+def build(small: Any, name: str = "SrSv", **settings: Any) -> tuple[Any, Any]:
+    algorithm = small(name, env_config={"episode_length": 3}, **settings).build_algo()
+    found: list[Any] = []
+    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
+    return algorithm, found[0]
+
+
+@pytest.mark.parametrize("successors", SUCCESSORS)
+def test_trains_with_every_kind_of_successors(successors: str, small: Any) -> None:
+    algorithm, learner = build(small, successors=successors, minibatch_size=40)
+    terms = algorithm.train()["learners"]["default_policy"]
+    assert terms["vf_loss"] > 0
+    rows = learner.rows(algorithm.env_runner.sample()[0])
+    assert (COMPLETIONS in rows) == (successors != "greedy_per_minibatch")
+    algorithm.stop()
+
+
+def test_completions_are_as_fresh_as_asked(small: Any) -> None:
+    """Before the first gradient step, both kinds of greedy completion are the same."""
+    algorithm, learner = build(small)
+    rows = learner.rows(algorithm.env_runner.sample()[0])
+    once = rows.pop(COMPLETIONS)
+    torch.testing.assert_close(learner.start_minibatch(rows)[COMPLETIONS], once)
+    algorithm.stop()
+
+
+def test_value_of_each_variant(small: Any) -> None:
+    for name, settings, value in (
+        ("MAT", {}, EncoderValue),
+        ("SrSv", {}, SequentialValue),
+        ("SrSv", {"use_successor_policy": False}, SequentialValueWithoutPolicy),
+    ):
+        algorithm, learner = build(small, name, **settings)
+        assert type(learner.core.policy.value) is value
+        algorithm.stop()
+
+
+def test_acting_carries_no_value_function(small: Any) -> None:
+    algorithm, learner = build(small)
+    acting = {name for name, _ in algorithm.get_module().named_parameters()}
+    learning = {name for name, _ in learner.core.named_parameters()}
+    assert acting < learning
+    assert all(name.startswith("policy.value") for name in learning - acting)
+    algorithm.stop()
