@@ -70,7 +70,7 @@ def vmapped(map_name: str, worlds: int) -> Callable[[], None]:
         return rng.integers(2**32, size=(worlds, 2), dtype=np.uint32)
 
     _, state = jax.jit(jax.vmap(env.reset))(keys())
-    mask = np.stack([m for m in jax.vmap(env.get_avail_actions)(state).values()], axis=1)
+    mask = np.stack(list(jax.vmap(env.get_avail_actions)(state).values()), axis=1)
 
     def step() -> None:
         nonlocal state, mask
