@@ -191,13 +191,13 @@ class Branches:
     positions 0 .. i are those of the trunk.
 
     Attributes:
-        starts: first row of each branch, and the end of the last one; N + 1 numbers.
+        lengths: rows of the trunk, N, and of each branch, N .. 1.
         agent: int [M], whose o_hat is the query and the residual of each row.
         token: int [M - N], which of the N * N completed actions each branch row reads.
         sequence: int [N, N + 1], the rows of each agent's sequence.
     """
 
-    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
     agent: Tensor
     token: Tensor
     sequence: Tensor
@@ -206,16 +206,16 @@ class Branches:
     @lru_cache(maxsize=32)
     def of(agents: int, device: torch.device) -> Branches:
         """The branches of N agents."""
-        starts = [agents]
+        start = agents
         agent, token, sequence = list(range(agents)), [], []
         for i in range(agents):
-            length = agents - i
             agent += [*range(i + 1, agents), i]
             token += [i * agents + j for j in range(i, agents)]
-            sequence.append([*range(i + 1), *range(starts[-1], starts[-1] + length)])
-            starts.append(starts[-1] + length)
+            sequence.append([*range(i + 1), *range(start, start + agents - i)])
+            start += agents - i
         tensor = partial(torch.tensor, device=device)
-        return Branches(tuple(starts), tensor(agent), tensor(token), tensor(sequence))
+        lengths = (agents, *range(agents, 0, -1))
+        return Branches(lengths, tensor(agent), tensor(token), tensor(sequence))
 
     def attend(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Causal attention along the trunk and along each agent's sequence.
@@ -229,13 +229,15 @@ class Branches:
         Returns:
             [B, M, D].
         """
-        agents = len(self.starts) - 1
-        mixed = [attention.mix(query[:, :, :agents], key[:, :, :agents], value[:, :, :agents])]
+        agents = len(self.lengths) - 1
+        # Split once: a slice for each branch would cost a tensor of zeros each going backward.
+        queries = query.split(self.lengths, dim=2)
+        keys, values = key.split(self.lengths, dim=2), value.split(self.lengths, dim=2)
+        mixed = [attention.mix(queries[0], keys[0], values[0])]
         for i in range(agents):
-            rows = slice(self.starts[i], self.starts[i + 1])
-            keys = torch.cat((key[:, :, : i + 1], key[:, :, rows]), dim=2)
-            values = torch.cat((value[:, :, : i + 1], value[:, :, rows]), dim=2)
-            mixed.append(attention.mix(query[:, :, rows], keys, values))
+            seen_keys = torch.cat((keys[0][:, :, : i + 1], keys[i + 1]), dim=2)
+            seen_values = torch.cat((values[0][:, :, : i + 1], values[i + 1]), dim=2)
+            mixed.append(attention.mix(queries[i + 1], seen_keys, seen_values))
         return attention.merge_heads(torch.cat(mixed, dim=2))
 
     def weights_of_last(self, attention: Attention, query: Tensor, key: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ def make_policy(discrete: bool = True, **settings: object) -> SequentialPolicy:
     """A small policy in float64 with weights far from their gentle initialisation."""
     torch.manual_seed(0)
     policy = SequentialPolicy(
-        obs_dim=OBS, action=ActionSpec(A, discrete), embed_dim=16, **settings  # type: ignore[arg-type]
+        obs_dim=OBS,
+        action=ActionSpec(A, discrete),
+        embed_dim=16,
+        **settings,  # type: ignore[arg-type]
     ).double()
     with torch.no_grad():
         for parameter in policy.parameters():
