@@ -44,7 +44,7 @@ CANDIDATES = ("parallel", "cached")
 TRIALS = 6
 
 #: At the start, a candidate this many times slower than the best is not tried again.
-HOPELESS = 3.0
+HOPELESS = 10.0
 
 #: Share of the time that `auto` spends on measuring the slower candidate again: at first, and
 #: where that has remained the slower one several times, half as much each time.
