@@ -104,7 +104,10 @@ def connection(options: RunOptions) -> Iterator[bool]:
         if local:
             raise
         reason = " ".join(str(error).split())
-        raise UserError(f"no Ray cluster answers at {address}: {reason}") from None
+        raise UserError(
+            f"{reason}. A cluster with token authentication needs RAY_AUTH_MODE=token and the "
+            "token of its head node (~/.ray/auth_token)."
+        ) from None
     set_log_levels(options.verbose)
     try:
         yield local
