@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rllib_seqmarl.nets import decoding, decoding_methods
+from rllib_seqmarl.nets import decoding, decoding_methods, distributions
 from rllib_seqmarl.nets.decoding import METHODS, Decoding, decode
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
 from rllib_seqmarl.nets.transformer import ActionSpec, Decoder
@@ -91,6 +91,18 @@ def test_parallel_is_right_whatever_it_takes_a_pass_to_cost(monkeypatch, overhea
         decoder, distribution = make(discrete, weights)
         for batch in (1, 3, 40):
             check(decoder, distribution, *make_inputs(distribution, batch, 40, False, False))
+
+
+def test_log_prob_is_that_of_the_returned_actions_however_coarse_the_tolerance(monkeypatch):
+    monkeypatch.setattr(distributions, "TOLERANCE", 0.05)
+    torch.manual_seed(7)
+    decoder, distribution = make(False, "coupled")
+    encoded, mask, noise = make_inputs(distribution, 9, 12, False, False)
+    decoded = decode(decoder, distribution, encoded, mask, noise, "parallel")
+    exact = decode(decoder, distribution, encoded, mask, noise, "cached")
+    assert (decoded.actions - exact.actions).abs().max() > 1e-3
+    expected = teacher_forced(decoder, distribution, encoded, mask, decoded.actions)
+    torch.testing.assert_close(decoded.log_prob, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_parallel_needs_few_passes_where_agents_hardly_depend_on_each_other(monkeypatch):
