@@ -1,4 +1,4 @@
-"""The ``rllib`` command: train, evaluate, example.
+"""The ``rllib`` command: train, evaluate, example, import-mat.
 
 This front only parses. Nothing heavy is imported before it is known what to do, so that
 ``rllib --help`` answers at once; the work is in :mod:`rllib_seqmarl.experiments`.
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rllib-seqmarl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for add in (_add_train, _add_evaluate, _add_example):
+    for add in (_add_train, _add_evaluate, _add_example, _add_import_mat):
         add(commands)
     return parser
 
@@ -305,6 +305,37 @@ def _example_run(args: argparse.Namespace) -> int:
 
     args.file = str(example(args.example).path)
     return _train_file(args)
+
+
+# --- import-mat --------------------------------------------------------------------------------
+
+
+def _add_import_mat(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "import-mat",
+        help="bring in a model of the official MAT code",
+        description="Write a checkpoint from weights of the official MAT code.",
+    )
+    command.set_defaults(run=_import_mat)
+    add = command.add_argument
+    add("source", metavar="FILE", help="transformer_*.pt of the official code")
+    add("out", metavar="OUT", help="folder of the new checkpoint")
+    add("-e", "--env", required=True, metavar="NAME", help="the environment that it plays")
+    add("--env-config", default="{}", metavar="JSON", help="settings of the environment")
+    add("--heads", type=int, default=1, metavar="N", help="--n_head of its training (default: 1)")
+
+
+def _import_mat(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments import official
+    from rllib_seqmarl.experiments.documents import load_json_mapping
+
+    return official.import_mat(
+        args.source,
+        args.out,
+        env=args.env,
+        env_config=load_json_mapping(args.env_config, "--env-config"),
+        heads=args.heads,
+    )
 
 
 if __name__ == "__main__":
