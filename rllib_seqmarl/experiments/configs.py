@@ -38,6 +38,7 @@ _REFUSED_KEYS: dict[str, str] = {
 
 #: Types of keys whose default, None, tells nothing.
 _NUMBERS_OR_NONE = ("evaluation_interval", "seed", "grad_clip", "minibatch_size")
+_MAPPINGS_OR_NONE = ("evaluation_config",)
 
 #: Keys with a whole number as default that may be fractions, by how they begin or end.
 _FRACTIONS = ("num_cpus", "num_gpus")
@@ -64,6 +65,10 @@ def check(spec: ExperimentSpec) -> list[dict[str, Any]]:
     spec.config = {
         key: _typed(key, value, defaults.get(key), where) for key, value in spec.config.items()
     }
+    if spec.config.get("evaluation_config"):
+        spec.config["evaluation_config"] = _known_keys(
+            spec.config["evaluation_config"], defaults, f"{where}: evaluation_config", spec.notes
+        )
     checked = list(variants(spec.config, where))
     for variant in checked:
         _validate(config_class, variant, spec)
@@ -114,6 +119,8 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
     if default is None:
         if key in _NUMBERS_OR_NONE and not (number or value is None):
             raise refusal("a number or null")
+        if key in _MAPPINGS_OR_NONE and not (isinstance(value, Mapping) or value is None):
+            raise refusal("a mapping")
     elif isinstance(default, bool):
         if isinstance(value, int | float | str | list | Mapping) and not isinstance(value, bool):
             raise refusal("true or false")

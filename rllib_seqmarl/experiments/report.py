@@ -45,7 +45,7 @@ class Outcome:
 def error_line(trial: Trial) -> str:
     """The last line of the exception that ended a trial; of a user's mistake only the message."""
     error = trial.get_pickled_error() or trial.get_error()
-    text = [line for line in str(error).splitlines() if line.strip()]
+    text = [line for line in str(error or "").splitlines() if line.strip()]
     found = [match.groups() for line in text if (match := _ERROR_LINE.match(line))]
     for name, message in found:
         if name == "UserError":

@@ -316,7 +316,10 @@ def _set_environment(
         if not (env_config is None or isinstance(env_config, Mapping)):
             raise UserError(f"{where}: 'env_config' must be a mapping, got {kind(env_config)}.")
         try:
-            registry.environment(name).check(env_config or {})
+            if registry.is_import_path(name):
+                registry.environment_creator(name)
+            else:
+                registry.environment(name).check(env_config or {})
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
@@ -340,7 +343,12 @@ def _stop(stop: Any, where: str, config: Mapping[str, Any], notes: list[str]) ->
 def _metric(name: str, where: str, config: Mapping[str, Any]) -> str:
     intervals = grid_values(config.get("evaluation_interval"), where)
     interval = min((i for i in intervals if isinstance(i, int)), default=None)
-    custom = any(key.startswith("callbacks") and value for key, value in config.items())
+    # RLlib's own callback class, a Python file's default, reports nothing.
+    custom = any(
+        key.startswith("callbacks") and getattr(value, "__module__", "").split(".")[0] != "ray"
+        for key, value in config.items()
+        if value
+    )
     return metrics.check_name(name, where, evaluation_interval=interval, custom=custom)
 
 

@@ -12,7 +12,7 @@ from ray.rllib.core.rl_module import RLModule
 from rllib_seqmarl.cli import main
 from rllib_seqmarl.rollout.evaluation import MODULE_PATH
 
-REFERENCE = Path(__file__).parents[1] / "nets" / "data" / "mat_discrete.npz"
+REFERENCE = Path(__file__).parents[1] / "nets" / "data" / "official_mat_discrete.npz"
 #: An environment with the reference's sizes: 5 agents, observations of 11 numbers, 7 actions.
 GAME = '{"num_agents": 5, "num_actions": 7, "episode_length": 9}'
 

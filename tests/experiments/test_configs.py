@@ -1,0 +1,118 @@
+"""RLlib configs are checked key by key, with every value of every grid_search."""
+
+from __future__ import annotations
+
+import pytest
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments import configs
+from rllib_seqmarl.experiments.examples import examples
+from rllib_seqmarl.experiments.grids import variants
+from rllib_seqmarl.experiments.spec import ExperimentSpec, Overrides, load_file
+
+
+def spec(**config):
+    return ExperimentSpec("x", "f.yaml", "MAT", {"env": "distinct_actions", **config})
+
+
+def test_a_good_config_is_kept():
+    given = spec(lr=5e-4, num_epochs=3, lambda_=0.9, evaluation_interval=5, minibatch_size=None)
+    before = dict(given.config)
+
+    configs.check(given)
+
+    assert given.config == before
+    assert given.notes == []
+
+
+def test_whole_numbers_may_be_written_with_an_exponent():
+    given = spec(
+        minibatch_size=8, rollout_fragment_length=1e2, num_epochs={"grid_search": [1e0, 2]}
+    )
+
+    configs.check(given)
+
+    assert given.config["rollout_fragment_length"] == 100
+    assert isinstance(given.config["rollout_fragment_length"], int)
+    assert given.config["num_epochs"] == {"grid_search": [1, 2]}
+    assert all(isinstance(value, int) for value in given.config["num_epochs"]["grid_search"])
+
+
+def test_old_keys_are_translated_and_said():
+    given = spec(num_workers=2, num_sgd_iter=3, **{"lambda": 0.9})
+
+    configs.check(given)
+
+    assert given.config["num_env_runners"] == 2
+    assert given.config["num_epochs"] == 3
+    assert given.config["lambda_"] == 0.9
+    assert len(given.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"clip_parm": 0.1}, "unknown key 'clip_parm'. Did you mean 'clip_param'"),
+        ({"num_gpus_per_leaner": 1}, "Did you mean 'num_gpus_per_learner'"),
+        ({"lr": "fast"}, "'lr' must be a number, got the text 'fast'"),
+        ({"lr": True}, "'lr' must be a number"),
+        ({"lr": {"grid_search": [1e-3, "fast"]}}, "'lr' must be a number"),
+        ({"lr": {"grid_search": 1e-3}}, "takes a list of values"),
+        ({"num_env_runners": 1.5}, "'num_env_runners' must be a whole number"),
+        ({"num_env_runners": [1]}, "'num_env_runners' must be a whole number"),
+        ({"use_policy_active_mask": "yes"}, "'use_policy_active_mask' must be true or false"),
+        ({"decode": 3}, "'decode' must be one of"),
+        ({"order": 3}, "'order' must be text"),
+        ({"decode": "fastest"}, "'decode' must be one of"),
+        ({"order": {"grid_search": ["index", "alphabetical"]}}, "order"),
+        ({"evaluation_interval": "often"}, "'evaluation_interval' must be a number or null"),
+        ({"evaluation_config": 3}, "'evaluation_config' must be a mapping"),
+        ({"evaluation_config": {"exlore": False}}, "Did you mean 'explore'"),
+        ({"num_workers": 1, "num_env_runners": 1}, "mean the same"),
+        ({"gamma": 1.5}, "gamma"),
+        ({"num_epochs": 0}, "num_epochs"),
+        ({"train_batch_size": 4000}, "train_batch_size"),
+    ],
+)
+def test_bad_configs_give_one_line(config, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        configs.check(spec(**config))
+
+    message = str(caught.value)
+    assert message.startswith("f.yaml: config: ")
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_each_value_of_each_grid_is_looked_at():
+    grid = {"a": {"grid_search": [1, 2, 3]}, "b": {"c": {"grid_search": ["x", "y"]}}, "d": 4}
+
+    assert list(variants(grid, "f")) == [
+        {"a": 1, "b": {"c": "x"}, "d": 4},
+        {"a": 2, "b": {"c": "x"}, "d": 4},
+        {"a": 3, "b": {"c": "x"}, "d": 4},
+        {"a": 1, "b": {"c": "y"}, "d": 4},
+    ]
+    assert grid["a"] == {"grid_search": [1, 2, 3]}
+
+
+def test_samplers_of_tune_are_accepted():
+    from ray import tune
+
+    given = spec(lr=tune.loguniform(1e-5, 1e-3), seed=tune.randint(0, 5))
+
+    (checked,) = configs.check(given)
+
+    assert 1e-5 <= checked["lr"] <= 1e-3
+    assert not isinstance(given.config["lr"], float)
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
+def test_tuned_examples_are_valid(example):
+    for loaded in load_file(str(example.path), Overrides()):
+        before = dict(loaded.config)
+
+        configs.check(loaded)
+
+        assert loaded.config == before
+        assert loaded.notes == []

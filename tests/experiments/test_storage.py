@@ -1,0 +1,120 @@
+"""The folder of an experiment: nothing is overwritten, and resuming is safe."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments import storage
+from rllib_seqmarl.experiments.spec import ExperimentSpec
+from rllib_seqmarl.experiments.storage import ExperimentFolder
+
+STATE = "experiment_state-2026-01-01_00-00-00.json"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def folder(**changes):
+        settings = {"config": {"lr": 0.1}, "stop": {"training_iteration": 2}, **changes}
+        return ExperimentFolder(
+            ExperimentSpec("mine", "f.yaml", "MAT", storage_path=str(tmp_path), **settings)
+        )
+
+    return folder
+
+
+def state(*trial_ids):
+    return json.dumps({"trial_data": [[json.dumps({"trial_id": i}), "{}"] for i in trial_ids]})
+
+
+def test_a_folder_with_results_is_not_new(folder):
+    new = folder()
+    new.check_new()
+    new.begin()
+    new.check_new()  # begun, and died before anything came of it
+
+    (new.path / "MAT_trial").mkdir()
+
+    with pytest.raises(UserError, match=r"--resume.*--experiment-name"):
+        folder().check_new()
+
+
+def test_only_a_state_of_tune_can_be_resumed(folder):
+    new = folder()
+    assert not new.can_resume()
+    new.begin()
+    assert not new.can_resume()
+    (new.path / STATE).write_text(state("a", "b"))
+    assert new.can_resume()
+    assert new.check_resume() == ["a", "b"]
+
+
+def test_changed_settings_are_refused(folder):
+    begun = folder()
+    begun.begin()
+    (begun.path / STATE).write_text(state("a"))
+
+    assert folder(num_samples=1).check_resume() == ["a"]
+    for change, named in (
+        ({"stop": {"training_iteration": 3}}, "'stop/training_iteration' was 2 .* is 3 now"),
+        ({"config": {"lr": 0.2}}, "'config/lr' was 0.1 .* is 0.2 now"),
+        ({"config": {"lr": 0.1, "gamma": 0.9}}, "'config/gamma' was None"),
+        ({"num_samples": 2}, "'num_samples'"),
+    ):
+        with pytest.raises(UserError, match=named):
+            folder(**change).check_resume()
+
+
+def test_settings_that_json_cannot_hold_are_compared_by_type(folder):
+    config = {"lr": 0.1, "class": dict, "object": object(), "many": (1, 2)}
+    begun = folder(config=config)
+    begun.begin()
+    (begun.path / STATE).write_text(state("a"))
+
+    assert folder(config={**config, "object": object()}).check_resume() == ["a"]
+
+
+def test_a_damaged_state_is_replaced_by_the_last_good_one(folder, monkeypatch):
+    monkeypatch.setattr(storage, "_COPY_EVERY_S", -1.0)
+    begun = folder()
+    begun.begin()
+    file = begun.path / STATE
+    file.write_text(state("a", "b"))
+    begun.keep_copy_of_state()
+    file.write_text(state("a", "b")[:20])
+    begun.keep_copy_of_state()  # does not copy what cannot be read
+
+    assert folder().check_resume() == ["a", "b"]
+    assert file.read_text() == state("a", "b")
+
+
+def test_a_damaged_state_without_a_copy_is_said(folder):
+    begun = folder()
+    begun.begin()
+    (begun.path / STATE).write_text(state("a")[:20])
+
+    with pytest.raises(UserError, match=r"is damaged.*--restore"):
+        folder().check_resume()
+
+
+def test_storage_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "mine").write_text("a file")
+
+    with pytest.raises(UserError, match="is a file"):
+        folder().check_new()
+    with pytest.raises(UserError, match="cannot write results"):
+        folder().begin()
+
+
+def test_uris_are_left_to_ray():
+    remote = ExperimentFolder(
+        ExperimentSpec("mine", "f", "MAT", {}, storage_path="s3://bucket/there/")
+    )
+
+    assert str(remote) == "s3://bucket/there/mine"
+    remote.check_new()
+    remote.begin()
+    remote.keep_copy_of_state()
+    assert not remote.can_resume()

@@ -1,0 +1,445 @@
+"""The ``rllib`` command as users run it: mostly as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rllib_seqmarl.cli import main
+
+ROOT = Path(__file__).parents[1]
+LAUNCH = "import sys; sys.argv[0] = 'rllib'; from rllib_seqmarl.cli import main; sys.exit(main())"
+EXAMPLE = str(ROOT / "tuned_examples" / "mat_distinct_actions.yaml")
+SMALL = """\
+small:
+  run: MAT
+  env: distinct_actions
+  stop: {training_iteration: 3}
+  config:
+    num_env_runners: 0
+    num_envs_per_env_runner: 4
+    rollout_fragment_length: 8
+    num_epochs: 1
+    lr: 5e-4
+"""
+STEPS = "num_env_steps_sampled_lifetime"
+
+
+def command(*arguments):
+    return [sys.executable, "-c", LAUNCH, *arguments]
+
+
+def environment(**variables):
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return {**inherited, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
+
+
+def rllib(*arguments, timeout=120, **variables):
+    """Runs the command to its end; standard output and error together."""
+    return subprocess.run(
+        command(*arguments),
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+
+
+class Running:
+    """The command while it runs; its output goes to a file."""
+
+    def __init__(self, log, *arguments):
+        self.log = log
+        with log.open("w") as stream:
+            self.process = subprocess.Popen(
+                command(*arguments), env=environment(), stdout=stream, stderr=subprocess.STDOUT
+            )
+
+    def wait_for(self, condition, seconds=90):
+        """Waits until ``condition()`` is true while the process lives."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def family(self):
+        """All its descendants: process id -> command."""
+        listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True)
+        children: dict[int, list[tuple[int, str]]] = {}
+        for line in listing.stdout.splitlines():
+            pid, parent, name = line.split(maxsplit=2)
+            children.setdefault(int(parent), []).append((int(pid), name))
+        found: dict[int, str] = {}
+        todo = [self.process.pid]
+        while todo:
+            below = children.get(todo.pop(), [])
+            found.update(below)
+            todo += [pid for pid, _ in below]
+        return found
+
+
+def wait_until_gone(processes, seconds):
+    deadline = time.monotonic() + seconds
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(map(alive, processes))
+
+
+def alive(pid):
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def results(experiment):
+    """The results of an experiment's only trial, in the order in which they were written."""
+    (file,) = experiment.glob("*/result.json")
+    # The last line may be half written.
+    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+
+
+def iterations(experiment):
+    return [result["training_iteration"] for result in results(experiment)]
+
+
+def error_of(capsys, *arguments):
+    """Runs the command in this process; its one line on standard error."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert captured.out == ""
+    return line.removeprefix("rllib: error: ")
+
+
+# --- without training --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("train", "--help"), ("train", "file", "--help"), ("example", "list")],
+    ids=" ".join,
+)
+def test_help_is_quick_and_imports_neither_torch_nor_ray(arguments):
+    code = (
+        "import sys; sys.argv[0] = 'rllib'\n"
+        "from rllib_seqmarl.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print(sorted({'ray', 'torch', 'jax', 'numpy'} & set(sys.modules)))"
+    )
+    began = time.monotonic()
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment(), capture_output=True, text=True
+    )
+
+    assert time.monotonic() - began < 2.0
+    assert run.returncode == 0
+    assert run.stdout.splitlines()[-1] == "[]"
+    assert len(run.stdout.splitlines()) > 5
+
+
+@pytest.fixture
+def no_ray(monkeypatch, tmp_path):
+    """Ray must not start, and nothing may be written."""
+    import ray
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("ray.init was called")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    yield
+    assert not (tmp_path / "results").exists()
+
+
+BAD_FILES = {
+    "algorithm": (SMALL.replace("MAT", "MATT"), "Did you mean 'MAT'?"),
+    "environment": (SMALL.replace("distinct_actions", "smca"), "Did you mean 'smac'?"),
+    "map": (
+        SMALL.replace("distinct_actions", "smac") + "    env_config: {map_name: 3s5s}\n",
+        "Did you mean '3s5z'?",
+    ),
+    "key": (SMALL.replace("stop", "stp"), "Did you mean 'stop'?"),
+    "config key": (SMALL.replace("num_epochs", "num_epoch"), "Did you mean 'num_epochs'?"),
+    "config type": (SMALL.replace("5e-4", "fast"), "'lr' must be a number"),
+    "stop key": (SMALL.replace("training_it", "trainig_it"), "Did you mean 'training_iteration'?"),
+    "not a mapping": ("- 1\n", "expected a mapping"),
+    "syntax": (SMALL.replace("MAT", "[MAT"), "line 3"),
+    "restore": (SMALL + "  restore: nowhere\n", "no such checkpoint: nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files_are_refused_in_one_line_before_ray_starts(case, capsys, tmp_path, no_ray):
+    text, expected = BAD_FILES[case]
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+
+    line = error_of(capsys, "train", "file", str(file), "--storage-path", str(tmp_path / "results"))
+
+    assert line.startswith(str(file))
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("trian",), "invalid choice: 'trian'"),
+        ((), "required: COMMAND"),
+        (("train",), "--algo"),
+        (("train", "file"), "required: FILE"),
+        (("train", "file", "nowhere.yaml"), "no such file: nowhere.yaml"),
+        (("train", "file", EXAMPLE, "--stop", "{x"), "--stop: not valid JSON"),
+        (("train", "file", EXAMPLE, "--stop", '{"win": 1}'), "--stop: 'win' is never reported"),
+        (("train", "file", EXAMPLE, "--env", "smca"), "Did you mean 'smac'?"),
+        (("train", "file", EXAMPLE, "--seed", "x"), "argument --seed: invalid int value: 'x'"),
+        (("train", "file", EXAMPLE, "--num-samples", "0"), "'num_samples' must be a whole number"),
+        (("train", "file", EXAMPLE, "--sed", "1"), "unrecognized arguments: --sed"),
+        (("train", "file", EXAMPLE, "--ray-address", "ray://here:10001"), "ray job submit"),
+        (("train", "file", EXAMPLE, "--ray-address", "127.0.0.1:9"), "no Ray cluster answers"),
+        (("train", "--algo", "MAT"), "'env'"),
+        (("train", "--algo", "MAT", "--config", "[1]"), "--config: expected a JSON object"),
+        (("train", "--algo", "MATT", "--env", "smac"), "Did you mean 'MAT'?"),
+        (("evaluate", "nowhere"), "no such checkpoint: nowhere"),
+        (("evaluate", str(ROOT)), "is not a checkpoint"),
+        (("example", "get", "mat_smca"), "Did you mean 'mat_smac'?"),
+        (("example", "list", "--filter", "zzz"), "no example contains 'zzz'"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(
+    arguments, expected, capsys, tmp_path, no_ray, monkeypatch
+):
+    if arguments[:1] == ("train",):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        if "file" in arguments or "--env" in arguments:
+            arguments = (*arguments, "--storage-path", str(tmp_path / "results"))
+
+    assert expected in error_of(capsys, *arguments)
+
+
+def test_example_get_prints_the_file(capsys):
+    assert main(["example", "get", "mat_distinct_actions"]) == 0
+    assert capsys.readouterr().out == Path(EXAMPLE).read_text()
+
+
+def test_more_than_this_machine_has_is_said(tmp_path):
+    file = tmp_path / "f.yaml"
+    file.write_text(SMALL)
+
+    run = rllib(
+        *("train", "file", str(file), "--storage-path", str(tmp_path / "results")),
+        *("--ray-num-cpus", "1", "--num-env-runners", "3"),
+    )
+
+    assert run.returncode == 2
+    assert "a trial needs 4 CPU, and there are 1" in run.stdout
+    assert len(run.stdout.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def test_train_then_evaluate_as_it_says(tmp_path):
+    arguments = ("train", "file", EXAMPLE, "--storage-path", str(tmp_path), "--ray-num-cpus", "1")
+
+    run = rllib(*arguments, "--stop", '{"training_iteration": 2}', "--seed", "5")
+
+    assert run.returncode == 0, run.stdout
+    lines = run.stdout.splitlines()
+    folder = tmp_path / "mat-distinct-actions"
+    assert lines[0] == f"mat-distinct-actions: training MAT on distinct_actions. Results: {folder}"
+    assert any(": iteration 2 | env steps 1,600 | steps/s " in line for line in lines)
+    assert lines[lines.index("Your training finished.") + 1 :][:2] == [
+        "Best available checkpoint for each trial:",
+        f"  {next(folder.glob('*/checkpoint_*'))}",
+    ]
+    assert "Traceback" not in run.stdout
+    assert len(lines) < 15
+    assert json.loads((folder / "experiment.json").read_text())["config"]["seed"] == 5
+
+    evaluate = lines[-1].split()
+    assert evaluate[:2] == ["rllib", "evaluate"]
+    out = tmp_path / "episodes.json"
+    run = rllib(*evaluate[1:], "--episodes", "20", "--out", str(out))
+    assert run.returncode == 0, run.stdout
+    assert "MAT on distinct_actions" in run.stdout
+    assert "episode_return" in run.stdout
+    assert len(json.loads(out.read_text())["per_episode"]["episode_return"]) == 20
+
+    run = rllib(*arguments)
+    assert run.returncode == 2
+    assert "--resume" in run.stdout
+    assert iterations(folder) == [1, 2]
+
+    # A checkpoint of another algorithm, and a damaged one.
+    checkpoint = Path(evaluate[2])
+    file = tmp_path / "f.yaml"
+    file.write_text(SMALL.replace("MAT", "SrSv"))
+    restore = ("train", "file", str(file), "--storage-path", str(tmp_path / "other"), "--restore")
+    run = rllib(*restore, str(checkpoint))
+    assert run.returncode == 2
+    assert "is a checkpoint of MAT, and this experiment runs SrSv" in run.stdout
+    (state,) = checkpoint.glob("learner_group/state.*")
+    os.truncate(state, state.stat().st_size // 2)
+    for broken in (rllib(*restore, str(checkpoint)), rllib("evaluate", str(checkpoint))):
+        assert broken.returncode == 2
+        assert "is damaged" in broken.stdout
+        assert len(broken.stdout.splitlines()) == 1
+    assert not (tmp_path / "other").exists()
+
+
+def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path):
+    folder = tmp_path / "mat-distinct-actions"
+    stop = ("--stop", '{"training_iteration": 60}')
+    arguments = (
+        *("train", "file", EXAMPLE, *stop, "--storage-path", str(tmp_path)),
+        *("--ray-num-cpus", "1", "--checkpoint-freq", "2", "--keep-checkpoints-num", "2"),
+    )
+
+    def reached(iteration):
+        return lambda: any(folder.glob("*/result.json")) and iterations(folder)[-1:] >= [iteration]
+
+    # SIGTERM: the iteration is finished, and what it did is kept.
+    running = Running(tmp_path / "1.log", *arguments)
+    running.wait_for(reached(3))
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(60) == 143
+    text = running.log.read_text()
+    assert "Your training was stopped by SIGTERM." in text
+    assert "Best available checkpoint for each trial:" in text
+    assert text.rstrip().endswith("--resume")
+    before = iterations(folder)
+    assert before == list(range(1, len(before) + 1))
+    assert len(before) < 60
+
+    # kill -9: nothing of it stays behind, at most the iterations since a checkpoint are lost.
+    running = Running(tmp_path / "2.log", *arguments, "--resume")
+    running.wait_for(reached(len(before) + 5))
+    family = running.family()
+    # Two helpers of Ray need a minute to notice; everything that computes is gone at once.
+    helpers = {pid for pid, name in family.items() if name.startswith("ray::") and "Agent" in name}
+    assert any("gcs_server" in name for name in family.values())
+    assert any("raylet" in name for name in family.values())
+    assert any(name.startswith("ray::MAT") for name in family.values())
+    running.process.kill()
+    running.process.wait()
+    killed = iterations(folder)
+    assert killed[: len(before) + 1] == [*before, len(before) + 1]  # nothing was done twice
+    wait_until_gone(family.keys() - helpers, seconds=20)
+
+    # Changed settings are not silently ignored.
+    run = rllib(*arguments, "--resume", "--seed", "99")
+    assert run.returncode == 2
+    assert "'config/seed' was 1" in run.stdout
+
+    run = rllib(*arguments, "--resume")
+    assert run.returncode == 0, run.stdout
+    done = results(folder)
+    resumed = done[len(killed)]["training_iteration"]
+    assert killed[-1] - 4 <= resumed <= killed[-1] + 1
+    assert iterations(folder) == [*killed, *range(resumed, 61)]
+    per_iteration = done[0][STEPS]
+    assert all(result[STEPS] == per_iteration * result["training_iteration"] for result in done)
+    assert len(list(folder.glob("*/checkpoint_*"))) <= 3
+
+    # What is finished is not run again.
+    run = rllib(*arguments, "--resume")
+    assert run.returncode == 0, run.stdout
+    assert "Your training finished." in run.stdout
+    assert len(results(folder)) == len(done)
+    wait_until_gone(helpers, seconds=90)
+
+
+FAILING = """\
+from rllib_seqmarl import MATConfig
+from rllib_seqmarl.errors import UserError
+
+def fail(algorithm, result, **rest):
+    if algorithm.iteration == 3:
+        raise UserError("the loss is not finite")
+
+config = (
+    MATConfig()
+    .environment("distinct_actions")
+    .env_runners(num_env_runners=0, num_envs_per_env_runner=4, rollout_fragment_length=8)
+    .callbacks(on_train_result=fail)
+    .training(num_epochs=1)
+)
+stop = {"training_iteration": 9}
+"""
+
+
+def test_a_failing_trial_keeps_its_last_good_checkpoint(tmp_path):
+    file = tmp_path / "failing.py"
+    file.write_text(FAILING)
+
+    run = rllib(
+        *("train", "file", str(file), "--storage-path", str(tmp_path / "results")),
+        *("--ray-num-cpus", "1", "--checkpoint-freq", "1"),
+    )
+
+    assert run.returncode == 1
+    assert re.search(r"^MAT_\w+ failed: the loss is not finite$", run.stdout, re.M), run.stdout
+    assert "finished, but 1 of 1 trials failed." in run.stdout
+    assert "Traceback" not in run.stdout
+    (log,) = re.findall(r"full log: (.+)", run.stdout)
+    assert "the loss is not finite" in Path(log).read_text()
+    (checkpoint,) = re.findall(r"rllib evaluate (.+)", run.stdout)
+    assert Path(checkpoint, "rllib_checkpoint.json").exists()
+    assert checkpoint.endswith("checkpoint_000001")
+
+
+def test_a_running_cluster_is_used_and_left_alone_and_a_wrong_stop_key_ends_the_trial(tmp_path):
+    file = tmp_path / "f.yaml"
+    second = SMALL.replace("small:", "second:").replace(
+        "training_iteration", "env_runners/win_rate"
+    )
+    file.write_text(SMALL + second)
+    # A cluster in a process of its own, so that this one can go on without Ray.
+    head = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import ray, sys\n"
+            "context = ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+            "import os\n"
+            "print(context.address_info['gcs_address'], os.environ.get('RAY_AUTH_MODE', ''))\n"
+            "sys.stdout.flush()\n"
+            "sys.stdin.read()\n"
+            "print(len(ray.nodes()), ray.cluster_resources()['CPU'])",
+        ],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        address, _, mode = head.stdout.readline().rstrip("\n").partition(" ")
+        variables = {"RAY_ADDRESS": address, **({"RAY_AUTH_MODE": mode} if mode else {})}
+
+        run = rllib("train", "file", str(file), "--storage-path", str(tmp_path), **variables)
+
+        assert run.returncode == 1, run.stdout
+        assert "MAT on distinct_actions" in run.stdout
+        assert "the stop key 'env_runners/win_rate' is not among the results" in run.stdout
+        assert "1 of 2 trials failed" in run.stdout
+        assert iterations(tmp_path / "small") == [1, 2, 3]
+        assert iterations(tmp_path / "second") == [1]
+        assert len(re.findall("rllib evaluate ", run.stdout)) == 2
+        # Still the one node, and it answers.
+        out, _ = head.communicate("", timeout=30)
+        assert out.split() == ["1", "1.0"]
+    finally:
+        head.kill()
