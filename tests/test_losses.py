@@ -15,9 +15,7 @@ from rllib_seqmarl.losses import (
 def test_ratio_aggregations() -> None:
     new = torch.log(torch.tensor([[[2.0, 0.5]]]))
     old = torch.zeros(1, 1, 2)
-    torch.testing.assert_close(
-        probability_ratio(new, old, "per_dim"), torch.tensor([[[2.0, 0.5]]])
-    )
+    torch.testing.assert_close(probability_ratio(new, old, "per_dim"), torch.tensor([[[2.0, 0.5]]]))
     torch.testing.assert_close(probability_ratio(new, old, "prod"), torch.ones(1, 1, 1))
     torch.testing.assert_close(probability_ratio(new * 2, old, "mean"), torch.ones(1, 1, 1))
 

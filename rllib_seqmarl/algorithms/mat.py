@@ -221,9 +221,7 @@ class MATLearner(TeamLearner):
             )
             if complete is not None:
                 completions.append(complete)
-            values.append(
-                self.core.policy.values(piece[OBS], piece[ACTIONS], order, complete)
-            )
+            values.append(self.core.policy.values(piece[OBS], piece[ACTIONS], order, complete))
         return torch.cat(completions) if completions else None, torch.cat(values)
 
     def _following_values(self, block: RolloutBlock, c: Rows, values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.metrics import (
@@ -159,8 +160,10 @@ class TeamLearner(TorchLearner):
 
     # -- for algorithms ------------------------------------------------------------------------
 
-    def to_device(self, column: Any) -> Tensor:
+    def to_device(self, column: NDArray[Any]) -> Tensor:
         """A NumPy column as a tensor where the module is."""
+        if not column.flags.writeable:
+            column = column.copy()  # Ray's object store hands out read-only arrays
         return torch.as_tensor(column, device=self.device)
 
     def sum_over_learners(self, x: Tensor) -> Tensor:

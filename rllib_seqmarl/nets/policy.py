@@ -149,9 +149,7 @@ class SequentialPolicy(nn.Module):
     ) -> Tensor:
         """Normalised values alone, [B, N]; arguments as in `evaluate`."""
         encoded = to_order(self.encoder(obs), order)
-        values = self.value.values(
-            self.decoder, encoded, to_order(actions, order), completions
-        )
+        values = self.value.values(self.decoder, encoded, to_order(actions, order), completions)
         return to_slots(values, order)
 
     @torch.no_grad()

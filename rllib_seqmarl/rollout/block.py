@@ -105,9 +105,7 @@ class RolloutBlock:
             bad = np.argwhere(~np.isfinite(column))
             if len(bad):
                 axes = ("step", "world", "agent") if name == OBS else ("step", "world")
-                where = ", ".join(
-                    f"{axis} {i}" for axis, i in zip(axes, bad[0], strict=False)
-                )
+                where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, bad[0], strict=False))
                 value = column[tuple(bad[0])]
                 raise UserError(
                     f"the environment ({simulator}) gave {value} in {name!r} at {where} of this "
@@ -155,6 +153,4 @@ def split(blocks: Sequence[RolloutBlock], parts: int) -> list[RolloutBlock]:
             "lower num_learners or raise num_envs_per_env_runner."
         )
     bounds = np.linspace(0, whole.num_worlds, parts + 1).astype(int)
-    return [
-        whole.worlds(start, stop) for start, stop in itertools.pairwise(bounds)
-    ]
+    return [whole.worlds(start, stop) for start, stop in itertools.pairwise(bounds)]

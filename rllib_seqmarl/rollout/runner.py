@@ -240,9 +240,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         )
         return [block]
 
-    def _sample_steps(
-        self, steps: int, explore: bool, random_actions: bool
-    ) -> RolloutBlock | None:
+    def _sample_steps(self, steps: int, explore: bool, random_actions: bool) -> RolloutBlock | None:
         """T steps of all worlds; None when the environment failed and was rebuilt."""
         env = self._running_env()
         worlds = env.num_envs
@@ -345,9 +343,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
                 batch = {
                     Columns.OBS: {k: v.to(self._device) for k, v in batch[Columns.OBS].items()}
                 }
-            forward = (
-                self.module.forward_exploration if explore else self.module.forward_inference
-            )
+            forward = self.module.forward_exploration if explore else self.module.forward_inference
             out: dict[str, Tensor] = forward(batch, generator=self.generator)
             decided = {name: value.cpu().numpy() for name, value in out.items()}
         self._seconds["decode"] += time.perf_counter() - begin
@@ -402,9 +398,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self, ended: NDArray[np.bool_], statistics: dict[str, NDArray[np.float32]]
     ) -> None:
         chosen = {
-            name: value[ended]
-            for name, value in statistics.items()
-            if not name.startswith("_")
+            name: value[ended] for name, value in statistics.items() if not name.startswith("_")
         }
         self._finished.append(chosen)
         if not self.config.has_episode_end_callback():
@@ -461,8 +455,12 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.metrics.log_value(NUM_EPISODES, episodes, reduce="sum")
         self.metrics.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
         # An evaluation reports all of its episodes, training the most recent ones.
-        window = episodes if self.config.in_evaluation else math.ceil(
-            self.config.metrics_num_episodes_for_smoothing / (self.config.num_env_runners or 1)
+        window = (
+            episodes
+            if self.config.in_evaluation
+            else math.ceil(
+                self.config.metrics_num_episodes_for_smoothing / (self.config.num_env_runners or 1)
+            )
         )
         names = {
             "episode_return": (EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX),
@@ -545,5 +543,3 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def get_checkpointable_components(self) -> list[tuple[str, Any]]:
         """The module is saved apart; see `Checkpointable`."""
         return [(COMPONENT_RL_MODULE, self.module)]
-
-

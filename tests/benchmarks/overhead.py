@@ -3,7 +3,8 @@
     python tests/benchmarks/overhead.py [--map 3s5z] [--iterations 5]
 
 Prints, from one run: the share of a MAT iteration (32 worlds x 100 steps) that is neither
-environment nor forward or backward pass; and the overhead per environment step of RLlib's
+environment nor forward or backward pass, and its speed beside that of a bare loop around the
+same networks and worlds; and the overhead per environment step of RLlib's
 SingleAgentEnvRunner, with the connectors that its episodes need before they can be learned
 from, divided by that of the columnar runner, both with the same environment and the same network.
 """
@@ -22,6 +23,7 @@ NETWORK_AND_WORLD = ("environment", "decode", "forward_backward")
 
 def overhead_share(map_name: str, iterations: int) -> None:
     """Trains MAT and prints where the seconds of an iteration go."""
+    bare = bare_loop(map_name, iterations)
     algorithm = config(map_name).build_algo()
     algorithm.train()  # compilation
     totals: dict[str, float] = {}
@@ -37,7 +39,9 @@ def overhead_share(map_name: str, iterations: int) -> None:
     for name, seconds in sorted(totals.items(), key=lambda item: -item[1]):
         print(f"  {name:24} {seconds / whole:6.1%}")
     overhead = whole - sum(totals[name] for name in NETWORK_AND_WORLD)
-    print(f"  framework overhead       {overhead / whole:6.1%}   ({steps / whole:,.0f} steps/s)")
+    print(f"  framework overhead       {overhead / whole:6.1%}")
+    print(f"  speed / that of a bare loop without Ray: {steps / whole / bare:.2f}")
+    print(f"  ({steps / whole:,.0f} and {bare:,.0f} environment steps per second in this run)")
 
 
 class Clock:
@@ -113,6 +117,72 @@ def compare_runners(map_name: str, iterations: int) -> None:
     print(f"\nOverhead per environment step on SMAX {map_name}, same worlds and network:")
     print(f"  SingleAgentEnvRunner / columnar runner: {episodes / columns:.1f} times")
     print(f"  ({episodes:.1f} and {columns:.1f} microseconds in this run)")
+
+
+def bare_loop(map_name: str, iterations: int) -> float:
+    """Steps per second of MAT without Ray: the least that these networks and worlds cost."""
+    from rllib_seqmarl import registry
+    from rllib_seqmarl.losses import clipped_surrogate, clipped_value_loss, probability_ratio
+    from rllib_seqmarl.nets.policy import SequentialPolicy
+    from rllib_seqmarl.nets.transformer import ActionSpec
+    from rllib_seqmarl.nets.value_norm import ValueNorm
+    from rllib_seqmarl.returns import generalized_advantages
+
+    torch.manual_seed(0)
+    env = registry.make_environment("smac", 32, {"map_name": map_name})
+    agents, width = env.single_observation_space["obs"].shape
+    size = int(env.single_action_space.nvec[0])
+    policy = SequentialPolicy(obs_dim=width, action=ActionSpec(size, discrete=True))
+    norm, optimizer = ValueNorm(), torch.optim.Adam(policy.parameters(), lr=5e-4, eps=1e-5)
+    last, _ = env.reset(seed=0)
+    begin = 0.0
+    for iteration in range(iterations + 1):
+        if iteration == 1:
+            begin = time.perf_counter()  # the first one compiles
+        columns: dict[str, list[torch.Tensor]] = {}
+        for _ in range(100):
+            row = {k: torch.from_numpy(v) for k, v in last.items()}
+            decision = policy.act(row["obs"], row["action_mask"], deterministic=False)
+            last, reward, terminated, truncated, _ = env.step(decision.actions.numpy())
+            row |= {"actions": decision.actions, "old": decision.log_prob}
+            ends = {"reward": reward, "terminated": terminated, "truncated": truncated}
+            row |= {k: torch.from_numpy(v) for k, v in ends.items()}
+            for name, value in row.items():
+                columns.setdefault(name, []).append(value)
+        c = {name: torch.stack(values) for name, values in columns.items()}
+        with torch.no_grad():
+            obs = torch.cat((c["obs"], torch.from_numpy(last["obs"])[None]))
+            raw = policy.values(obs.flatten(0, 1), c["actions"], None, None)
+            raw = raw.view(101, 32, agents)
+            values = norm.denormalize(raw)
+            advantages = generalized_advantages(
+                c["reward"],
+                values[:-1],
+                values[1:],
+                c["terminated"],
+                c["truncated"],
+                gamma=0.99,
+                lambda_=0.95,
+            )
+            returns = (advantages + values[:-1]).flatten(0, 1)
+            advantages = ((advantages - advantages.mean()) / advantages.std()).flatten(0, 1)
+        rows = {k: v.flatten(0, 1) for k, v in c.items()}
+        old_values = raw[:-1].flatten(0, 1)
+        for _ in range(10):
+            norm.update(returns.mean(), returns.square().mean())
+            targets = norm.normalize(returns)
+            optimizer.zero_grad()
+            for p in torch.arange(3200).split(400):
+                out = policy.evaluate(
+                    rows["obs"][p], rows["action_mask"][p], rows["actions"][p], None, None
+                )
+                ratio = probability_ratio(out.log_prob, rows["old"][p], "per_dim")
+                loss = clipped_surrogate(ratio, advantages[p], 0.05) - 0.01 * out.entropy
+                loss = loss + clipped_value_loss(out.values, old_values[p], targets[p], 0.05, 10.0)
+                (loss.sum() / (3200 * agents)).backward()
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
+            optimizer.step()
+    return iterations * 3200 / (time.perf_counter() - begin)
 
 
 def config(map_name: str, **env_config: Any) -> Any:

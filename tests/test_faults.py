@@ -1,0 +1,104 @@
+"""What happens when parts fail while the rest goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rllib_seqmarl.envs.distinct_actions import make
+
+
+def not_a_number_later(num_envs: int, after: int) -> Any:
+    """Worlds that give a NaN observation once ``after`` steps have been made."""
+    env = make(num_envs, num_agents=3)
+    step, made = env.step, 0
+
+    def faulty(actions: Any) -> Any:
+        nonlocal made
+        obs, *rest = step(actions)
+        made += 1
+        if made > after:
+            obs["obs"][1, 2, 0] = np.nan
+        return obs, *rest
+
+    env.step = faulty
+    return env
+
+
+def test_a_killed_runner_is_replaced_and_nothing_is_lost(small: Any) -> None:
+    config = small("MAT", num_env_runners=2, delay_between_env_runner_restarts_s=0)
+    algorithm = config.build_algo()
+    first = algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"]
+    pids = algorithm.env_runner_group.foreach_env_runner(
+        lambda _: os.getpid(), local_env_runner=False
+    )
+    os.kill(pids[0], signal.SIGKILL)
+    steps, healthy = [first], []
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        result = algorithm.train()
+        steps.append(result["env_runners"]["num_env_steps_sampled_lifetime"])
+        healthy.append(algorithm.env_runner_group.num_healthy_remote_env_runners())
+        if len(steps) > 3 and healthy[-1] == 2 and steps[-1] - steps[-2] == 160:
+            break
+    assert steps[-1] - steps[-2] == 160, (steps, healthy)
+    assert all(later > earlier for earlier, later in zip(steps, steps[1:], strict=False))
+    newest = result["learners"]["default_policy"]["weights_seq_no"]
+    assert newest == len(steps)
+    numbers = algorithm.env_runner_group.foreach_env_runner(
+        lambda runner: runner.get_state(components="rl_module")["weights_seq_no"],
+        local_env_runner=False,
+    )
+    assert numbers == [newest, newest]
+    algorithm.stop()
+
+
+def test_a_failed_trial_keeps_its_last_good_checkpoint(
+    tmp_path: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The command stops, names the tensor, exits with 1, and the checkpoint plays."""
+    from rllib_seqmarl.cli import main
+
+    experiment = tmp_path / "nan.yaml"
+    # 25 steps: two iterations of ten are good, the third is not.
+    experiment.write_text(
+        """
+nan-later:
+  run: MAT
+  env: "test_faults:not_a_number_later"
+  stop: {training_iteration: 5}
+  checkpoint_config: {checkpoint_frequency: 1}
+  config:
+    env_config: {after: 25}
+    num_envs_per_env_runner: 4
+    rollout_fragment_length: 10
+    num_epochs: 1
+    embed_dim: 16
+"""
+    )
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+    folder = os.path.dirname(__file__)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, before)))
+    try:
+        status = main(["train", "file", str(experiment), "--storage-path", str(tmp_path)])
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+    printed = capfd.readouterr()
+    assert status == 1, printed.out + printed.err
+    assert "gave nan in 'obs' at step 6, world 1, agent 2" in printed.out + printed.err
+    checkpoints = sorted(tmp_path.glob("nan-later/*/checkpoint_*"))
+    assert len(checkpoints) == 2
+    arguments = ["--episodes", "4", "--env-config", '{"after": 1000}']
+    assert main(["evaluate", str(checkpoints[-1]), *arguments]) == 0
