@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -47,7 +48,7 @@ def test_a_killed_runner_is_replaced_and_nothing_is_lost(small: Any) -> None:
         if len(steps) > 3 and healthy[-1] == 2 and steps[-1] - steps[-2] == 160:
             break
     assert steps[-1] - steps[-2] == 160, (steps, healthy)
-    assert all(later > earlier for earlier, later in zip(steps, steps[1:], strict=False))
+    assert all(later > earlier for earlier, later in itertools.pairwise(steps))
     newest = result["learners"]["default_policy"]["weights_seq_no"]
     assert newest == len(steps)
     numbers = algorithm.env_runner_group.foreach_env_runner(

@@ -91,6 +91,16 @@ def _signal_name(number: int | None) -> str:
     return "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
 
 
+def missing_stop_key(trial: Trial, result: Mapping[str, Any]) -> str | None:
+    """A metric at which a trial should stop and which it should have reported by now."""
+    return metrics.never_reported(
+        trial.stopping_criterion,
+        result,
+        iterations=result.get("iterations_since_restore", 0),
+        evaluation_interval=trial.config.get("evaluation_interval"),
+    )
+
+
 class TrialControl(FIFOScheduler):
     """Decides after every result of a trial whether it goes on.
 
@@ -98,9 +108,6 @@ class TrialControl(FIFOScheduler):
         spec: the experiment.
         signals: where Ctrl-C and SIGTERM arrive.
         resumed: ids of the trials that Ray Tune must take up again; empty for a new run.
-
-    Attributes:
-        failures: trial id -> why it was ended although it had not reached its goal.
     """
 
     def __init__(self, spec: ExperimentSpec, signals: Signals, resumed: Iterable[str]) -> None:
@@ -109,7 +116,6 @@ class TrialControl(FIFOScheduler):
         self._signals = signals
         self._resumed = set(resumed)
         self._began: float | None = None
-        self.failures: dict[str, str] = {}
 
     @property
     def out_of_time(self) -> bool:
@@ -142,18 +148,7 @@ class TrialControl(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:
         """Stops a trial whose stop key does not exist, pauses it if all are to end."""
-        missing = metrics.never_reported(
-            self._spec.stop,
-            result,
-            iterations=result["iterations_since_restore"],
-            evaluation_interval=trial.config.get("evaluation_interval"),
-        )
-        if missing is not None:
-            self.failures[trial.trial_id] = (
-                f"the stop key {missing!r} is not among the results of this trial, so that it "
-                "would never end; it was stopped with a checkpoint. Known there: "
-                f"{', '.join(name for name in metrics.KNOWN if name in result)}."
-            )
+        if missing_stop_key(trial, result) is not None:
             return TrialScheduler.STOP
         return TrialScheduler.PAUSE if self.ending else TrialScheduler.CONTINUE
 

@@ -56,6 +56,7 @@ def evaluate(
     result = evaluate_checkpoint(
         str(path), episodes=episodes, explore=explore, env_config=dict(env_config), seed=seed
     )
+    console.print(_title(result), markup=False, soft_wrap=True)
     console.print(_table(result))
     if out is not None:
         _write(Path(out), result)
@@ -63,14 +64,19 @@ def evaluate(
     return 0
 
 
-def _table(result: Mapping[str, Any]) -> Table:
+def _title(result: Mapping[str, Any]) -> str:
+    env_config = result["env_config"]
+    details = [str(env_config[key]) for key in ("map_name",) if key in env_config]
+    simulator = result.get("simulator")
+    if simulator and simulator != result["env"]:
+        details.append(f"simulated by {simulator}")
+    where = f"{result['env']} ({', '.join(details)})" if details else result["env"]
     actions = "sampled actions" if result["explore"] else "greedy actions"
-    simulator = f" simulated by {result['simulator']}" if result.get("simulator") else ""
-    table = Table(
-        title=f"{result['algorithm']} on {result['env']}{simulator}: "
-        f"{result['episodes']} episodes, {actions}",
-        title_justify="left",
-    )
+    return f"{result['algorithm']} on {where}: {result['episodes']} episodes, {actions}"
+
+
+def _table(result: Mapping[str, Any]) -> Table:
+    table = Table()
     table.add_column("metric")
     for title in ("mean", "least", "most"):
         table.add_column(title, justify="right")

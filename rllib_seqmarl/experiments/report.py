@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ray.tune.experiment import Trial
 
+from rllib_seqmarl.experiments.control import missing_stop_key
+from rllib_seqmarl.experiments.metrics import KNOWN, flatten
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 
 _ERROR_LINE = re.compile(r"^\s*(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupt|Exit)): (.+)$")
@@ -20,26 +23,35 @@ class Outcome:
 
     Attributes:
         trials: all of them.
-        failures: trial id -> reason, for trials that our own control has ended.
         out_of_time: its time budget was used up.
     """
 
     spec: ExperimentSpec
     trials: list[Trial]
-    failures: Mapping[str, str]
-    out_of_time: bool
+    out_of_time: bool = False
 
-    def failed(self) -> list[Trial]:
-        """The trials that have not done what they should."""
-        return [
-            trial
-            for trial in self.trials
-            if trial.status == Trial.ERROR or trial.trial_id in self.failures
-        ]
+    def failed(self) -> dict[Trial, str]:
+        """The trials that have not done what they should, and why, in one line each."""
+        reasons = {trial: failure(trial) for trial in self.trials}
+        return {trial: reason for trial, reason in reasons.items() if reason is not None}
 
-    def reason(self, trial: Trial) -> str:
-        """Why a trial failed, in one line."""
-        return self.failures.get(trial.trial_id) or error_line(trial)
+
+def failure(trial: Trial) -> str | None:
+    """Why a trial failed, in one line; None if it did not."""
+    if trial.status == Trial.ERROR:
+        return error_line(trial)
+    if trial.status != Trial.TERMINATED:
+        return None
+    result = flatten(trial.last_result)
+    missing = missing_stop_key(trial, result)
+    goals = trial.stopping_criterion.items()
+    if missing is None or any(result.get(name, -math.inf) >= goal for name, goal in goals):
+        return None
+    return (
+        f"the stop key {missing!r} is not among the results of this trial, so that it would never "
+        f"end; it was stopped with a checkpoint. Known there: "
+        f"{', '.join(name for name in KNOWN if name in result)}."
+    )
 
 
 def error_line(trial: Trial) -> str:
@@ -72,8 +84,8 @@ def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -
     outcomes = list(outcomes)
     text: list[str] = [""]
     for outcome in outcomes:
-        for trial in outcome.failed():
-            text.append(f"{trial} failed: {outcome.reason(trial)}")
+        for trial, reason in outcome.failed().items():
+            text.append(f"{trial} failed: {reason}")
             if trial.status == Trial.ERROR:
                 text.append(f"  full log: {trial.path}/error.txt")
         if outcome.out_of_time:

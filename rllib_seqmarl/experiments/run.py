@@ -13,6 +13,7 @@ from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import cluster
 from rllib_seqmarl.experiments.cluster import RunOptions
+from rllib_seqmarl.experiments.grids import variants
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 from rllib_seqmarl.experiments.storage import ExperimentFolder
 
@@ -177,7 +178,10 @@ def _run(
             ),
             scheduler=control,
             callbacks=[progress, EndOfLoop(control, signals, folder)],
-            resume=resume,
+            # A trial that failed goes on from its last good checkpoint.
+            resume_config=tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)
+            if resume
+            else None,
             raise_on_failed_trial=False,
             verbose=0,
         )
@@ -187,14 +191,19 @@ def _run(
         # Ctrl-C in the moment in which Tune had taken the signal and we had not yet.
         signals.received = signal.SIGINT
     out_of_time = not ended and signals.received is None
-    return Outcome(spec, trials, control.failures, out_of_time)
+    return Outcome(spec, trials, out_of_time)
 
 
 def _environment(spec: ExperimentSpec) -> str:
     """The environment, its map, and what really simulates it."""
-    env_config = spec.config.get("env_config") or {}
+    name, env_config = spec.config["env"], spec.config.get("env_config") or {}
+    if isinstance(spec.run, str) and isinstance(name, str):
+        variant = next(variants({"env_config": env_config}, spec.source))
+        complete = registry.environment(name).check(variant["env_config"])
+        # What is searched over has no one value to name.
+        env_config = {**complete, **env_config}
     details = [str(env_config[key]) for key in ("map_name", "simulator") if key in env_config]
-    return " ".join([str(spec.config["env"]), *(f"({detail})" for detail in details)])
+    return f"{name} ({', '.join(details)})" if details else str(name)
 
 
 def _resume_line(options: RunOptions) -> str:

@@ -309,14 +309,18 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         """The worlds, each with an episode under way."""
         assert self.env is not None
         if self._obs is None:
-            self._obs, _ = self._try_env_reset(seed=self._reset_seed())
+            seed = self._reset_seed()
+            if seed is not None:
+                self.generator.manual_seed(seed)
+            self._obs, _ = self._try_env_reset(seed=seed)
             self._is_first = np.ones(self.env.num_envs, bool)
         return self.env
 
     def _reset_seed(self) -> int | None:
-        """Seed of the worlds' next start, different after every start of this runner.
+        """Seed of a start of all worlds, from this runner's seed and the steps trained so far.
 
-        The step count makes a runner that was restarted or resumed play new episodes.
+        So a runner that was restarted or resumed plays new episodes with new actions, and an
+        evaluation is the same whether or not the training was interrupted before it.
         """
         if self._seed is None:
             return None
@@ -501,11 +505,16 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _worlds_state(self) -> dict[str, Any]:
         running = self.env is not None and self._obs is not None
         return {
+            "runner": self._identity,
             "generator": self.generator.get_state().numpy(),
             "env": self.env.get_state() if running and self.env is not None else None,
             "obs": self._obs,
             "is_first": self._is_first,
         }
+
+    @property
+    def _identity(self) -> tuple[bool, int]:
+        return bool(self.config.in_evaluation), self.worker_index or 0
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over what `get_state` gave, as far as it is there."""
@@ -524,7 +533,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             if number > 0:
                 self._weights_seq_no = number
         worlds = state.get(COMPONENT_WORLDS)
-        if worlds is not None:
+        # RLlib brings a restarted runner up to date with the state of another one, whose worlds
+        # and random numbers must not be played twice.
+        if worlds is not None and worlds["runner"] == self._identity:
             self.generator.set_state(torch.from_numpy(worlds["generator"]))
             fits = worlds["obs"] is not None and self.env is not None
             if fits and len(worlds["is_first"]) == self.config.num_envs_per_env_runner:

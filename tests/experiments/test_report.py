@@ -12,6 +12,8 @@ from rllib_seqmarl.experiments.spec import ExperimentSpec
 
 
 class FakeTrial(SimpleNamespace):
+    __hash__ = object.__hash__
+
     def __str__(self):
         return self.trial_id
 
@@ -22,7 +24,7 @@ class FakeTrial(SimpleNamespace):
         return None
 
 
-def trial(name, *, checkpoint=None, status=Trial.TERMINATED, error=None):
+def trial(name, *, checkpoint=None, status=Trial.TERMINATED, error=None, **result):
     best = SimpleNamespace(checkpoint=SimpleNamespace(path=checkpoint)) if checkpoint else None
     manager = SimpleNamespace(best_checkpoint_result=best)
     return FakeTrial(
@@ -30,13 +32,21 @@ def trial(name, *, checkpoint=None, status=Trial.TERMINATED, error=None):
         status=status,
         error=error,
         path=f"/r/{name}",
+        config={},
+        stopping_criterion={"training_iteration": 5, "env_runners/win_rate": 0.9},
+        last_result={
+            "training_iteration": 5,
+            "iterations_since_restore": 5,
+            "env_runners": {"episode_return_mean": 1.0},
+            **result,
+        },
         run_metadata=SimpleNamespace(checkpoint_manager=manager),
     )
 
 
-def outcome(*trials, failures=None, out_of_time=False):
+def outcome(*trials, out_of_time=False):
     spec = ExperimentSpec("mine", "f", "MAT", {}, time_budget_s=60.0)
-    return Outcome(spec, list(trials), failures or {}, out_of_time)
+    return Outcome(spec, list(trials), out_of_time)
 
 
 def report(*outcomes, stopped_by=None):
@@ -65,16 +75,23 @@ def test_the_end_of_a_good_run_names_every_checkpoint_and_the_next_command():
 
 def test_failures_come_with_reason_and_log():
     failed = trial("a", status=Trial.ERROR, error=ValueError("loss is NaN"), checkpoint="/r/a/c")
-    stopped = trial("b")
+    stopped = trial("b", training_iteration=1)
     good = trial("c")
-    one = outcome(failed, stopped, good, failures={"b": "no such stop key"})
+    one = outcome(failed, stopped, good)
 
     text = report(one)
 
-    assert one.failed() == [failed, stopped]
+    assert list(one.failed()) == [failed, stopped]
     assert "a failed: ValueError: loss is NaN" in text
     assert "  full log: /r/a/error.txt" in text
-    assert "b failed: no such stop key" in text
+    assert any(line.startswith("b failed: the stop key 'env_runners/win_rate'") for line in text)
+    assert any(
+        line.endswith(
+            "Known there: training_iteration, iterations_since_restore, "
+            "env_runners/episode_return_mean."
+        )
+        for line in text
+    )
     assert "Your training finished, but 2 of 3 trials failed." in text
     assert "  rllib evaluate /r/a/c" in text
 

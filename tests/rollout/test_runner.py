@@ -136,6 +136,33 @@ def test_state_fits_another_number_of_worlds(small: Any) -> None:
     assert block.columns[IS_FIRST][0].all()
 
 
+def test_state_of_another_runner_brings_no_worlds(small: Any) -> None:
+    """RLlib copies one runner's state to those that it restarted."""
+    config = small("MAT", env_config=game(), num_env_runners=2)
+    one, two = (make_runner(config.copy(copy_frozen=False), worker_index=i) for i in (1, 2))
+    one.sample()
+    two.set_state(one.get_state())
+    three = make_runner(config.copy(copy_frozen=False), worker_index=2)
+    (theirs,), (ours,) = three.sample(), two.sample()
+    for name, column in theirs.columns.items():
+        np.testing.assert_array_equal(column, ours.columns[name])
+
+
+def test_an_evaluation_depends_on_the_steps_trained_alone(small: Any) -> None:
+    returns = []
+    for earlier in (False, True):
+        config = small("MAT", env_config=game())
+        config.in_evaluation = True
+        runner = make_runner(config)
+        if earlier:
+            runner.sample(num_episodes=5)
+            runner.pop_episodes()
+        runner.set_state({"num_env_steps_sampled_lifetime": 4711})
+        runner.sample(num_episodes=20, explore=True)
+        returns.append(runner.pop_episodes()["episode_return"])
+    np.testing.assert_array_equal(*returns)
+
+
 def test_weights_with_an_older_number_are_ignored(small: Any) -> None:
     runner = make_runner(small("MAT", env_config=game()))
     state = runner.get_state(components="rl_module")
