@@ -143,6 +143,7 @@ def test_state_of_another_runner_brings_no_worlds(small: Any) -> None:
     one.sample()
     two.set_state(one.get_state())
     three = make_runner(config.copy(copy_frozen=False), worker_index=2)
+    three.set_state(one.get_state(components="rl_module"))
     (theirs,), (ours,) = three.sample(), two.sample()
     for name, column in theirs.columns.items():
         np.testing.assert_array_equal(column, ours.columns[name])
