@@ -96,6 +96,14 @@ def wait_until_gone(processes, seconds):
     assert not any(map(alive, processes))
 
 
+@pytest.fixture(scope="module")
+def to_be_gone():
+    """Processes that must have ended by themselves when the tests of this file are through."""
+    processes: set[int] = set()
+    yield processes
+    wait_until_gone(processes, seconds=90)
+
+
 def alive(pid):
     status = Path(f"/proc/{pid}/stat")
     try:
@@ -300,7 +308,7 @@ def test_train_then_evaluate_as_it_says(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path):
+def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path, to_be_gone):
     folder = tmp_path / "mat-distinct-actions"
     stop = ("--stop", '{"training_iteration": 60}')
     arguments = (
@@ -338,6 +346,7 @@ def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path):
     killed = iterations(folder)
     assert killed[: len(before) + 1] == [*before, len(before) + 1]  # nothing was done twice
     wait_until_gone(family.keys() - helpers, seconds=20)
+    to_be_gone.update(helpers)
 
     # Changed settings are not silently ignored.
     run = rllib(*arguments, "--resume", "--seed", "99")
@@ -359,7 +368,6 @@ def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path):
     assert run.returncode == 0, run.stdout
     assert "Your training finished." in run.stdout
     assert len(results(folder)) == len(done)
-    wait_until_gone(helpers, seconds=90)
 
 
 FAILING = """\
