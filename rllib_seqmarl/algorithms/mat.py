@@ -32,18 +32,24 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.advantages import (
+    ADVANTAGES,
+    OLD_VALUES,
+    POLICY_WEIGHT,
+    TARGETS,
+    VALUE_WEIGHT,
+    AdvantageLearner,
+)
 from rllib_seqmarl.learning.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.config import TeamConfig
-from rllib_seqmarl.learning.learner import Rows, TeamLearner
-from rllib_seqmarl.learning.module import COMPLETIONS, ENTROPY, VALUES, SequentialModule
+from rllib_seqmarl.learning.learner import Rows
+from rllib_seqmarl.learning.module import ENTROPY, VALUES, SequentialModule
 from rllib_seqmarl.losses import (
     RATIO_AGGREGATIONS,
     clipped_surrogate,
@@ -55,23 +61,10 @@ from rllib_seqmarl.nets.decoding import METHODS
 from rllib_seqmarl.nets.orders import ORDERS
 from rllib_seqmarl.nets.values import SUCCESSORS
 from rllib_seqmarl.nets.values import VALUES as VALUE_FUNCTIONS
-from rllib_seqmarl.returns import TIME_LIMITS, generalized_advantages
+from rllib_seqmarl.returns import TIME_LIMITS
 from rllib_seqmarl.rollout.block import (
-    ACTION_MASK,
-    ACTIONS,
-    ALIVE,
     LOG_PROB,
-    OBS,
-    ORDER,
-    REWARD,
-    TERMINATED,
-    TRUNCATED,
-    RolloutBlock,
 )
-
-ADVANTAGES = "advantages"
-RETURNS = "returns"
-OLD_VALUES = "old_values"
 
 
 class MATConfig(TeamConfig):
@@ -167,137 +160,27 @@ class MATConfig(TeamConfig):
         )
 
 
-class MATLearner(TeamLearner):
-    """Advantages from the value of each agent, then clipped PPO."""
+class MATLearner(AdvantageLearner):
+    """Clipped PPO on the advantages of each agent's own value."""
 
     def build(self) -> None:
         """Adds the schedule of the entropy coefficient."""
         super().build()
         self.entropy_coeff = Scheduler(self.config.entropy_coeff, framework="torch")
 
-    @property
-    def core(self) -> SequentialModule:
-        """The module itself, without what several learners wrap around it."""
-        return self.module[DEFAULT_MODULE_ID].unwrapped()
-
-    def rows(self, block: RolloutBlock) -> Rows:
-        """Columns [T, E, N, ...] -> rows [T E, N, ...] with advantages and returns."""
-        c = {name: self.to_device(column) for name, column in block.columns.items()}
-        steps, worlds = c[REWARD].shape
-        keep = (OBS, ACTION_MASK, ACTIONS, LOG_PROB, ORDER, ALIVE)
-        rows = {k: c[k][:steps].flatten(0, 1) for k in keep if k in c}
-        with torch.no_grad(), self.network_time():
-            completions, normalised = self._values(rows)
-            following = self._following_values(block, c, normalised)
-        if completions is not None and self.config.successors != "greedy_per_minibatch":
-            rows[COMPLETIONS] = completions
-        value_norm = self.core.value_norm
-        values = value_norm.denormalize(normalised).unflatten(0, (steps, worlds))
-        advantages = generalized_advantages(  # [T, E, N]
-            c[REWARD],
-            values,
-            value_norm.denormalize(following),
-            c[TERMINATED],
-            c[TRUNCATED],
-            gamma=self.config.gamma,
-            lambda_=self.config.lambda_,
-            time_limit=self.config.time_limit,
-        )
-        rows[OLD_VALUES] = normalised
-        rows[RETURNS] = (advantages + values).flatten(0, 1)
-        rows[ADVANTAGES] = self._standardise(advantages.flatten(0, 1), rows[ALIVE])
-        return rows
-
-    def _values(self, rows: Rows) -> tuple[Tensor | None, Tensor]:
-        """Completions and normalised values [B, N] of rows, in pieces."""
-        size = self.config.micro_batch_size or len(rows[OBS])
-        completions: list[Tensor] = []
-        values = []
-        for start in range(0, len(rows[OBS]), size):
-            piece = {k: v[start : start + size] for k, v in rows.items()}
-            order = piece.get(ORDER)
-            complete = self.core.policy.completions(
-                piece[OBS], piece.get(ACTION_MASK), piece[ACTIONS], order
-            )
-            if complete is not None:
-                completions.append(complete)
-            values.append(self.core.policy.values(piece[OBS], piece[ACTIONS], order, complete))
-        return torch.cat(completions) if completions else None, torch.cat(values)
-
-    def _following_values(self, block: RolloutBlock, c: Rows, values: Tensor) -> Tensor:
-        """Normalised V of what followed each step, [T, E, N]: at a truncation, of the final
-        observation; after the last step, of the bootstrap row."""
-        steps, worlds = c[REWARD].shape
-        tail = [{k: c[k][steps] for k in (OBS, ACTION_MASK) if k in c}]
-        final = block.final
-        if final is not None:
-            tail.append({k: self.to_device(final.columns[k]) for k in tail[0]})
-        rows = {k: torch.cat([one[k] for one in tail]) for k in tail[0]}
-        # A value that depends on actions needs some: sampled, as the next step would have been.
-        decision = self.core.policy.act(
-            rows[OBS], rows.get(ACTION_MASK), deterministic=False, generator=self.generator
-        )
-        rows[ACTIONS] = decision.actions
-        if decision.order is not None:
-            rows[ORDER] = decision.order
-        tail_values = self._values(rows)[1]
-        values = values.unflatten(0, (steps, worlds))
-        following = torch.cat((values[1:], tail_values[:worlds].unsqueeze(0)))
-        if final is not None:
-            following[final.step, final.world] = tail_values[worlds:]
-        return following
-
-    def _standardise(self, advantages: Tensor, alive: Tensor) -> Tensor:
-        """Advantages [B, N] minus mean, by standard deviation, both over living agents."""
-        counted = torch.where(alive, advantages, 0.0).double()
-        sums = torch.stack((counted.sum(), counted.square().sum(), alive.sum().double()))
-        total, squares, count = self.sum_over_learners(sums)
-        mean = total / count
-        std = (squares / count - mean.square()).clamp(min=0.0).sqrt()
-        return ((advantages - mean) / (std + 1e-5)).float()
-
-    def start_minibatch(self, rows: Rows) -> Rows:
-        """Value targets, the weight of each agent's terms, and the weight of the whole."""
-        returns, policy = rows[RETURNS], self.core.policy
-        extra: Rows = {}
-        moments = torch.stack(
-            (returns.sum(), returns.square().sum(), returns.new_tensor(float(returns.numel())))
-        ).double()
-        total, squares, count = self.sum_over_learners(moments)
-        self.core.value_norm.update(total / count, squares / count)
-        extra["targets"] = self.core.value_norm.normalize(returns)
-        ones = torch.ones_like(returns)
-        alive = rows[ALIVE].to(returns.dtype)
-        for name, masked in (
-            ("policy_weight", self.config.use_policy_active_mask),
-            ("value_weight", self.config.use_value_active_mask),
-        ):
-            weight = alive if masked else ones
-            # Learners' gradients are averaged, so each divides by its share of the weight.
-            whole = self.sum_over_learners(weight.sum()) / self.num_shares
-            extra[name] = weight / whole
-        if self.core.policy.value.needs_completions and COMPLETIONS not in rows:
-            with self.network_time():
-                completions = policy.completions(
-                    rows[OBS], rows.get(ACTION_MASK), rows[ACTIONS], rows.get(ORDER)
-                )
-            assert completions is not None
-            extra[COMPLETIONS] = completions
-        return extra
-
     def compute_loss_for_module(
         self, *, module_id: str, config: MATConfig, batch: Rows, fwd_out: Rows
     ) -> Tensor:
         """L of the module docstring for rows [B, N, ...] of a minibatch."""
         eps = config.clip_param
-        policy_weight, value_weight = batch["policy_weight"], batch["value_weight"]
+        policy_weight, value_weight = batch[POLICY_WEIGHT], batch[VALUE_WEIGHT]
 
         ratio = probability_ratio(fwd_out[LOG_PROB], batch[LOG_PROB], config.ratio_aggregation)
         surrogate = clipped_surrogate(ratio, batch[ADVANTAGES], eps)
         policy_loss = weighted_sum(surrogate, policy_weight)
 
         value_error = clipped_value_loss(
-            fwd_out[VALUES], batch[OLD_VALUES], batch["targets"], eps, config.huber_delta
+            fwd_out[VALUES], batch[OLD_VALUES], batch[TARGETS], eps, config.huber_delta
         )
         value_loss = weighted_sum(value_error, value_weight)
 

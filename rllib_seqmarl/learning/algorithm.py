@@ -21,7 +21,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from rllib_seqmarl.rollout.block import split
-from rllib_seqmarl.rollout.runner import TIME_SPLIT
+from rllib_seqmarl.rollout.metrics import TIME_SPLIT
 
 
 class TeamAlgorithm(Algorithm):

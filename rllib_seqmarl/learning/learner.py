@@ -27,7 +27,7 @@ from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.block import RolloutBlock, concatenate
-from rllib_seqmarl.rollout.runner import TIME_SPLIT
+from rllib_seqmarl.rollout.metrics import TIME_SPLIT
 
 GENERATOR = "generator"
 

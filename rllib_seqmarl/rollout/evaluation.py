@@ -17,7 +17,8 @@ from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.runner import METRIC_NAMES, TeamEnvRunner
+from rllib_seqmarl.rollout.metrics import METRIC_NAMES
+from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
 #: Where in a checkpoint the trained module lies.
 MODULE_PATH = Path(

@@ -8,7 +8,6 @@ metrics, weights, state, callbacks, restarts) stays the same.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Collection
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.rllib.callbacks.utils import make_callback
-from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_AGENT_ID, DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import ENV_STEP_FAILURE, EnvRunner
@@ -26,20 +25,7 @@ from ray.rllib.utils import force_list
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.framework import get_device
 from ray.rllib.utils.metrics import (
-    EPISODE_LEN_MAX,
-    EPISODE_LEN_MEAN,
-    EPISODE_LEN_MIN,
-    EPISODE_RETURN_MAX,
-    EPISODE_RETURN_MEAN,
-    EPISODE_RETURN_MIN,
-    NUM_AGENT_STEPS_SAMPLED,
-    NUM_AGENT_STEPS_SAMPLED_LIFETIME,
-    NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
-    NUM_EPISODES_LIFETIME,
-    NUM_MODULE_STEPS_SAMPLED,
-    NUM_MODULE_STEPS_SAMPLED_LIFETIME,
     SAMPLE_TIMER,
     WEIGHTS_SEQ_NO,
 )
@@ -57,34 +43,10 @@ from rllib_seqmarl.rollout.block import (
     FinalObservations,
     RolloutBlock,
 )
+from rllib_seqmarl.rollout.metrics import TIME_SPLIT, TeamEpisode, log_episodes, log_steps
 
 #: Environment state and random state: large, and of this runner alone, so never broadcast.
 COMPONENT_WORLDS = "worlds"
-
-#: Metrics under which an environment's own per-episode figures appear.
-METRIC_NAMES = {"won": "win_rate"}
-
-TIME_SPLIT = "time_split"
-
-
-@dataclasses.dataclass(frozen=True)
-class TeamEpisode:
-    """What a callback is told of a finished episode.
-
-    Attributes:
-        world: which of the E worlds played it.
-        statistics: ``episode_return``, ``episode_length`` and the environment's own figures.
-    """
-
-    world: int
-    statistics: dict[str, float]
-
-    def __len__(self) -> int:
-        return int(self.statistics["episode_length"])
-
-    def get_return(self) -> float:
-        """Sum of the team's rewards."""
-        return self.statistics["episode_return"]
 
 
 class TeamEnvRunner(EnvRunner, Checkpointable):
@@ -116,13 +78,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._is_first: NDArray[np.bool_] = np.zeros(0, bool)
         self._finished: list[dict[str, NDArray[np.float32]]] = []
         self._seconds = {"environment": 0.0, "decode": 0.0, "sampling_other": 0.0}
-        if (
-            not self.worker_index
-            and self.config.num_env_runners > 0
-            and not self.config.create_env_on_local_worker
-        ):
-            pass  # the learner's side of a remote group: it only needs spaces and a module
-        else:
+        # Where others sample, the learner's own runner needs only spaces and a module.
+        others_sample = not self.worker_index and self.config.num_env_runners > 0
+        if not others_sample or self.config.create_env_on_local_worker:
             self.make_env()
         self.make_module()
 
@@ -233,7 +191,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
                     "samples": [block],
                 },
             )
-        self._count_steps(block.num_env_steps)
+        self._log_env_steps(self._metrics_num_env_steps_sampled, block.num_env_steps)
+        log_steps(self.metrics, block.num_env_steps)
         total = time.perf_counter() - begin
         self._seconds["sampling_other"] += (
             total - self._seconds["environment"] - self._seconds["decode"]
@@ -424,25 +383,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
                 },
             )
 
-    def _count_steps(self, env_steps: int) -> None:
-        """Logs the step counters under RLlib's names."""
-        self._log_env_steps(self._metrics_num_env_steps_sampled, env_steps)
-        for name, key in (
-            (NUM_ENV_STEPS_SAMPLED, None),
-            (NUM_AGENT_STEPS_SAMPLED, DEFAULT_AGENT_ID),
-            (NUM_MODULE_STEPS_SAMPLED, DEFAULT_MODULE_ID),
-        ):
-            path = name if key is None else (name, key)
-            self.metrics.log_value(path, env_steps, reduce="sum")
-        for name, key in (
-            (NUM_AGENT_STEPS_SAMPLED_LIFETIME, DEFAULT_AGENT_ID),
-            (NUM_MODULE_STEPS_SAMPLED_LIFETIME, DEFAULT_MODULE_ID),
-        ):
-            self.metrics.log_value((name, key), env_steps, reduce="lifetime_sum")
-        self.metrics.log_value(
-            NUM_ENV_STEPS_SAMPLED_LIFETIME, env_steps, reduce="lifetime_sum", with_throughput=True
-        )
-
     def pop_episodes(self) -> dict[str, NDArray[np.float32]]:
         """Statistics of the episodes that ended since the last call, one array per figure."""
         finished = {
@@ -454,33 +394,22 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def get_metrics(self) -> Any:
         """Metrics since the last call, for RLlib to merge over runners."""
-        finished = self.pop_episodes()
-        episodes = len(next(iter(finished.values()))) if finished else 0
-        self.metrics.log_value(NUM_EPISODES, episodes, reduce="sum")
-        self.metrics.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
-        # An evaluation reports all of its episodes, training the most recent ones.
-        window = (
-            episodes
-            if self.config.in_evaluation
-            else math.ceil(
-                self.config.metrics_num_episodes_for_smoothing / (self.config.num_env_runners or 1)
-            )
+        log_episodes(
+            self.metrics,
+            self.pop_episodes(),
+            # An evaluation reports all of its episodes, training the most recent ones.
+            window=None if self.config.in_evaluation else self._smoothing_window(),
         )
-        names = {
-            "episode_return": (EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX),
-            "episode_length": (EPISODE_LEN_MEAN, EPISODE_LEN_MIN, EPISODE_LEN_MAX),
-        }
-        for name, values in finished.items():
-            mean, *extremes = names.get(name, (METRIC_NAMES.get(name, name),))
-            for value in values[-window:].tolist():
-                self.metrics.log_value(mean, value, reduce="mean", window=window)
-                for key, reduce in zip(extremes, ("min", "max"), strict=False):
-                    self.metrics.log_value(key, value, reduce=reduce, window=window)
         for part, seconds in self._seconds.items():
             self.metrics.log_value((TIME_SPLIT, part), seconds, reduce="mean", window=1)
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="mean", window=1)
         return self.metrics.reduce()
+
+    def _smoothing_window(self) -> int:
+        """This runner's share of the episodes over which RLlib smooths."""
+        episodes = self.config.metrics_num_episodes_for_smoothing
+        return math.ceil(episodes / (self.config.num_env_runners or 1))
 
     # -- state -------------------------------------------------------------------------------
 

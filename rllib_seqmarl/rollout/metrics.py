@@ -1,0 +1,99 @@
+"""What a runner reports, under RLlib's names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.rllib.core import DEFAULT_AGENT_ID, DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import (
+    EPISODE_LEN_MAX,
+    EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+    NUM_AGENT_STEPS_SAMPLED,
+    NUM_AGENT_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+    NUM_MODULE_STEPS_SAMPLED,
+    NUM_MODULE_STEPS_SAMPLED_LIFETIME,
+)
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+#: Where the seconds of an iteration went, of runners, of learners, and of the whole.
+TIME_SPLIT = "time_split"
+
+#: Names of an environment's own per-episode figures, where they are others in results.
+METRIC_NAMES = {"won": "win_rate"}
+
+#: Names of the mean, the least and the most of what every environment reports.
+_EPISODE_METRICS = {
+    "episode_return": (EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX),
+    "episode_length": (EPISODE_LEN_MEAN, EPISODE_LEN_MIN, EPISODE_LEN_MAX),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TeamEpisode:
+    """What a callback is told of a finished episode.
+
+    Attributes:
+        world: which of the E worlds played it.
+        statistics: ``episode_return``, ``episode_length`` and the environment's own figures.
+    """
+
+    world: int
+    statistics: dict[str, float]
+
+    def __len__(self) -> int:
+        return int(self.statistics["episode_length"])
+
+    def get_return(self) -> float:
+        """Sum of the team's rewards."""
+        return self.statistics["episode_return"]
+
+
+def log_steps(logger: MetricsLogger, env_steps: int) -> None:
+    """Counts steps of single worlds; the team is one agent and one module to RLlib."""
+    for path in (
+        (NUM_ENV_STEPS_SAMPLED,),
+        (NUM_AGENT_STEPS_SAMPLED, DEFAULT_AGENT_ID),
+        (NUM_MODULE_STEPS_SAMPLED, DEFAULT_MODULE_ID),
+    ):
+        logger.log_value(path, env_steps, reduce="sum")
+    for path in (
+        (NUM_AGENT_STEPS_SAMPLED_LIFETIME, DEFAULT_AGENT_ID),
+        (NUM_MODULE_STEPS_SAMPLED_LIFETIME, DEFAULT_MODULE_ID),
+    ):
+        logger.log_value(path, env_steps, reduce="lifetime_sum")
+    logger.log_value(
+        NUM_ENV_STEPS_SAMPLED_LIFETIME, env_steps, reduce="lifetime_sum", with_throughput=True
+    )
+
+
+def log_episodes(
+    logger: MetricsLogger, finished: Mapping[str, NDArray[np.float32]], window: int | None
+) -> None:
+    """Logs the statistics of finished episodes.
+
+    Args:
+        logger: of the runner.
+        finished: one array per figure, an entry per episode, the latest last.
+        window: over how many episodes the figures are smoothed; None: these and no others.
+    """
+    episodes = len(next(iter(finished.values()))) if finished else 0
+    logger.log_value(NUM_EPISODES, episodes, reduce="sum")
+    logger.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
+    window = episodes if window is None else window
+    for name, values in finished.items():
+        mean, *extremes = _EPISODE_METRICS.get(name, (METRIC_NAMES.get(name, name),))
+        for value in values[-window:].tolist():
+            logger.log_value(mean, value, reduce="mean", window=window)
+            for key, reduce in zip(extremes, ("min", "max"), strict=False):
+                logger.log_value(key, value, reduce=reduce, window=window)
