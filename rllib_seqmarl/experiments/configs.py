@@ -31,13 +31,20 @@ OLD_KEYS: dict[str, str] = {
     "num_learner_workers": "num_learners",
 }
 _REFUSED_KEYS: dict[str, str] = {
-    "num_gpus": "use num_learners and num_gpus_per_learner",
     "horizon": "the length of an episode belongs to the environment: env_config",
     "multiagent": "the team is one agent here; remove it",
 }
 
+#: Keys that RLlib still takes and that change nothing any more, with their only right values.
+_WITHOUT_EFFECT: dict[str, tuple[tuple[Any, ...], str]] = {
+    "framework": (("torch", None), "everything here is torch"),
+    "num_gpus": ((0, None), "use num_learners and num_gpus_per_learner"),
+    "model": (({}, None), "the network has keys of its own, e.g. embed_dim and num_blocks"),
+    "exploration_config": (({}, None), "use entropy_coeff, and explore in evaluation_config"),
+}
+
 #: Types of keys whose default, None, tells nothing.
-_NUMBERS_OR_NONE = ("evaluation_interval", "seed", "grad_clip", "minibatch_size")
+_WHOLE_OR_NONE = ("evaluation_interval", "seed", "minibatch_size", "micro_batch_size")
 _MAPPINGS_OR_NONE = ("evaluation_config",)
 
 #: Keys with a whole number as default that may be fractions, by how they begin or end.
@@ -99,7 +106,13 @@ def _known_keys(
             raise UserError(
                 f"{where}: unknown key {key!r}. {nearest(str(key), (*defaults, *OLD_KEYS))}"
             )
+        if name in _WITHOUT_EFFECT:
+            values, advice = _WITHOUT_EFFECT[name]
+            if value not in values and value != defaults[name]:
+                raise UserError(f"{where}: {name!r} has no effect any more: {advice}.")
         known[name] = value
+    if known.get("env_config", {}) is None:  # `env_config:` with nothing below it
+        del known["env_config"]
     return known
 
 
@@ -117,8 +130,10 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
 
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if default is None:
-        if key in _NUMBERS_OR_NONE and not (number or value is None):
-            raise refusal("a number or null")
+        if key in _WHOLE_OR_NONE and value is not None:
+            if not number or value != int(value):
+                raise refusal("a whole number or null")
+            return int(value)
         if key in _MAPPINGS_OR_NONE and not (isinstance(value, Mapping) or value is None):
             raise refusal("a mapping")
     elif isinstance(default, bool):
@@ -147,6 +162,6 @@ def _validate(config_class: type[Any], variant: Mapping[str, Any], spec: Experim
     try:
         config = config_class().update_from_dict(copy.copy(dict(variant)))
         config.validate()
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"{where}: {' '.join(lines) or type(error).__name__}") from error

@@ -49,6 +49,14 @@ def test_old_keys_are_translated_and_said():
     assert len(given.notes) == 2
 
 
+def test_old_keys_with_their_only_right_value_are_taken():
+    given = spec(framework="torch", num_gpus=0, model={}, env_config=None)
+
+    configs.check(given)
+
+    assert "env_config" not in given.config
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
@@ -65,7 +73,13 @@ def test_old_keys_are_translated_and_said():
         ({"order": 3}, "'order' must be text"),
         ({"decode": "fastest"}, "'decode' must be one of"),
         ({"order": {"grid_search": ["index", "alphabetical"]}}, "order"),
-        ({"evaluation_interval": "often"}, "'evaluation_interval' must be a number or null"),
+        ({"evaluation_interval": "often"}, "'evaluation_interval' must be a whole number or null"),
+        ({"seed": 1.5}, "'seed' must be a whole number or null"),
+        ({"grad_clip": "much"}, "'grad_clip' must be a number"),
+        ({"xyzzy": 1}, r"unknown key 'xyzzy'\. Nearest known: "),
+        ({"framework": "tf2"}, "'framework' has no effect any more"),
+        ({"num_gpus": 1}, "use num_learners"),
+        ({"model": {"fcnet_hiddens": [3]}}, "embed_dim"),
         ({"evaluation_config": 3}, "'evaluation_config' must be a mapping"),
         ({"evaluation_config": {"exlore": False}}, "Did you mean 'explore'"),
         ({"num_workers": 1, "num_env_runners": 1}, "mean the same"),
