@@ -262,17 +262,26 @@ def test_more_than_this_machine_has_is_said(tmp_path):
 def test_train_then_evaluate_as_it_says(tmp_path):
     arguments = ("train", "file", EXAMPLE, "--storage-path", str(tmp_path), "--ray-num-cpus", "1")
 
-    run = rllib(*arguments, "--stop", '{"training_iteration": 2}', "--seed", "5")
+    run = rllib(
+        *(*arguments, "--stop", '{"training_iteration": 3}', "--seed", "5"),
+        *("--checkpoint-freq", "1", "--keep-checkpoints-num", "1"),
+        *("--checkpoint-score-attr", "min-env_runners/num_env_steps_sampled_lifetime"),
+    )
 
     assert run.returncode == 0, run.stdout
     lines = run.stdout.splitlines()
     folder = tmp_path / "mat-distinct-actions"
     assert lines[0] == f"mat-distinct-actions: training MAT on distinct_actions. Results: {folder}"
-    assert any(": iteration 2 | env steps 1,600 | steps/s " in line for line in lines)
+    assert any(": iteration 3 | env steps 2,400 | steps/s " in line for line in lines)
     assert lines[lines.index("Your training finished.") + 1 :][:2] == [
         "Best available checkpoint for each trial:",
-        f"  {next(folder.glob('*/checkpoint_*'))}",
+        f"  {next(folder.glob('*/checkpoint_000000'))}",
     ]
+    # The best, which was the first, and the latest.
+    assert {path.name for path in folder.glob("*/checkpoint_*")} == {
+        "checkpoint_000000",
+        "checkpoint_000002",
+    }
     assert "Traceback" not in run.stdout
     assert len(lines) < 15
     assert json.loads((folder / "experiment.json").read_text())["config"]["seed"] == 5
@@ -289,7 +298,7 @@ def test_train_then_evaluate_as_it_says(tmp_path):
     run = rllib(*arguments)
     assert run.returncode == 2
     assert "--resume" in run.stdout
-    assert iterations(folder) == [1, 2]
+    assert iterations(folder) == [1, 2, 3]
 
     # A checkpoint of another algorithm, and a damaged one.
     checkpoint = Path(evaluate[2])

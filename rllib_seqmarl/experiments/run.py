@@ -14,6 +14,7 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import cluster
 from rllib_seqmarl.experiments.cluster import RunOptions
 from rllib_seqmarl.experiments.grids import variants
+from rllib_seqmarl.experiments.score import SCORE, with_score
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 from rllib_seqmarl.experiments.storage import ExperimentFolder
 
@@ -163,12 +164,14 @@ def _run(
                 spec.name,
                 spec.run,
                 stop=spec.stop,
-                config=spec.config,
+                config=with_score(spec.config, keep.score_attribute)
+                if keep.score_attribute
+                else spec.config,
                 num_samples=spec.num_samples,
                 storage_path=folder.storage,
                 checkpoint_config=tune.CheckpointConfig(
                     num_to_keep=keep.num_to_keep,
-                    checkpoint_score_attribute=keep.score_attribute,
+                    checkpoint_score_attribute=SCORE if keep.score_attribute else None,
                     checkpoint_score_order=keep.score_order,
                     checkpoint_frequency=keep.frequency,
                     checkpoint_at_end=keep.at_end,
