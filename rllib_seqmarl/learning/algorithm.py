@@ -35,6 +35,10 @@ class TeamAlgorithm(Algorithm):
             torch.set_num_threads(threads)
         super().setup(config)
 
+    def __repr__(self) -> str:
+        # RLlib's own needs a config, and hides the mistake in it by failing in turn.
+        return type(self).__name__
+
     def training_step(self) -> None:
         """One iteration; everything it reports goes through ``self.metrics``."""
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
