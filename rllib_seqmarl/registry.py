@@ -86,6 +86,16 @@ def environment(name: str) -> Environment:
     return cast(Environment, importlib.import_module(_resolve(name, ENVIRONMENTS, "environment")))
 
 
+def environment_name(name: str) -> str:
+    """The registered spelling of an environment's name, aliases resolved.
+
+    Raises:
+        UserError: no such environment; the line names the nearest one.
+    """
+    path = _resolve(name, ENVIRONMENTS, "environment")
+    return next(known for known, target in ENVIRONMENTS.items() if target == path)
+
+
 EnvironmentCreator = Callable[[Mapping[str, Any]], "TeamVectorEnv"]
 
 
@@ -95,17 +105,13 @@ def make_environment(name: str, num_envs: int, env_config: Mapping[str, Any]) ->
     return module.make(num_envs, **module.check(env_config))
 
 
-def _create(name: str, context: Mapping[str, Any]) -> TeamVectorEnv:
+def _create(env: str, context: Mapping[str, Any]) -> TeamVectorEnv:
     """Environment creator with Ray's signature: ``context`` is env_config plus ``num_envs``."""
     env_config = dict(context)
     num_envs = env_config.pop("num_envs", 1)
-    return make_environment(name, num_envs, env_config)
-
-
-def _create_from_path(path: str, context: Mapping[str, Any]) -> TeamVectorEnv:
-    env_config = dict(context)
-    num_envs = env_config.pop("num_envs", 1)
-    return cast("TeamVectorEnv", _import(path)(num_envs, **env_config))
+    if is_import_path(env):
+        return cast("TeamVectorEnv", _import(env)(num_envs, **env_config))
+    return make_environment(env, num_envs, env_config)
 
 
 def _import(path: str) -> Any:
@@ -132,8 +138,8 @@ def environment_creator(env: str) -> EnvironmentCreator:
     """
     if is_import_path(env):
         _import(env)
-        return partial(_create_from_path, env)
-    _resolve(env, ENVIRONMENTS, "environment")
+    else:
+        environment_name(env)
     return partial(_create, env)
 
 

@@ -6,6 +6,8 @@ for blocks of columns; here all of these are refused with one line before anythi
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,7 +15,11 @@ from ray import tune
 from ray._common.deprecation import DEPRECATED_VALUE
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
+from ray.rllib.utils.schedules.scheduler import Scheduler
+from ray.tune.registry import ENV_CREATOR, _global_registry
+from typing_extensions import Self
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
@@ -21,6 +27,58 @@ from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
 #: Keys that Ray itself puts into a config dict, beside those that begin with "__".
 _RAY_KEYS = {"class", "_enable_new_api_stack", "multiagent"}
+
+#: Settings that RLlib's configs keep under a private name, with a read-only property of this one.
+_PROPERTIES = {
+    "learner_class": "_learner_class",
+    "model_config": "_model_config",
+    "rl_module_spec": "_rl_module_spec",
+}
+
+_NEW_STACK = "only RLlib's new API stack is supported; leave it at true"
+_ONE_TEAM = "the team is one agent with one policy; leave multi_agent() out"
+_CONNECTORS = "blocks of columns pass through no connectors; change the environment instead"
+_NETWORK = "the network has settings of its own, e.g. embed_dim and num_blocks"
+_OFFLINE = "learning is from the runners only; use on_sample_end to keep blocks"
+
+#: RLlib's settings that a columnar runner or learner does not look at -> what to do instead.
+_WITHOUT_MEANING: dict[str, str] = {
+    "enable_rl_module_and_learner": _NEW_STACK,
+    "enable_env_runner_and_connector_v2": _NEW_STACK,
+    "framework_str": "everything here is torch",
+    "observation_filter": "scale observations in the environment",
+    "normalize_actions": "continuous actions lie in [-1, 1]; the environment scales them",
+    "clip_actions": "continuous actions lie in [-1, 1]; the environment scales them",
+    "clip_rewards": "clip rewards in the environment",
+    "compress_observations": "blocks are sent as they are; leave it out",
+    "remote_worker_envs": "worlds are stepped as one; use num_env_runners",
+    "use_env_runner_state_server": "leave it out",
+    "shuffle_batch_per_epoch": "every epoch is shuffled; leave it out",
+    "torch_skip_nan_gradients": "use grad_clip and a smaller lr",
+    "num_aggregator_actors_per_learner": "blocks go straight to the learners; use num_learners",
+    "num_gpus": "use num_learners and num_gpus_per_learner",
+    "model": _NETWORK,
+    "_model_config": _NETWORK,
+    "optimizer": "it is Adam; use lr, adam_epsilon and grad_clip",
+    "exploration_config": "use entropy_coeff, and explore in evaluation_config",
+    "input_": _OFFLINE,
+    "output": _OFFLINE,
+    "policy_mapping_fn": _ONE_TEAM,
+    "policies_to_train": _ONE_TEAM,
+    "count_steps_by": "steps are those of the environment; leave it out",
+    "_env_to_module_connector": _CONNECTORS,
+    "_module_to_env_connector": _CONNECTORS,
+    "_learner_connector": _CONNECTORS,
+}
+
+#: RLlib's settings with a fixed set of values.
+_RLLIB_CHOICES: dict[str, tuple[str, ...]] = {
+    "grad_clip_by": ("value", "norm", "global_norm"),
+    "evaluation_duration_unit": ("episodes", "timesteps"),
+}
+
+#: Settings that may be a schedule ``[[env_step, value], ...]``.
+_SCHEDULES = ("lr", "entropy_coeff")
 
 #: Callbacks that would be called for every step or start of an episode, which a columnar
 #: runner does not do.
@@ -44,33 +102,44 @@ class TeamConfig(AlgorithmConfig):
         use_value_active_mask: dead agents are left out of the value loss.
     """
 
-    #: Own settings that may be None.
-    _OPTIONAL: ClassVar[set[str]] = {"minibatch_size", "micro_batch_size", "grad_clip", "seed"}
+    #: Numbers that may be None.
+    _OPTIONAL: ClassVar[set[str]] = {
+        "minibatch_size",
+        "micro_batch_size",
+        "num_threads_per_learner",
+        "grad_clip",
+        "seed",
+        "evaluation_interval",
+        "sample_timeout_s",
+        "evaluation_sample_timeout_s",
+    }
     #: Own settings with a fixed set of values.
     _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {}
-    #: Settings that must be above zero, and that must lie between 0 and 1.
-    _POSITIVE: ClassVar[set[str]] = {
+    #: Numbers of things of which there must be some, or may be none.
+    _COUNTS: ClassVar[set[str]] = {
         "rollout_fragment_length",
         "num_envs_per_env_runner",
         "num_epochs",
         "minibatch_size",
         "micro_batch_size",
         "num_threads_per_learner",
-        "adam_epsilon",
+        "evaluation_interval",
+        "evaluation_duration",
+        "metrics_num_episodes_for_smoothing",
     }
-    _UNIT_INTERVAL: ClassVar[set[str]] = {"gamma"}
-    #: Settings that count something.
-    _WHOLE: ClassVar[set[str]] = {
-        "rollout_fragment_length",
-        "num_envs_per_env_runner",
+    _FROM_ZERO: ClassVar[set[str]] = {
+        "seed",
         "num_env_runners",
+        "evaluation_num_env_runners",
         "num_learners",
-        "num_epochs",
-        "minibatch_size",
-        "micro_batch_size",
-        "num_threads_per_learner",
     }
+    #: Settings that must be whole, above zero, at least zero, and between 0 and 1.
+    _WHOLE: ClassVar[set[str]] = _COUNTS | _FROM_ZERO
+    _POSITIVE: ClassVar[set[str]] = _COUNTS | {"adam_epsilon", "grad_clip"}
+    _NOT_NEGATIVE: ClassVar[set[str]] = _FROM_ZERO | {"lr", "entropy_coeff", "vf_loss_coeff"}
+    _UNIT_INTERVAL: ClassVar[set[str]] = {"gamma"}
 
+    env: Any
     env_config: dict[str, Any]
 
     def __init__(self, algo_class: type[Any] | None = None) -> None:
@@ -95,17 +164,31 @@ class TeamConfig(AlgorithmConfig):
         """Sets RLlib's and this package's training settings by name.
 
         Raises:
-            UserError: no such setting.
+            UserError: no such setting, or one that belongs to another method.
         """
         own = set(vars(type(self)())) - set(vars(AlgorithmConfig()))
+        rllibs = set(inspect.signature(AlgorithmConfig.training).parameters) - {"self"}
         base = {}
         for name, value in settings.items():
             if name in own:
                 setattr(self, name, value)
+            elif name in rllibs:
+                base[name] = value
             else:
                 self._check_known(name)
-                base[name] = value
+                raise UserError(f"{name!r} is not a training setting: give it to {_method(name)}.")
         super().training(**base)
+        return self
+
+    def environment(self, *args: Any, **settings: Any) -> TeamConfig:
+        """RLlib's method; an ``env_config`` of None is an empty one.
+
+        Raises:
+            UserError: ``env_config`` is not a mapping.
+        """
+        if "env_config" in settings:
+            settings["env_config"] = _mapping(settings["env_config"])
+        super().environment(*args, **settings)
         return self
 
     def update_from_dict(self, config_dict: Mapping[str, Any]) -> TeamConfig:
@@ -114,17 +197,20 @@ class TeamConfig(AlgorithmConfig):
         Raises:
             UserError: an unknown key; the line names the nearest known one.
         """
-        for name in config_dict:
-            if name not in _RAY_KEYS and not name.startswith("__"):
+        settings = {}
+        for name, value in config_dict.items():
+            if name.startswith("__"):
+                continue
+            if name not in _RAY_KEYS:
                 self._check_known(name)
-        settings = {k: v for k, v in config_dict.items() if not k.startswith("__")}
+            settings[_PROPERTIES.get(name, name)] = value
         super().update_from_dict(settings)
         return self
 
     def _check_known(self, name: str) -> None:
         translated = self._translate_special_keys(name, warn_deprecated=False)
         known = {key for key in vars(self) if not key.startswith("_")}
-        known |= {"model_config", "train_batch_size_per_learner"}
+        known |= {*_PROPERTIES, "train_batch_size_per_learner"}
         if translated not in known and name not in vars(self):
             raise UserError(f"unknown config key {name!r}. {nearest(name, known)}")
 
@@ -136,58 +222,114 @@ class TeamConfig(AlgorithmConfig):
         Raises:
             UserError: one line on what is wrong and what to do.
         """
+        self._check_meaning()
         self._check_types()
+        self._check_schedules()
         self._check_values()
         self._check_batch()
         self._check_callbacks()
-        if not self.env:
-            raise UserError("no environment is set: give `env`, for example 'smac'.")
-        if isinstance(self.env, str) and self.env in registry.ENVIRONMENTS:
-            self.env_config = registry.environment(self.env).check(self.env_config)
-        elif registry.is_import_path(self.env):
-            # RLlib knows names and class paths; an own environment becomes a name here.
-            tune.register_env(self.env, registry.environment_creator(self.env))
+        self._check_environment()
         super().validate()
+
+    def _check_meaning(self) -> None:
+        defaults = vars(AlgorithmConfig())
+        for name, advice in _WITHOUT_MEANING.items():
+            value, default = getattr(self, name), defaults[name]
+            # An empty key of a YAML file is None.
+            if value != default and not (value is None and not default):
+                public = name.strip("_").removesuffix("_str")
+                raise UserError(f"config key {public!r} has no meaning here: {advice}.")
+        # RLlib fills in the spaces of its one default policy itself.
+        if set(self.policies) != set(defaults["policies"]):
+            raise UserError(f"config key 'policies' has no meaning here: {_ONE_TEAM}.")
+        spec = self._rl_module_spec
+        if spec is not None and (
+            not isinstance(spec, RLModuleSpec) or spec.model_config is not None
+        ):
+            raise UserError(
+                "config key 'rl_module_spec' must be an RLModuleSpec without model_config: "
+                f"{_NETWORK}."
+            )
 
     def _check_types(self) -> None:
         for name, default in vars(type(self)()).items():
             value = getattr(self, name)
-            if name.startswith("_") or default == DEPRECATED_VALUE:
+            if name.startswith("_") or name in _WITHOUT_MEANING or default == DEPRECATED_VALUE:
                 continue
             if value is None and (default is None or name in self._OPTIONAL):
                 continue
+            if name in _SCHEDULES and isinstance(value, list | tuple):
+                continue
+            if name == "evaluation_duration" and value == "auto":
+                continue
             if name in self._OPTIONAL and default is None:
                 default = 1
-            if name in ("lr", "entropy_coeff") and isinstance(value, list):
-                continue  # a schedule
             if isinstance(default, bool):
                 expected, fits = "true or false", isinstance(value, bool)
             elif name in self._WHOLE:
                 expected = "a whole number"
                 fits = isinstance(value, int) and not isinstance(value, bool)
             elif isinstance(default, int | float):
-                expected = "a number"
-                fits = isinstance(value, int | float) and not isinstance(value, bool)
+                expected, fits = "a number", _is_number(value)
             else:
-                continue
+                fits = not isinstance(value, float) or math.isfinite(value)
+                expected = "a finite number"
             if not fits:
                 raise UserError(f"config key {name!r} must be {expected}, got {value!r}.")
 
+    def _check_schedules(self) -> None:
+        for name in _SCHEDULES:
+            value = getattr(self, name, None)
+            if not isinstance(value, list | tuple):
+                continue
+            try:
+                Scheduler.validate(
+                    fixed_value_or_schedule=value, setting_name=name, description=name
+                )
+                steps = [step for step, _ in value]
+                numbers = [number for pair in value for number in pair]
+                fits = all(_is_number(n) and n >= 0 for n in numbers) and steps == sorted(steps)
+            except (ValueError, TypeError, LookupError):
+                fits = False
+            if not fits:
+                raise UserError(
+                    f"config key {name!r} is not a schedule: {value!r}. Write two or more pairs "
+                    "[[0, value], [env_step, value], ...] with rising steps and no negative values."
+                )
+
     def _check_values(self) -> None:
-        for name, choices in self._CHOICES.items():
+        for name, choices in {**_RLLIB_CHOICES, **self._CHOICES}.items():
             value = getattr(self, name)
             if value not in choices:
                 raise UserError(
                     f"config key {name!r} must be one of {', '.join(choices)}, got {value!r}."
                 )
-        for name in self._POSITIVE:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UserError(f"config key {name!r} must be above 0, got {value!r}.")
-        for name in self._UNIT_INTERVAL:
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise UserError(f"config key {name!r} must lie between 0 and 1, got {value!r}.")
+        for names, words, fits in (
+            (self._POSITIVE, "be above 0", lambda value: value > 0),
+            (self._NOT_NEGATIVE, "not be negative", lambda value: value >= 0),
+            (self._UNIT_INTERVAL, "lie between 0 and 1", lambda value: 0 <= value <= 1),
+        ):
+            for name in sorted(names):
+                value = getattr(self, name, None)
+                if _is_number(value) and not fits(value):
+                    raise UserError(f"config key {name!r} must {words}, got {value!r}.")
+
+    def _check_environment(self) -> None:
+        if not self.env:
+            raise UserError("no environment is set: give `env`, for example 'smac'.")
+        self.env_config = _mapping(self.env_config)
+        if not isinstance(self.env, str):
+            return
+        if not registry.is_import_path(self.env):
+            if self.env not in registry.ENVIRONMENTS and _global_registry.contains(
+                ENV_CREATOR, self.env
+            ):
+                return  # the user's own, by tune.register_env
+            self.env = registry.environment_name(self.env)
+            self.env_config = registry.environment(self.env).check(self.env_config)
+        # Processes that load a checkpoint may never have imported this package's names, and
+        # an import path becomes a name that RLlib knows.
+        tune.register_env(self.env, registry.environment_creator(self.env))
 
     def _check_batch(self) -> None:
         if self.batch_mode != "truncate_episodes" and not self.in_evaluation:
@@ -233,3 +375,23 @@ class TeamConfig(AlgorithmConfig):
     def simulator(self) -> str:
         """What computes the worlds: the environment's simulator, or its name where it has none."""
         return str(self.env_config.get("simulator", self.env))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _method(name: str) -> str:
+    """RLlib's builder method that takes the setting ``name``."""
+    for method, function in vars(AlgorithmConfig).items():
+        if inspect.isfunction(function) and not method.startswith("_"):
+            signature = inspect.signature(function)
+            if name in signature.parameters and signature.return_annotation is Self:
+                return f"{method}()"
+    return "update_from_dict()"
+
+
+def _mapping(env_config: Any) -> dict[str, Any]:
+    if env_config is not None and not isinstance(env_config, Mapping):
+        raise UserError(f"config key 'env_config' must be a mapping, got {env_config!r}.")
+    return dict(env_config or {})

@@ -30,7 +30,7 @@ def load_config(checkpoint: str | Path) -> Any:
     """The algorithm's config as it stands in a checkpoint.
 
     Raises:
-        UserError: not a checkpoint of this package.
+        UserError: not a checkpoint of this package, or one that needs code that is not here.
     """
     from rllib_seqmarl.learning.config import TeamConfig
 
@@ -43,6 +43,11 @@ def load_config(checkpoint: str | Path) -> Any:
         raise UserError(
             f"{checkpoint} is not a checkpoint, or it is damaged ({file.name}: "
             f"{type(error).__name__}): give the folder of another checkpoint."
+        ) from error
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"{checkpoint} needs code that cannot be imported here ({error}): "
+            "install it or add its folder to PYTHONPATH."
         ) from error
     if not isinstance(config, TeamConfig):
         raise UserError(
@@ -74,8 +79,10 @@ def evaluate_checkpoint(
         ``episodes``, ``metrics`` (name -> mean) and ``per_episode`` (name -> list).
 
     Raises:
-        UserError: no checkpoint, or settings that do not fit it.
+        UserError: no episode to play, no checkpoint, or settings that do not fit it.
     """
+    if episodes < 1:
+        raise UserError(f"episodes must be at least 1, got {episodes!r}.")
     config = load_config(path)
     algorithm = type(config).__name__.removesuffix("Config")
     config.env_config = {**config.env_config, **(env_config or {})}
