@@ -190,6 +190,28 @@ def test_remote_runners_and_evaluation_runners(name: str, small: Any) -> None:
     algorithm.stop()
 
 
+def test_an_evaluation_is_the_mean_over_its_episodes(small: Any) -> None:
+    """Two runners with five and four of them: not the mean of two means."""
+    config = small(
+        "MAT",
+        env_config={"episode_length": 4, "num_agents": 2},
+        evaluation_interval=1,
+        evaluation_num_env_runners=2,
+        evaluation_duration=9,
+        evaluation_config={"explore": True},
+    )
+    algorithm = config.build_algo()
+    seen = []
+    for _ in range(3):
+        result = algorithm.train()["evaluation"]["env_runners"]
+        assert result["num_episodes"] == 9
+        total = result["episode_return_mean"] * 9
+        assert total == pytest.approx(round(total), abs=1e-4)
+        seen.append(total)
+    assert len(set(seen)) > 1  # every evaluation plays other episodes
+    algorithm.stop()
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_two_learners_give_the_gradient_of_one(name: str, small: Any) -> None:
     """Each learns from half of the worlds; the gradients and statistics are of all of them."""

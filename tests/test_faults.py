@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import time
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
+from ray import tune
 
 from rllib_seqmarl.envs.distinct_actions import make
+from rllib_seqmarl.errors import UserError
 
 
 def not_a_number_later(num_envs: int, after: int) -> Any:
@@ -59,8 +63,32 @@ def test_a_killed_runner_is_replaced_and_nothing_is_lost(small: Any) -> None:
     algorithm.stop()
 
 
+@pytest.mark.parametrize("where", ["training", "evaluation"])
+def test_a_bad_environment_in_another_process_stops_the_training(where: str, small: Any) -> None:
+    """RLlib would restart its runner for ever."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers lack this file
+    tune.register_env("not_a_number_later", lambda context: not_a_number_later(**context))
+    if where == "training":
+        after, parts = 15, {"num_env_runners": 1}
+    else:
+        after = 10**6
+        parts = {
+            "evaluation_interval": 1,
+            "evaluation_num_env_runners": 1,
+            "evaluation_duration": 200,
+            "evaluation_config": {"env_config": {"after": 15}},
+        }
+    config = small("MAT", env="not_a_number_later", env_config={"after": after}, **parts)
+    algorithm = config.build_algo()
+    if where == "training":
+        algorithm.train()  # ten good steps
+    with pytest.raises(UserError, match="gave nan in 'obs'"):
+        algorithm.train()
+    algorithm.stop()
+
+
 def test_a_failed_trial_keeps_its_last_good_checkpoint(
-    tmp_path: Any, capfd: pytest.CaptureFixture[str]
+    tmp_path: Any, no_ray: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The command stops, names the tensor, exits with 1, and the checkpoint plays."""
     from rllib_seqmarl.cli import main
@@ -82,10 +110,6 @@ nan-later:
     embed_dim: 16
 """
     )
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()
     folder = os.path.dirname(__file__)
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, before)))

@@ -77,7 +77,8 @@ class MATConfig(TeamConfig):
         order: who decides when (see `nets.orders`).
         value: what each agent's baseline sees (see `nets.values`).
         autoregressive: False hides the predecessors' actions from the decoder.
-        decode: how N actions are decoded (see `nets.decoding`).
+        decode: how N actions are decoded (see `nets.decoding`); with a ``seed``, ``auto`` is
+            ``parallel``, because a choice by the clock could not be repeated.
         clip_param: eps, of the ratio and of the value.
         lambda_: trace decay of the advantages.
         entropy_coeff: c_ent; a number or a schedule ``[[env_step, value], ...]``.
@@ -142,7 +143,6 @@ class MATConfig(TeamConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """The policy with the parts that this config names."""
-        # A choice by the clock cannot be repeated: with a seed, `auto` is `parallel`.
         seeded = self.decode == "auto" and self.seed is not None
         return RLModuleSpec(
             module_class=SequentialModule,
@@ -199,9 +199,9 @@ class MATLearner(AdvantageLearner):
         )
         return loss
 
-    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Moves the entropy coefficient along its schedule."""
-        super().after_gradient_based_update(timesteps=timesteps)
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Sets the entropy coefficient for the steps taken so far."""
+        super().before_gradient_based_update(timesteps=timesteps)
         self.entropy_coeff.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
 
 

@@ -200,7 +200,7 @@ def _run(
 def _environment(spec: ExperimentSpec) -> str:
     """The environment, its map, and what really simulates it."""
     name, env_config = spec.config["env"], spec.config.get("env_config") or {}
-    if isinstance(spec.run, str) and isinstance(name, str):
+    if isinstance(spec.run, str) and not registry.is_import_path(name):
         variant = next(variants({"env_config": env_config}, spec.source))
         complete = registry.environment(name).check(variant["env_config"])
         # What is searched over has no one value to name.

@@ -73,38 +73,40 @@ class AdvantageLearner(TeamLearner):
         return rows
 
     def _values(self, rows: Rows) -> tuple[Tensor | None, Tensor]:
-        """Completions and normalised values [B, N] of rows, in pieces."""
+        """Completions and normalised values [B, N] of rows, in pieces.
+
+        Rows without actions are followed by none: where the value reads actions, they are sampled,
+        as the next step would have been.
+        """
+        policy = self.core.policy
         size = self.config.micro_batch_size or len(rows[OBS])
         completions: list[Tensor] = []
         values = []
         for start in range(0, len(rows[OBS]), size):
             piece = {k: v[start : start + size] for k, v in rows.items()}
-            order = piece.get(ORDER)
-            complete = self.core.policy.completions(
-                piece[OBS], piece.get(ACTION_MASK), piece[ACTIONS], order
-            )
+            obs, mask = piece[OBS], piece.get(ACTION_MASK)
+            actions, order = piece.get(ACTIONS), piece.get(ORDER)
+            if actions is None and policy.value.reads_actions:
+                actions, _, order = policy.act(
+                    obs, mask, deterministic=False, generator=self.generator
+                )
+            complete = policy.completions(obs, mask, actions, order)
             if complete is not None:
                 completions.append(complete)
-            values.append(self.core.policy.values(piece[OBS], piece[ACTIONS], order, complete))
+            values.append(policy.values(obs, actions, order, complete))
         return torch.cat(completions) if completions else None, torch.cat(values)
 
     def _following_values(self, block: RolloutBlock, c: Rows, values: Tensor) -> Tensor:
-        """Normalised V of what followed each step, [T, E, N]: at a truncation, of the final
-        observation; after the last step, of the bootstrap row."""
+        """Normalised V of what followed each step, [T, E, N].
+
+        At a truncation, that of the final observation; after the last step, of the row T + 1.
+        """
         steps, worlds = c[REWARD].shape
         tail = [{k: c[k][steps] for k in (OBS, ACTION_MASK) if k in c}]
         final = block.final
         if final is not None:
             tail.append({k: self.to_device(final.columns[k]) for k in tail[0]})
-        rows = {k: torch.cat([one[k] for one in tail]) for k in tail[0]}
-        # A value that depends on actions needs some: sampled, as the next step would have been.
-        decision = self.core.policy.act(
-            rows[OBS], rows.get(ACTION_MASK), deterministic=False, generator=self.generator
-        )
-        rows[ACTIONS] = decision.actions
-        if decision.order is not None:
-            rows[ORDER] = decision.order
-        tail_values = self._values(rows)[1]
+        tail_values = self._values({k: torch.cat([one[k] for one in tail]) for k in tail[0]})[1]
         values = values.unflatten(0, (steps, worlds))
         following = torch.cat((values[1:], tail_values[:worlds].unsqueeze(0)))
         if final is not None:
@@ -128,6 +130,7 @@ class AdvantageLearner(TeamLearner):
             (returns.sum(), returns.square().sum(), returns.new_tensor(float(returns.numel())))
         ).double()
         total, squares, count = self.sum_over_learners(moments)
+        self.require_finite(returns=total, squared_returns=squares)
         self.core.value_norm.update(total / count, squares / count)
         extra[TARGETS] = self.core.value_norm.normalize(returns)
         ones = torch.ones_like(returns)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
@@ -20,8 +20,21 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from rllib_seqmarl.rollout.block import split
-from rllib_seqmarl.rollout.metrics import TIME_SPLIT
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.rollout.block import RolloutBlock, split
+from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
+from rllib_seqmarl.rollout.runner import TeamEnvRunner
+
+#: Iterations on end without any rollout before training gives up.
+MAX_ITERATIONS_WITHOUT_ANSWER = 5
+
+
+def _sample_and_report(runner: TeamEnvRunner) -> tuple[list[RolloutBlock], Any]:
+    return runner.sample(), runner.get_metrics()
+
+
+def _pop_evaluated(runner: TeamEnvRunner) -> tuple[list[dict[str, Any]], str | None]:
+    return runner.pop_evaluated()
 
 
 class TeamAlgorithm(Algorithm):
@@ -33,6 +46,7 @@ class TeamAlgorithm(Algorithm):
         if threads is not None:
             # Before any weight is drawn: the initialisation depends on the number of threads.
             torch.set_num_threads(threads)
+        self._iterations_without_answer = 0
         super().setup(config)
 
     def __repr__(self) -> str:
@@ -42,16 +56,9 @@ class TeamAlgorithm(Algorithm):
     def training_step(self) -> None:
         """One iteration; everything it reports goes through ``self.metrics``."""
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            sampled, runner_results = synchronous_parallel_sample(
-                worker_set=self.env_runner_group,
-                concat=False,
-                sample_timeout_s=self.config.sample_timeout_s,
-                _uses_new_env_runners=True,
-                _return_metrics=True,
-            )
-            blocks = [block for one_runner in sampled for block in one_runner]
+            blocks, runner_results = self._sample()
             if not blocks:
-                return  # every runner failed; RLlib restores them before the next iteration
+                return
             self.metrics.aggregate(runner_results, key=ENV_RUNNER_RESULTS)
 
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
@@ -75,6 +82,54 @@ class TeamAlgorithm(Algorithm):
                 from_worker_or_learner_group=self.learner_group, inference_only=True
             )
         self._log_time_split(time.perf_counter() - begin)
+
+    def _sample(self) -> tuple[list[RolloutBlock], list[Any]]:
+        """A block and metrics of every runner that answers.
+
+        Raises:
+            UserError: the environment is at fault, in whatever process.
+            RuntimeError: no runner answered in several iterations on end.
+        """
+        group = self.env_runner_group
+        if group.num_remote_env_runners() == 0:
+            answers = [_sample_and_report(group.local_env_runner)]
+        else:
+            answers = group.foreach_env_runner(
+                _sample_and_report,
+                local_env_runner=False,
+                timeout_seconds=self.config.sample_timeout_s,
+            )
+        blocks = [block for sampled, _ in answers for block in sampled]
+        for block in blocks:
+            if block.error is not None:
+                raise UserError(block.error)
+        # RLlib restarts runners that are gone before the next iteration.
+        self._iterations_without_answer = 0 if blocks else self._iterations_without_answer + 1
+        if self._iterations_without_answer > MAX_ITERATIONS_WITHOUT_ANSWER:
+            raise RuntimeError(
+                f"no runner answered in {self._iterations_without_answer} iterations on end: see "
+                "the logs of the runners, or raise sample_timeout_s."
+            )
+        return blocks, [metrics for _, metrics in answers]
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """RLlib's evaluation, with means over all episodes and not over the runners' means.
+
+        Raises:
+            UserError: the environment is at fault, in whatever process.
+        """
+        results: dict[str, Any] = super().evaluate(parallel_train_future)
+        group = self.eval_env_runner_group or self.env_runner_group
+        answers = group.foreach_env_runner(_pop_evaluated)
+        for _, error in answers:
+            if error is not None:
+                raise UserError(error)
+        played = [episodes for evaluated, _ in answers for episodes in evaluated]
+        reported = results.get(ENV_RUNNER_RESULTS, {})
+        for name in played[0] if played else ():
+            values = np.concatenate([episodes[name] for episodes in played])
+            reported[mean_name(name)] = float(values.mean(dtype=np.float64))
+        return results
 
     def _log_time_split(self, weight_sync: float) -> None:
         """Where the iteration's seconds went; means over runners and over learners."""

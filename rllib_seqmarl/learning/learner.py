@@ -31,6 +31,11 @@ from rllib_seqmarl.rollout.metrics import TIME_SPLIT
 
 GENERATOR = "generator"
 
+_NOT_FINITE = (
+    "is not finite; training stops before the weights are spoilt. Lower lr, set grad_clip, or look "
+    "at the scale of rewards and observations; the last checkpoint is good."
+)
+
 Rows = dict[str, Tensor]
 
 
@@ -61,7 +66,7 @@ class TeamLearner(TorchLearner):
     def build(self) -> None:
         """Builds module and optimiser; see RLlib's ``Learner.build``."""
         super().build()
-        self.generator = torch.Generator(self.device)
+        self.generator = torch.Generator()  # on the CPU, so that its state fits any machine
         if self.config.seed is None:
             self.generator.seed()
         else:
@@ -84,20 +89,22 @@ class TeamLearner(TorchLearner):
         training_data: Any = None,
         *,
         timesteps: dict[str, Any] | None = None,
-        **kwargs: Any,
+        return_state: bool = False,
     ) -> Any:
         """``num_epochs`` passes over blocks of columns.
 
         Args:
             training_data: RLlib's ``TrainingData`` with a block as ``batch`` or several as
                 ``batches``.
-            timesteps: step counts, for learning rate schedules.
+            timesteps: step counts, for schedules.
+            return_state: RLlib asks for it of remote learners; the state travels separately.
 
         Returns:
             Metrics, for RLlib to merge over learners.
 
         Raises:
-            UserError: a loss or a gradient that is not finite. The weights stay as they were.
+            UserError: a loss or a gradient that is not finite; the step that it would have led
+                to is not taken.
         """
         begin = time.perf_counter()
         if self.config.num_threads_per_learner is not None:
@@ -109,7 +116,9 @@ class TeamLearner(TorchLearner):
         self._network_seconds = 0.0
         rows = self.rows(block)
         count = len(next(iter(rows.values())))
-        pieces = -(-count // (self.config.minibatch_size or count))
+        # The same number for all learners, who wait for each other at every step.
+        largest = self.max_over_learners(count)
+        pieces = -(-largest // (self.config.minibatch_size or largest))
         self._terms = {}
         for _ in range(self.config.num_epochs):
             for indices in self._minibatches(count, pieces):
@@ -132,11 +141,11 @@ class TeamLearner(TorchLearner):
         """Row indices of one epoch's minibatches, of near-equal size; no row is dropped."""
         if pieces == 1:
             return [None]
-        order = torch.randperm(count, generator=self.generator, device=self.device)
-        return list(order.tensor_split(pieces))
+        order = torch.randperm(count, generator=self.generator)
+        return list(order.to(self.device).tensor_split(pieces))
 
     def _gradient_step(self, minibatch: Rows) -> None:
-        minibatch |= self.start_minibatch(minibatch)
+        minibatch = {**minibatch, **self.start_minibatch(minibatch)}
         scalars = {k: v for k, v in minibatch.items() if v.ndim == 0}
         columns = {k: v for k, v in minibatch.items() if v.ndim > 0}
         count = len(next(iter(columns.values())))
@@ -173,6 +182,14 @@ class TeamLearner(TorchLearner):
             torch.distributed.all_reduce(x)
         return x
 
+    def max_over_learners(self, x: int) -> int:
+        """The largest ``x`` of all learners."""
+        if not self.distributed:
+            return x
+        largest = torch.tensor(x, device=self.device)
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return int(largest)
+
     @property
     def num_shares(self) -> int:
         """Learners among whom a minibatch is dealt out; their gradients are averaged."""
@@ -193,6 +210,17 @@ class TeamLearner(TorchLearner):
 
     # -- checks and logs -----------------------------------------------------------------------
 
+    @staticmethod
+    def require_finite(**values: Tensor) -> None:
+        """Stops before a figure that is not finite spoils what is learned.
+
+        Raises:
+            UserError: names the first bad one.
+        """
+        for name, value in values.items():
+            if not torch.isfinite(value).all():
+                raise UserError(f"{name!r} {_NOT_FINITE}")
+
     def _check_finite(self) -> None:
         """Stops before a step that would spoil the weights."""
         total = self._terms.get("total_loss")
@@ -206,11 +234,7 @@ class TeamLearner(TorchLearner):
             name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all()
         ]
         what = f"loss term {terms[0]!r}" if terms else f"gradient of {broken[0]!r}"
-        raise UserError(
-            f"{what} is not finite; training stops before the weights are spoilt. "
-            "Lower lr, set grad_clip, or look at the scale of rewards and observations; "
-            "the last checkpoint is good."
-        )
+        raise UserError(f"{what} {_NOT_FINITE}")
 
     def _log_update(self, env_steps: int, minibatches: int) -> None:
         for name, value in self._terms.items():

@@ -82,6 +82,10 @@ class SequentialModule(TorchRLModule, InferenceOnlyAPI):
         """What acting does not need."""
         return ["policy.value", "value_norm"]
 
+    def train(self, mode: bool = True) -> SequentialModule:
+        """Changes the mode where it differs: RLlib sets it before and after every step."""
+        return self if mode == self.training else super().train(mode)
+
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         return self._act(batch, deterministic=True, **kwargs)
 

@@ -32,7 +32,7 @@ class ActionDistribution(Protocol):
     def noise(
         self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
     ) -> Tensor:
-        """Noise [*shape, A] for as many agents."""
+        """Noise [*shape, A] for as many agents, drawn where the generator is."""
 
     def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
         """The action for this noise, int [...] or float [..., A]; the mode without noise."""
@@ -69,8 +69,9 @@ class Categorical(nn.Module):
         self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
     ) -> Tensor:
         """Standard Gumbel noise, [*shape, A]."""
-        exponential = torch.empty(*shape, self.size, device=device)
-        return -exponential.exponential_(generator=generator).log()
+        source = device if generator is None else generator.device
+        exponential = torch.empty(*shape, self.size, device=source)
+        return -exponential.exponential_(generator=generator).log().to(device)
 
     def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
         """argmax(logits + noise) over the available actions: [..., A] -> int [...]."""
@@ -124,7 +125,8 @@ class DiagonalGaussian(nn.Module):
         self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
     ) -> Tensor:
         """Standard normal noise, [*shape, A]."""
-        return torch.randn(*shape, self.size, generator=generator, device=device)
+        source = device if generator is None else generator.device
+        return torch.randn(*shape, self.size, generator=generator, device=source).to(device)
 
     def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
         """mean + std * noise: [..., A] -> [..., A]."""

@@ -26,8 +26,9 @@ def reverse_order(encoded: Tensor, generator: torch.Generator | None) -> Tensor 
 
 def random_order(encoded: Tensor, generator: torch.Generator | None) -> Tensor | None:
     """A new uniform order at every step (rMAT). Its probability is constant and cancels."""
-    keys = torch.rand(encoded.shape[:2], generator=generator, device=encoded.device)
-    return keys.argsort(dim=1)
+    source = encoded.device if generator is None else generator.device
+    keys = torch.rand(encoded.shape[:2], generator=generator, device=source)
+    return keys.argsort(dim=1).to(encoded.device)
 
 
 #: Name -> function of o_hat [B, N, D] and a generator.

@@ -11,7 +11,7 @@ from rllib_seqmarl.nets.decoding import decode
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
 from rllib_seqmarl.nets.orders import ORDERS, to_order, to_slots
 from rllib_seqmarl.nets.transformer import ActionSpec, Decoder, Encoder
-from rllib_seqmarl.nets.values import VALUES, complete
+from rllib_seqmarl.nets.values import VALUES, complete, splice
 
 
 class Decision(NamedTuple):
@@ -145,31 +145,38 @@ class SequentialPolicy(nn.Module):
         )
 
     def values(
-        self, obs: Tensor, actions: Tensor, order: Tensor | None, completions: Tensor | None
+        self,
+        obs: Tensor,
+        actions: Tensor | None,
+        order: Tensor | None,
+        completions: Tensor | None,
     ) -> Tensor:
-        """Normalised values alone, [B, N]; arguments as in `evaluate`."""
+        """Normalised values alone, [B, N]; arguments as in `evaluate`.
+
+        ``actions`` may be None where the value function reads none.
+        """
         encoded = to_order(self.encoder(obs), order)
-        values = self.value.values(self.decoder, encoded, to_order(actions, order), completions)
+        actions = None if actions is None else to_order(actions, order)
+        values = self.value.values(self.decoder, encoded, actions, completions)
         return to_slots(values, order)
 
     @torch.no_grad()
     def completions(
-        self, obs: Tensor, mask: Tensor | None, actions: Tensor, order: Tensor | None
+        self, obs: Tensor, mask: Tensor | None, actions: Tensor | None, order: Tensor | None
     ) -> Tensor | None:
         """The joint actions that the sequential value reads, [B, N, N(, A)] in decision order.
 
         None for a value function that needs none.
         """
-        if not self.value.needs_completions:
+        if not self.value.needs_completions or actions is None:
             return None
-        return complete(
-            self.decoder,
-            self.distribution,
-            to_order(self.encoder(obs), order),
-            None if mask is None else to_order(mask, order),
-            to_order(actions, order),
-            self.successors,
-        )
+        encoded = to_order(self.encoder(obs), order)
+        mask = None if mask is None else to_order(mask, order)
+        actions = to_order(actions, order)
+        if not self.autoregressive:  # whatever the others do, an agent's most likely action
+            own = self.distribution.choose(self._simultaneous(encoded), mask, None)
+            return splice(actions, own)
+        return complete(self.decoder, self.distribution, encoded, mask, actions, self.successors)
 
     def _simultaneous(self, encoded: Tensor) -> Tensor:
         """Logits or means [B, N, A] when nobody sees an action: start symbols everywhere."""

@@ -33,6 +33,8 @@ class ValueFunction(nn.Module, ABC):
 
     #: Whether `forward` needs completions, from `complete`.
     needs_completions = False
+    #: Whether values depend on actions at all.
+    reads_actions = True
 
     @abstractmethod
     def forward(
@@ -51,14 +53,22 @@ class ValueFunction(nn.Module, ABC):
         """
 
     def values(
-        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self,
+        decoder: Decoder,
+        encoded: Tensor,
+        actions: Tensor | None,
+        completions: Tensor | None,
     ) -> Tensor:
-        """The values alone, [B, N]."""
+        """The values alone, [B, N]; ``actions`` may be None where the values read none."""
+        if actions is None:
+            raise ValueError(f"{type(self).__name__} reads actions.")
         return self(decoder, encoded, actions, completions)[1]
 
 
 class EncoderValue(ValueFunction):
     """MAT: one value per agent from its o_hat, which sees all observations and no action."""
+
+    reads_actions = False
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,7 +82,11 @@ class EncoderValue(ValueFunction):
         return decoded, self.values(decoder, encoded, actions, completions)
 
     def values(
-        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self,
+        decoder: Decoder,
+        encoded: Tensor,
+        actions: Tensor | None,
+        completions: Tensor | None,
     ) -> Tensor:
         """o_hat [B, N, D] -> [B, N]; actions play no part."""
         return self.head(encoded).squeeze(-1)
@@ -281,17 +295,14 @@ def complete(
         [B, N, N] or [B, N, N, A]; row i is the completion of agent i.
     """
     batch, agents, _ = encoded.shape
-    # taken[i, j]: agent j decides before agent i, so that its real action stands in row i.
-    taken = torch.ones(agents, agents, dtype=torch.bool, device=encoded.device).tril(-1)
-    real = actions.unsqueeze(1).expand(-1, agents, *(-1 for _ in actions.shape[1:]))
     if successors == "teacher_forced":
         parameters = decoder.head(decoder(decoder.shift(actions), encoded))
-        greedy = distribution.choose(parameters, mask, None).unsqueeze(1)
-        return torch.where(taken.view(1, agents, agents, *_ones(actions)), real, greedy)
+        return splice(actions, distribution.choose(parameters, mask, None))
 
     rows = encoded.repeat_interleave(agents, dim=0)  # [B N, N, D]
     row_mask = None if mask is None else mask.repeat_interleave(agents, dim=0)
-    completions = real.flatten(0, 1).clone()  # [B N, N(, A)]
+    completions = actions.repeat_interleave(agents, dim=0)  # [B N, N(, A)]
+    taken = _taken(agents, encoded.device)
     cache = DecoderCache(decoder, rows)
     token = decoder.shift(completions)[:, :1]
     for k in range(agents):
@@ -302,6 +313,26 @@ def complete(
         completions[:, k : k + 1] = torch.where(keep, completions[:, k : k + 1], greedy)
         token = decoder.append(completions[:, k : k + 1])[:, 1:]
     return completions.unflatten(0, (batch, agents))
+
+
+def splice(actions: Tensor, own: Tensor) -> Tensor:
+    """For each agent i the joint action (a^1 .. a^{i-1}, own^i .. own^N), in decision order.
+
+    Args:
+        actions: [B, N] or [B, N, A].
+        own: likewise.
+
+    Returns:
+        [B, N, N] or [B, N, N, A].
+    """
+    agents = actions.shape[1]
+    taken = _taken(agents, actions.device).view(1, agents, agents, *_ones(actions))
+    return torch.where(taken, actions.unsqueeze(1), own.unsqueeze(1))
+
+
+def _taken(agents: int, device: torch.device) -> Tensor:
+    """bool [N, N]: agent j decides before agent i, so that its real action stands in row i."""
+    return torch.ones(agents, agents, dtype=torch.bool, device=device).tril(-1)
 
 
 def _ones(actions: Tensor) -> tuple[int, ...]:

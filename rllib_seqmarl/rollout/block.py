@@ -54,12 +54,14 @@ class RolloutBlock:
         final: for the bootstrap at truncation.
         num_env_steps: steps of single worlds.
         num_agents: N.
+        error: what went wrong in a runner of another process, which cannot raise it here.
     """
 
     num_env_steps: int
     num_agents: int
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     final: FinalObservations | None = None
+    error: str | None = None
 
     def __len__(self) -> int:
         return self.num_env_steps

@@ -59,6 +59,11 @@ class TeamEpisode:
         return self.statistics["episode_return"]
 
 
+def mean_name(figure: str) -> str:
+    """Under which name the mean of an episode's figure stands in results."""
+    return _EPISODE_METRICS.get(figure, (METRIC_NAMES.get(figure, figure),))[0]
+
+
 def log_steps(logger: MetricsLogger, env_steps: int) -> None:
     """Counts steps of single worlds; the team is one agent and one module to RLlib."""
     for path in (
@@ -92,8 +97,8 @@ def log_episodes(
     logger.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
     window = episodes if window is None else window
     for name, values in finished.items():
-        mean, *extremes = _EPISODE_METRICS.get(name, (METRIC_NAMES.get(name, name),))
+        extremes = _EPISODE_METRICS.get(name, ("",))[1:]
         for value in values[-window:].tolist():
-            logger.log_value(mean, value, reduce="mean", window=window)
+            logger.log_value(mean_name(name), value, reduce="mean", window=window)
             for key, reduce in zip(extremes, ("min", "max"), strict=False):
                 logger.log_value(key, value, reduce=reduce, window=window)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.framework import get_device
 from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
     SAMPLE_TIMER,
     WEIGHTS_SEQ_NO,
 )
@@ -48,6 +49,9 @@ from rllib_seqmarl.rollout.metrics import TIME_SPLIT, TeamEpisode, log_episodes,
 #: Environment state and random state: large, and of this runner alone, so never broadcast.
 COMPONENT_WORLDS = "worlds"
 
+#: How often a failing environment is built anew for one rollout, where that is asked for.
+MAX_REBUILDS = 10
+
 
 class TeamEnvRunner(EnvRunner, Checkpointable):
     """Plays E worlds with one policy and returns blocks of columns.
@@ -68,12 +72,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         )
         self.env: TeamVectorEnv | None = None
         self.module: Any = None
-        self.generator = torch.Generator(self._device)
+        self.generator = torch.Generator()  # on the CPU, so that its state fits any machine
         if self._seed is not None:
             self.generator.manual_seed(self._seed)
         else:
             self.generator.seed()
         self._weights_seq_no = 0
+        self._starts = 0  # of all worlds, with the present weights
+        self._error: str | None = None
+        self._evaluated: list[dict[str, NDArray[np.float32]]] = []
         self._obs: dict[str, NDArray[Any]] | None = None  # None: reset before the next step
         self._is_first: NDArray[np.bool_] = np.zeros(0, bool)
         self._finished: list[dict[str, NDArray[np.float32]]] = []
@@ -108,7 +115,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def make_module(self) -> None:
         """Builds the policy that acts."""
         spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
-        self.module = spec.build().to(self._device)
+        self.module = spec.build().to(self._device).eval()
 
     def get_spaces(self) -> dict[str, Any]:
         """Spaces of the E worlds, of one world, and of the module."""
@@ -160,6 +167,24 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         """
         if self.env is None:
             raise ValueError(f"{self} has no environment to sample from.")
+        try:
+            return [self._sample(num_timesteps, num_episodes, explore, random_actions, force_reset)]
+        except UserError as error:
+            if not self.worker_index:
+                raise
+            # RLlib takes an exception in another process for a crash and begins anew, for ever.
+            self._error = str(error)
+            return [RolloutBlock(0, self.env.num_agents, error=self._error)]
+
+    def _sample(
+        self,
+        num_timesteps: int | None,
+        num_episodes: int | None,
+        explore: bool | None,
+        random_actions: bool,
+        force_reset: bool,
+    ) -> RolloutBlock:
+        assert self.env is not None
         begin = time.perf_counter()
         # A rollout has one core: a second OpenMP thread on it slows both down.
         torch.set_num_threads(1)
@@ -170,16 +195,16 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             if force_reset or num_episodes is not None:
                 self._obs = None
             if num_episodes is not None:
-                block = self._sample_episodes(num_episodes, explore, random_actions)
+                block = self._until_the_worlds_hold(
+                    lambda: self._sample_episodes(num_episodes, explore, random_actions)
+                )
             else:
                 steps = self.config.get_rollout_fragment_length(self.worker_index)
                 if num_timesteps is not None:
                     steps = math.ceil(num_timesteps / self.env.num_envs)
-                while True:
-                    sampled = self._sample_steps(steps, explore, random_actions)
-                    if sampled is not None:  # else the worlds failed and were built anew
-                        break
-                block = sampled
+                block = self._until_the_worlds_hold(
+                    lambda: self._sample_steps(steps, explore, random_actions)
+                )
                 block.check(self.env.simulator)
             make_callback(
                 "on_sample_end",
@@ -197,7 +222,21 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._seconds["sampling_other"] += (
             total - self._seconds["environment"] - self._seconds["decode"]
         )
-        return [block]
+        return block
+
+    def _until_the_worlds_hold(self, play: Callable[[], RolloutBlock | None]) -> RolloutBlock:
+        """Plays again where the environment failed and was built anew, a few times."""
+        assert self.env is not None
+        finished = len(self._finished)
+        for _ in range(MAX_REBUILDS + 1):
+            block = play()
+            if block is not None:
+                return block
+            del self._finished[finished:]  # episodes of the attempt that failed
+        raise UserError(
+            f"the environment ({self.env.simulator}) was built {MAX_REBUILDS} times and failed "
+            "every time before a rollout was complete: mend the environment."
+        )
 
     def _sample_steps(self, steps: int, explore: bool, random_actions: bool) -> RolloutBlock | None:
         """T steps of all worlds; None when the environment failed and was rebuilt."""
@@ -248,8 +287,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def _sample_episodes(
         self, num_episodes: int, explore: bool, random_actions: bool
-    ) -> RolloutBlock:
-        """``num_episodes`` episodes from fresh worlds; nothing is kept but their statistics."""
+    ) -> RolloutBlock | None:
+        """``num_episodes`` episodes from fresh worlds; nothing is kept but their statistics.
+
+        None when the environment failed and was rebuilt.
+        """
         env = self._running_env()
         # World e plays its share and no more: were the first n to end taken, short episodes
         # (quick defeats, say) would count too often.
@@ -260,7 +302,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             actions = self._decide(explore, random_actions)[ACTIONS]
             env_steps += int((quota > 0).sum())
             if self._step(actions, quota) is None:
-                return self._sample_episodes(num_episodes, explore, random_actions)
+                return None
         self._obs = None
         return RolloutBlock(env_steps, env.num_agents)
 
@@ -276,14 +318,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         return self.env
 
     def _reset_seed(self) -> int | None:
-        """Seed of a start of all worlds, from this runner's seed and the steps trained so far.
+        """Seed of a start of all worlds: of this runner, of its weights, of the starts with them.
 
         So a runner that was restarted or resumed plays new episodes with new actions, and an
         evaluation is the same whether or not the training was interrupted before it.
         """
         if self._seed is None:
             return None
-        key = (self._seed, self.num_env_steps_sampled_lifetime)
+        key = (self._seed, self._weights_seq_no, self._starts)
+        self._starts += 1
         return int(np.random.SeedSequence(key).generate_state(1)[0])
 
     def _decide(self, explore: bool, random_actions: bool) -> dict[str, NDArray[Any]]:
@@ -333,6 +376,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             reward, terminated, truncated, each [E], and the worlds that were truncated with their
             final observations (or None); None when the environment failed and was rebuilt.
         """
+        assert self.env is not None
         begin = time.perf_counter()
         result = self._try_env_step(actions)
         self._seconds["environment"] += time.perf_counter() - begin
@@ -340,6 +384,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             self._obs = None
             return None
         self._obs, reward, terminated, truncated, infos = result
+        if quota is not None:  # a rollout that is learned from is checked as a whole
+            step = {name: value[None] for name, value in self._obs.items()}
+            RolloutBlock(1, 0, {**step, REWARD: reward[None]}).check(self.env.simulator)
         done = terminated | truncated
         self._is_first = done
         final = None
@@ -394,17 +441,29 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def get_metrics(self) -> Any:
         """Metrics since the last call, for RLlib to merge over runners."""
+        finished = self.pop_episodes()
+        if self.config.in_evaluation and finished:
+            self._evaluated.append(finished)
         log_episodes(
             self.metrics,
-            self.pop_episodes(),
+            finished,
             # An evaluation reports all of its episodes, training the most recent ones.
             window=None if self.config.in_evaluation else self._smoothing_window(),
         )
+        if self.config.in_evaluation and self._error is not None:
+            # RLlib asks until it has counted all episodes; the error is raised right after.
+            self.metrics.log_value(NUM_EPISODES, self.config.evaluation_duration, reduce="sum")
         for part, seconds in self._seconds.items():
             self.metrics.log_value((TIME_SPLIT, part), seconds, reduce="mean", window=1)
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="mean", window=1)
         return self.metrics.reduce()
+
+    def pop_evaluated(self) -> tuple[list[dict[str, NDArray[np.float32]]], str | None]:
+        """Statistics of all episodes reported by evaluations since the last call, and an error."""
+        evaluated, error = self._evaluated, self._error
+        self._evaluated, self._error = [], None
+        return evaluated, error
 
     def _smoothing_window(self) -> int:
         """This runner's share of the episodes over which RLlib smooths."""
@@ -439,6 +498,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             "env": self.env.get_state() if running and self.env is not None else None,
             "obs": self._obs,
             "is_first": self._is_first,
+            "starts": self._starts,
         }
 
     @property
@@ -452,9 +512,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
         if COMPONENT_RL_MODULE in state:
-            # Weights without a number, or with number 0, are taken whatever we have.
+            # An older number than ours means that an older checkpoint was restored.
             number = state.get(WEIGHTS_SEQ_NO, 0)
-            if number == 0 or self._weights_seq_no < number:
+            if number == 0 or number != self._weights_seq_no:
+                self._starts = 0
                 weights = state[COMPONENT_RL_MODULE]
                 if isinstance(weights, ray.ObjectRef):
                     weights = ray.get(weights)
@@ -466,6 +527,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         # and random numbers must not be played twice.
         if worlds is not None and worlds["runner"] == self._identity:
             self.generator.set_state(torch.from_numpy(worlds["generator"]))
+            self._starts = worlds["starts"]
             fits = worlds["obs"] is not None and self.env is not None
             if fits and len(worlds["is_first"]) == self.config.num_envs_per_env_runner:
                 assert self.env is not None

@@ -42,6 +42,29 @@ def test_completions_are_as_fresh_as_asked(small: Any) -> None:
     algorithm.stop()
 
 
+@pytest.mark.parametrize("minibatch_size", [None, 40])
+def test_greedy_per_minibatch_is_computed_before_every_step(
+    minibatch_size: int | None, small: Any
+) -> None:
+    settings = {"minibatch_size": minibatch_size, "num_epochs": 3}
+    algorithm, learner = build(small, successors="greedy_per_minibatch", **settings)
+    policy, calls = learner.core.policy, 0
+    completions = policy.completions
+
+    def counting(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return completions(*args)
+
+    block = algorithm.env_runner.sample()[0]
+    rows = learner.rows(block)
+    policy.completions = counting
+    learner.rows = lambda _: rows
+    algorithm.learner_group.update(batches=[block])
+    assert calls == 3 * (1 if minibatch_size is None else 2)
+    algorithm.stop()
+
+
 def test_value_of_each_variant(small: Any) -> None:
     for name, settings, value in (
         ("MAT", {}, EncoderValue),

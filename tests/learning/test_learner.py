@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.returns import TIME_LIMITS
 from rllib_seqmarl.rollout.block import REWARD, TERMINATED, TRUNCATED, FinalObservations
 
 GAME = {"episode_length": 3}
@@ -32,6 +33,26 @@ def test_learning_rate_and_entropy_follow_their_schedules(small: Any) -> None:
     assert rates == pytest.approx([5e-4, 0.0, 0.0])
     assert float(learner.entropy_coeff.get_current_value()) == pytest.approx(0.0)
     algorithm.stop()
+
+
+def test_schedules_go_on_after_a_resume(small: Any, tmp_path: Any) -> None:
+    schedule = [[0, 0.1], [800, 0.0]]
+    algorithm, learner = build(small, entropy_coeff=schedule, lr=[[0, 1e-3], [800, 0.0]])
+    for _ in range(3):
+        algorithm.train()
+    path = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    algorithm.train()
+    resumed = type(algorithm).from_checkpoint(path)
+    resumed.train()
+    found: list[Any] = []
+    resumed.learner_group.foreach_learner(lambda one: found.append(one))
+    assert float(found[0].entropy_coeff.get_current_value()) == pytest.approx(
+        float(learner.entropy_coeff.get_current_value())
+    )
+    for name, value in learner.core.state_dict().items():
+        torch.testing.assert_close(found[0].core.state_dict()[name], value, atol=0, rtol=0)
+    for one in (algorithm, resumed):
+        one.stop()
 
 
 def test_weights_stay_when_the_learning_rate_is_zero(small: Any) -> None:
@@ -77,6 +98,7 @@ def test_loss_that_is_not_finite_names_the_term_and_spares_the_weights(small: An
     before = {k: v.clone() for k, v in learner.module["default_policy"].named_parameters()}
     with pytest.raises(UserError, match="is not finite; training stops"):
         algorithm.learner_group.update(batches=[block])
+    assert torch.isfinite(learner.core.value_norm.mean_square)
     for name, value in learner.module["default_policy"].named_parameters():
         torch.testing.assert_close(value, before[name], atol=0, rtol=0)
     algorithm.stop()
@@ -126,4 +148,66 @@ def test_advantages_have_mean_zero_and_unit_variance_over_the_living(small: Any)
     living = rows["advantages"][rows["alive"]]
     assert living.mean().item() == pytest.approx(0.0, abs=1e-5)
     assert living.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("time_limit", TIME_LIMITS)
+@pytest.mark.parametrize("name", ["MAT", "SrSv"])
+def test_rows_are_those_of_a_plain_computation(name: str, time_limit: str, small: Any) -> None:
+    """Advantages and returns, agent by agent, with every kind of end and of bootstrap."""
+    gamma, lambda_ = 0.9, 0.7
+    algorithm, learner = build(small, name, gamma=gamma, lambda_=lambda_, time_limit=time_limit)
+    for _ in range(3):
+        algorithm.train()  # values and their normalisation away from the start
+    (block,) = algorithm.env_runner.sample()
+    c = block.columns
+    generator = np.random.default_rng(0)
+    c[REWARD][:] = generator.normal(size=c[REWARD].shape)
+    c[TERMINATED][:] = generator.random(c[REWARD].shape) < 0.15
+    c[TRUNCATED][:] = (generator.random(c[REWARD].shape) < 0.15) & ~c[TERMINATED]
+    step, world = np.nonzero(c[TRUNCATED])
+    final = {k: c[k][step + 1, world].copy() for k in ("obs", "action_mask", "alive")}
+    final["obs"] += generator.normal(size=final["obs"].shape).astype(np.float32)
+    block.final = FinalObservations(step, world, final)
+
+    tails: list[torch.Tensor] = []
+    values_of = learner._values
+
+    def listen(rows: Any) -> Any:
+        completions, values = values_of(rows)
+        tails.append(learner.core.value_norm.denormalize(values))
+        return completions, values
+
+    learner._values = listen
+    rows = learner.rows(block)
+    steps, worlds = c[REWARD].shape
+    v = tails[0].view(steps, worlds, -1).numpy()
+    tail = tails[1].numpy()
+    returns = rows["returns"].view(steps, worlds, -1).numpy()
+    at_truncation = {key: tail[worlds + i] for i, key in enumerate(zip(step, world, strict=True))}
+    for e in range(worlds):
+        advantage = np.zeros(v.shape[-1])
+        for t in reversed(range(steps)):
+            following = v[t + 1, e] if t + 1 < steps else tail[e]
+            ends = bool(c[TERMINATED][t, e])
+            if c[TRUNCATED][t, e]:
+                following = at_truncation[(t, e)]
+                ends = time_limit == "terminate"
+            delta = c[REWARD][t, e] + gamma * (0.0 if ends else following) - v[t, e]
+            if c[TRUNCATED][t, e] and time_limit == "drop":
+                delta = np.zeros_like(delta)
+            over = c[TERMINATED][t, e] or c[TRUNCATED][t, e]
+            advantage = delta + (0.0 if over else gamma * lambda_ * advantage)
+            np.testing.assert_allclose(returns[t, e], advantage + v[t, e], atol=1e-4)
+    assert np.abs(v).max() > 1e-2
+    algorithm.stop()
+
+
+def test_learners_with_unequal_shares_take_equally_many_steps(small: Any) -> None:
+    """They wait for each other at every step: one more of one of them would be for ever."""
+    config = small("MAT", env_config=GAME, num_envs_per_env_runner=5, num_learners=2)
+    config.training(minibatch_size=20)
+    algorithm = config.build_algo()
+    result = algorithm.train()
+    assert result["learners"]["default_policy"]["weights_seq_no"] == 1
     algorithm.stop()

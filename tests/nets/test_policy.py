@@ -110,6 +110,17 @@ def test_completions_keep_predecessors_and_agree_on_the_last_agent() -> None:
     torch.testing.assert_close(last[0], last[2])
 
 
+def test_completions_of_a_simultaneous_policy_are_its_own_actions() -> None:
+    policy = make_policy(value="sequential", autoregressive=False)
+    obs, mask = observe(5, True)
+    greedy = policy.act(obs, mask, deterministic=True).actions
+    taken = policy.act(obs, mask, deterministic=False).actions
+    completions = policy.completions(obs, mask, taken, None)
+    for i in range(5):
+        torch.testing.assert_close(completions[:, i, :i], taken[:, :i])
+        torch.testing.assert_close(completions[:, i, i:], greedy[:, i:])
+
+
 def test_value_without_successor_policy_ignores_own_and_later_actions() -> None:
     policy = make_policy(value="sequential_without_policy")
     obs, mask = observe(4, True)

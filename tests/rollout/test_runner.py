@@ -149,7 +149,9 @@ def test_state_of_another_runner_brings_no_worlds(small: Any) -> None:
         np.testing.assert_array_equal(column, ours.columns[name])
 
 
-def test_an_evaluation_depends_on_the_steps_trained_alone(small: Any) -> None:
+def test_an_evaluation_depends_on_its_weights_alone(small: Any) -> None:
+    """Not on what was evaluated before, so that it is the same after a resume."""
+    weights = make_runner(small("MAT", env_config=game())).get_state(components="rl_module")
     returns = []
     for earlier in (False, True):
         config = small("MAT", env_config=game())
@@ -158,20 +160,21 @@ def test_an_evaluation_depends_on_the_steps_trained_alone(small: Any) -> None:
         if earlier:
             runner.sample(num_episodes=5)
             runner.pop_episodes()
-        runner.set_state({"num_env_steps_sampled_lifetime": 4711})
+        runner.set_state({**weights, "weights_seq_no": 3})
         runner.sample(num_episodes=20, explore=True)
         returns.append(runner.pop_episodes()["episode_return"])
     np.testing.assert_array_equal(*returns)
 
 
-def test_weights_with_an_older_number_are_ignored(small: Any) -> None:
+def test_weights_are_taken_unless_they_are_those_in_use(small: Any) -> None:
+    """A smaller number than the present one comes from an older checkpoint, restored."""
     runner = make_runner(small("MAT", env_config=game()))
-    state = runner.get_state(components="rl_module")
-    changed = {k: v + 1.0 for k, v in state["rl_module"].items()}
-    runner.set_state({"rl_module": changed, "weights_seq_no": 5})
-    runner.set_state({"rl_module": state["rl_module"], "weights_seq_no": 4})
-    for name, value in runner.get_state(components="rl_module")["rl_module"].items():
-        np.testing.assert_array_equal(value, changed[name])
+    first = runner.get_state(components="rl_module")["rl_module"]
+    for number, offset, taken in ((5, 1.0, 1.0), (5, 2.0, 1.0), (4, 3.0, 3.0), (0, 4.0, 4.0)):
+        changed = {k: v + offset for k, v in first.items()}
+        runner.set_state({"rl_module": changed, "weights_seq_no": number})
+        for name, value in runner.get_state(components="rl_module")["rl_module"].items():
+            np.testing.assert_array_equal(value, first[name] + np.float32(taken))
 
 
 def test_runners_of_a_group_play_different_episodes(small: Any) -> None:
@@ -215,10 +218,10 @@ def block_return(block: Any) -> float:
 
 
 class Spoilt:
-    """A creator of worlds of which one thing goes wrong at step 4."""
+    """A creator of worlds of which one thing goes wrong, once."""
 
-    def __init__(self, fault: str) -> None:
-        self.fault, self.count, self.built = fault, 0, 0
+    def __init__(self, fault: str, at: int = 4) -> None:
+        self.fault, self.at, self.count, self.built = fault, at, 0, 0
 
     def __call__(self, context: dict[str, Any]) -> Any:
         self.built += 1
@@ -228,7 +231,7 @@ class Spoilt:
         def faulty(actions: Any) -> Any:
             self.count += 1
             obs, reward, *rest = step(actions)
-            if self.count == 4:
+            if self.count == self.at:
                 if self.fault == "obs":
                     obs[OBS][5, 2, 0] = np.nan
                 elif self.fault == "reward":
@@ -265,6 +268,39 @@ def test_a_failing_environment_is_built_anew_where_asked(small: Any) -> None:
     assert creator.built == 2
     assert block.columns[IS_FIRST][0].all()
     assert np.isfinite(block.columns["log_prob"]).all()
+
+
+def test_an_environment_that_always_fails_is_given_up(small: Any) -> None:
+    config = small("MAT", env_config=game(), restart_failed_sub_environments=True)
+    runner = make_runner(config, lambda context: Spoilt("raise", at=1)(context))
+    with pytest.raises(UserError, match="built 10 times and failed every time"):
+        runner.sample()
+
+
+def test_episodes_of_a_failed_attempt_do_not_count(small: Any) -> None:
+    creator = Spoilt("raise", at=5)
+    config = small("MAT", env_config=game(), restart_failed_sub_environments=True)
+    runner = make_runner(config, creator)
+    (block,) = runner.sample(num_episodes=16)
+    assert creator.built == 2
+    assert len(runner.pop_episodes()["episode_return"]) == 16
+    assert block.env_steps() == 3 * 16
+
+
+@pytest.mark.parametrize("fault", ["obs", "reward"])
+def test_bad_worlds_are_named_in_evaluations_too(fault: str, small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()), Spoilt(fault))
+    with pytest.raises(UserError, match=f"in '{fault}' at step 0, world"):
+        runner.sample(num_episodes=16)
+
+
+def test_in_another_process_the_block_carries_the_error(small: Any) -> None:
+    """An exception there would be taken for a crash, and the runner would begin anew for ever."""
+    config = small("MAT", env_config=game(), num_env_runners=1)
+    runner = make_runner(config, Spoilt("obs"), worker_index=1)
+    (block,) = runner.sample()
+    assert block.env_steps() == 0
+    assert "gave nan in 'obs'" in str(block.error)
 
 
 def test_a_failing_environment_raises_otherwise(small: Any) -> None:

@@ -18,7 +18,7 @@ GAME = '{"num_agents": 5, "num_actions": 7, "episode_length": 9}'
 
 
 @pytest.fixture
-def official(tmp_path: Path) -> Path:
+def official(tmp_path: Path, no_ray: None) -> Path:
     """A file as the official code saves it."""
     with np.load(REFERENCE) as reference:
         weights = {
