@@ -75,7 +75,9 @@ class Running:
 
     def family(self):
         """All its descendants: process id -> command."""
-        listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True)
+        listing = subprocess.run(
+            ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True
+        )
         children: dict[int, list[tuple[int, str]]] = {}
         for line in listing.stdout.splitlines():
             pid, parent, name = line.split(maxsplit=2)
