@@ -100,17 +100,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         context = {**self.config.env_config, "num_envs": self.config.num_envs_per_env_runner}
         self.env = self.env_creator(context)
         self._obs = None
-        make_callback(
-            "on_environment_created",
-            callbacks_objects=self._callbacks,
-            callbacks_functions=self.config.callbacks_on_environment_created,
-            kwargs={
-                "env_runner": self,
-                "metrics_logger": self.metrics,
-                "env": self.env,
-                "env_context": context,
-            },
-        )
+        self._call_back("on_environment_created", env=self.env, env_context=context)
 
     def make_module(self) -> None:
         """Builds the policy that acts."""
@@ -206,16 +196,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
                     lambda: self._sample_steps(steps, explore, random_actions)
                 )
                 block.check(self.env.simulator)
-            make_callback(
-                "on_sample_end",
-                callbacks_objects=self._callbacks,
-                callbacks_functions=self.config.callbacks_on_sample_end,
-                kwargs={
-                    "env_runner": self,
-                    "metrics_logger": self.metrics,
-                    "samples": [block],
-                },
-            )
+            self._call_back("on_sample_end", samples=[block])
         self._log_env_steps(self._metrics_num_env_steps_sampled, block.num_env_steps)
         log_steps(self.metrics, block.num_env_steps)
         total = time.perf_counter() - begin
@@ -415,20 +396,23 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             return
         for i, world in enumerate(np.flatnonzero(ended)):
             episode = TeamEpisode(int(world), {k: float(v[i]) for k, v in chosen.items()})
-            make_callback(
+            self._call_back(
                 "on_episode_end",
-                callbacks_objects=self._callbacks,
-                callbacks_functions=self.config.callbacks_on_episode_end,
-                kwargs={
-                    "episode": episode,
-                    "prev_episode_chunks": [],
-                    "env_runner": self,
-                    "metrics_logger": self.metrics,
-                    "env": self.env,
-                    "rl_module": self.module,
-                    "env_index": int(world),
-                },
+                episode=episode,
+                prev_episode_chunks=[],
+                env=self.env,
+                rl_module=self.module,
+                env_index=int(world),
             )
+
+    def _call_back(self, name: str, **arguments: Any) -> None:
+        """Calls the user's callbacks of that name, with what all of them are given."""
+        make_callback(
+            name,
+            callbacks_objects=self._callbacks,
+            callbacks_functions=getattr(self.config, f"callbacks_{name}"),
+            kwargs={"env_runner": self, "metrics_logger": self.metrics, **arguments},
+        )
 
     def pop_episodes(self) -> dict[str, NDArray[np.float32]]:
         """Statistics of the episodes that ended since the last call, one array per figure."""
