@@ -97,8 +97,8 @@ def log_episodes(
     logger.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
     window = episodes if window is None else window
     for name, values in finished.items():
-        extremes = _EPISODE_METRICS.get(name, ("",))[1:]
+        mean, extremes = mean_name(name), _EPISODE_METRICS.get(name, ("",))[1:]
         for value in values[-window:].tolist():
-            logger.log_value(mean_name(name), value, reduce="mean", window=window)
+            logger.log_value(mean, value, reduce="mean", window=window)
             for key, reduce in zip(extremes, ("min", "max"), strict=False):
                 logger.log_value(key, value, reduce=reduce, window=window)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from numpy.typing import NDArray
 from ray.rllib.callbacks.utils import make_callback
@@ -325,13 +326,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if random_actions:
             decided = {ACTIONS: self._random_actions(mask)}
         else:
-            batch = {Columns.OBS: {k: torch.from_numpy(v) for k, v in self._obs.items()}}
-            if self._device != "cpu":
-                batch = {
-                    Columns.OBS: {k: v.to(self._device) for k, v in batch[Columns.OBS].items()}
-                }
+            obs = {k: torch.from_numpy(v).to(self._device) for k, v in self._obs.items()}
             forward = self.module.forward_exploration if explore else self.module.forward_inference
-            out: dict[str, Tensor] = forward(batch, generator=self.generator)
+            out: dict[str, Tensor] = forward({Columns.OBS: obs}, generator=self.generator)
             decided = {name: value.cpu().numpy() for name, value in out.items()}
         self._seconds["decode"] += time.perf_counter() - begin
         return decided
@@ -388,9 +385,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _episodes_ended(
         self, ended: NDArray[np.bool_], statistics: dict[str, NDArray[np.float32]]
     ) -> None:
-        chosen = {
-            name: value[ended] for name, value in statistics.items() if not name.startswith("_")
-        }
+        chosen = {name: value[ended] for name, value in statistics.items()}
         self._finished.append(chosen)
         if not self.config.has_episode_end_callback():
             return
@@ -475,11 +470,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         return state
 
     def _worlds_state(self) -> dict[str, Any]:
-        running = self.env is not None and self._obs is not None
+        env = None if self._obs is None else self.env  # None: no episodes are under way
         return {
             "runner": self._identity,
             "generator": self.generator.get_state().numpy(),
-            "env": self.env.get_state() if running and self.env is not None else None,
+            "env": None if env is None else env.get_state(),
             "obs": self._obs,
             "is_first": self._is_first,
             "starts": self._starts,
@@ -491,8 +486,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over what `get_state` gave, as far as it is there."""
-        import ray
-
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
         if COMPONENT_RL_MODULE in state:
