@@ -13,7 +13,9 @@ from torch import Tensor
 RATIO_AGGREGATIONS = ("per_dim", "prod", "mean")
 
 
-def probability_ratio(log_prob: Tensor, old_log_prob: Tensor, aggregation: str) -> Tensor:
+def probability_ratio(
+    log_prob: Tensor, old_log_prob: Tensor, aggregation: str, exists: Tensor | None = None
+) -> Tensor:
     """pi_new / pi_old.
 
     Args:
@@ -22,6 +24,8 @@ def probability_ratio(log_prob: Tensor, old_log_prob: Tensor, aggregation: str) 
         aggregation: ``per_dim`` keeps K ratios, each of them clipped by itself (MAT, PMAT);
             ``prod`` is the ratio of the joint densities (HARL); ``mean`` the geometric mean of
             the components' ratios (A2PO on MuJoCo).
+        exists: bool [B, N, K], the components that an agent has; None where all have all. The
+            log-probs of the others are 0.
 
     Returns:
         [B, N, K] for ``per_dim``, else [B, N, 1].
@@ -29,8 +33,11 @@ def probability_ratio(log_prob: Tensor, old_log_prob: Tensor, aggregation: str) 
     difference = log_prob - old_log_prob
     if aggregation == "prod":
         difference = difference.sum(-1, keepdim=True)
-    elif aggregation == "mean":
+    elif aggregation == "mean" and exists is None:
         difference = difference.mean(-1, keepdim=True)
+    elif aggregation == "mean":
+        components = exists.sum(-1, keepdim=True).clamp(min=1)
+        difference = difference.sum(-1, keepdim=True) / components
     return difference.exp()
 
 

@@ -18,6 +18,12 @@ def test_ratio_aggregations() -> None:
     torch.testing.assert_close(probability_ratio(new, old, "per_dim"), torch.tensor([[[2.0, 0.5]]]))
     torch.testing.assert_close(probability_ratio(new, old, "prod"), torch.ones(1, 1, 1))
     torch.testing.assert_close(probability_ratio(new * 2, old, "mean"), torch.ones(1, 1, 1))
+    # An agent with one of two action dimensions: the mean is over the one that it has.
+    single = torch.log(torch.tensor([[[2.0, 1.0]]]))
+    exists = torch.tensor([[[True, False]]])
+    torch.testing.assert_close(
+        probability_ratio(single, old, "mean", exists), torch.full((1, 1, 1), 2.0)
+    )
 
 
 @pytest.mark.parametrize(

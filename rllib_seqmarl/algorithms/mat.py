@@ -63,6 +63,7 @@ from rllib_seqmarl.nets.values import SUCCESSORS
 from rllib_seqmarl.nets.values import VALUES as VALUE_FUNCTIONS
 from rllib_seqmarl.returns import TIME_LIMITS
 from rllib_seqmarl.rollout.block import (
+    ACTION_MASK,
     LOG_PROB,
 )
 
@@ -175,7 +176,10 @@ class MATLearner(AdvantageLearner):
         eps = config.clip_param
         policy_weight, value_weight = batch[POLICY_WEIGHT], batch[VALUE_WEIGHT]
 
-        ratio = probability_ratio(fwd_out[LOG_PROB], batch[LOG_PROB], config.ratio_aggregation)
+        new, old = fwd_out[LOG_PROB], batch[LOG_PROB]  # [B, N, K]
+        # A mask over K components, K > 1, is one of action dimensions.
+        exists = batch.get(ACTION_MASK) if new.shape[-1] > 1 else None
+        ratio = probability_ratio(new, old, config.ratio_aggregation, exists)
         surrogate = clipped_surrogate(ratio, batch[ADVANTAGES], eps)
         policy_loss = weighted_sum(surrogate, policy_weight)
 

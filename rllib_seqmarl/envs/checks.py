@@ -64,8 +64,8 @@ def _check_observation(env: TeamVectorEnv, obs: Any, where: str) -> None:
     if obs["obs"][dead].any():
         raise UserError(f"check_team_env: {where}: the observation of a dead agent is not zero.")
     discrete = isinstance(env.single_action_space, spaces.MultiDiscrete)
-    if discrete != ("action_mask" in obs):
-        raise UserError("check_team_env: discrete actions, and only they, need an 'action_mask'.")
+    if discrete and "action_mask" not in obs:
+        raise UserError("check_team_env: discrete actions need an 'action_mask'.")
     if discrete:
         legal = obs["action_mask"].sum(-1)
         if not legal.all():

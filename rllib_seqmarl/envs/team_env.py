@@ -58,7 +58,9 @@ def observation_space(
     Args:
         num_agents: N.
         obs_size: D.
-        num_actions: A, adds ``action_mask`` bool [N, A]; None for continuous actions.
+        num_actions: A, adds ``action_mask`` bool [N, A]: which actions are available or, with
+            continuous actions of which some agents have fewer than A, which dimensions exist.
+            None for continuous actions of one size.
         state_shape: (S,) or (N, S), adds ``state``; None for no state.
     """
     real = {"low": -np.inf, "high": np.inf, "dtype": np.float32}
@@ -92,13 +94,18 @@ class TeamVectorEnv(VectorEnv, ABC):
     An agent that is dead keeps its slot: its observation is zero, ``alive`` is False and its
     action mask leaves only its no-op. All arrays handed out belong to the caller.
 
+    An environment with scripted baselines names them in ``controllers`` and fills in
+    ``control``; one that can be drawn fills in ``picture``.
+
     Attributes:
         num_agents: N.
         metric_names: the environment's own per-episode figures in ``infos["final_info"]``.
+        controllers: the names that ``control`` takes.
         simulator: the name of what computes the worlds, so that results are never confused.
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ()
+    controllers: ClassVar[tuple[str, ...]] = ()
     simulator: str
     _frozen: NDArray[np.bool_] | None
 
@@ -171,6 +178,27 @@ class TeamVectorEnv(VectorEnv, ABC):
     @abstractmethod
     def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
         """Takes back what ``_get_worlds`` returned."""
+
+    # What an environment may add.
+
+    def control(self, name: str) -> NDArray[Any]:
+        """The actions that a scripted baseline takes now, [E, N] or [E, N, A].
+
+        Raises:
+            UserError: ``name`` is none of ``controllers``.
+        """
+        if not self.controllers:
+            raise UserError(f"the environment ({self.simulator}) has no scripted controllers.")
+        hint = nearest(name, self.controllers)
+        raise UserError(f"the environment ({self.simulator}) has no controller {name!r}. {hint}")
+
+    def picture(self, world: int = 0) -> NDArray[np.uint8]:
+        """The world as it is now, red, green and blue [height, width, 3].
+
+        Raises:
+            UserError: this environment cannot be drawn.
+        """
+        raise UserError(f"the environment ({self.simulator}) cannot be drawn.")
 
     # What the caller sees.
 
@@ -312,7 +340,8 @@ def check_env_config(
 
 def random_actions(env: TeamVectorEnv, obs: Observation, rng: np.random.Generator) -> NDArray[Any]:
     """Uniform legal actions: int64 [E, N], or float32 [E, N, A] in [-1, 1]."""
-    if "action_mask" not in obs:
-        return rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
-    mask = obs["action_mask"]
+    mask = obs.get("action_mask")
+    if isinstance(env.single_action_space, spaces.Box):
+        actions = rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
+        return actions if mask is None else np.where(mask, actions, np.float32(0.0))
     return np.where(mask, rng.random(mask.shape, np.float32), -1.0).argmax(-1)

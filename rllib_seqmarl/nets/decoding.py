@@ -72,7 +72,8 @@ def decode(
         decoder: the causal decoder.
         distribution: what turns the head's output and noise into an action.
         encoded: o_hat in decision order, [B, N, D].
-        mask: available actions in decision order, bool [B, N, A]; None for continuous actions.
+        mask: available actions, or the dimensions that continuous ones have, in decision order,
+            bool [B, N, A]; None where all are.
         noise: [B, N, A] from ``distribution.noise``; None for the greedy joint action.
         method: one of `METHODS`; with ``auto``, every decoder has a `Decoding` of its own.
 

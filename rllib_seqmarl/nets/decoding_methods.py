@@ -1,9 +1,9 @@
 """The three ways to decode N actions; `decoding` says what they are.
 
 All take ``(decoder, distribution, encoded, offset)``: the causal decoder, what turns the head's
-output into an action, o_hat in decision order [B, N, D], and mask and noise as one summand of the
-head's output [B, N, A] (`ActionDistribution.offset`). All return the actions, int [B, N] or float
-[B, N, A], and the parameters of their distributions, [B, N, A]. Gradients are not kept.
+output into an action, o_hat in decision order [B, N, D], and what mask and noise do to the head's
+output as one tensor [B, N, W] (`ActionDistribution.offset`). All return the actions, int [B, N] or
+float [B, N, A], and the parameters of their distributions, [B, N, A]. Gradients are not kept.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ A sample is a deterministic function of parameters and noise: ``argmax(logits + 
 
 Log-probs have a trailing axis K: K = 1 for discrete actions, K = A (one per action dimension)
 for continuous ones, so that the loss may clip the ratio per dimension or of their product.
+
+A mask says which actions are available or, for continuous actions, which dimensions an agent has:
+the others are 0 and have neither probability nor entropy.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class ActionDistribution(Protocol):
         """The action for this noise, int [...] or float [..., A]; the mode without noise."""
 
     def offset(self, mask: Tensor | None, noise: Tensor | None) -> Tensor | None:
-        """Mask and noise as one summand [..., A] of the parameters, for `decide`."""
+        """What mask and noise do to the parameters, as one tensor [..., W] for `decide`."""
 
     def decide(self, parameters: Tensor, offset: Tensor | None) -> Tensor:
         """`choose` with mask and noise already made into their ``offset``."""
@@ -109,6 +112,7 @@ class DiagonalGaussian(nn.Module):
 
     std = 0.5 * sigmoid(log_std), log_std initialised to 1 (std 0.3655), as in the official MAT
     code. Samples are not squashed; the environment's adapter maps [-1, 1] to its bounds.
+    Agents that have fewer than A dimensions say so in their mask.
     """
 
     def __init__(self, size: int) -> None:
@@ -129,16 +133,26 @@ class DiagonalGaussian(nn.Module):
         return torch.randn(*shape, self.size, generator=generator, device=source).to(device)
 
     def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
-        """mean + std * noise: [..., A] -> [..., A]."""
+        """mean + std * noise, 0 in dimensions that the agent lacks: [..., A] -> [..., A]."""
         return self.decide(parameters, self.offset(mask, noise))
 
     def offset(self, mask: Tensor | None, noise: Tensor | None) -> Tensor | None:
-        """std * noise: [..., A]."""
-        return None if noise is None else self.std * noise
+        """std * noise, [..., A]; with a mask, [..., 2A]: that of the agent's dimensions, and it."""
+        scaled = None if noise is None else self.std * noise
+        if mask is None:
+            return scaled
+        exists = mask.to(self.log_std.dtype)
+        scaled = torch.zeros_like(exists) if scaled is None else scaled * exists
+        return torch.cat((scaled, exists), dim=-1)
 
     def decide(self, parameters: Tensor, offset: Tensor | None) -> Tensor:
         """mean + offset: [..., A] -> [..., A]."""
-        return parameters if offset is None else parameters + offset
+        if offset is None:
+            return parameters
+        if offset.shape[-1] == self.size:
+            return parameters + offset
+        scaled, exists = offset.chunk(2, dim=-1)
+        return parameters * exists + scaled
 
     def differs(self, actions: Tensor, others: Tensor) -> Tensor:
         """Two of [..., A] -> bool [...]: further apart than `TOLERANCE`, in any dimension."""
@@ -149,9 +163,12 @@ class DiagonalGaussian(nn.Module):
         """[..., A], [..., A] -> [..., A], per dimension."""
         std = self.std
         standardised = (actions - parameters) / std
-        return -0.5 * standardised.square() - std.log() - 0.5 * math.log(2.0 * math.pi)
+        log_prob = -0.5 * standardised.square() - std.log() - 0.5 * math.log(2.0 * math.pi)
+        return log_prob if mask is None else log_prob.masked_fill(~mask, 0.0)
 
     def entropy(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
-        """[..., A] -> [...]; the same for every row."""
+        """[..., A] -> [...]; it does not depend on the mean."""
         per_dimension = self.std.log() + 0.5 * math.log(2.0 * math.pi * math.e)
+        if mask is not None:
+            return (per_dimension * mask).sum(-1)
         return per_dimension.sum().expand(parameters.shape[:-1])

@@ -90,7 +90,8 @@ class SequentialPolicy(nn.Module):
 
         Args:
             obs: [B, N, obs_dim].
-            mask: available actions, bool [B, N, A]; None for continuous actions.
+            mask: available actions, or the dimensions that continuous ones have, bool [B, N, A];
+                None where all are.
             deterministic: every agent takes its most likely action, and its successors see that.
             generator: source of the noise; torch's global one without it.
         """

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -316,7 +317,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         assert self.env is not None
         assert self._obs is not None
         mask = self._obs.get(ACTION_MASK)
-        if mask is not None and not mask.any(-1).all():
+        discrete = isinstance(self.env.single_action_space, spaces.MultiDiscrete)
+        if discrete and mask is not None and not mask.any(-1).all():
             world, agent = np.argwhere(~mask.any(-1))[0]
             raise UserError(
                 f"the environment ({self.env.simulator}) allows agent {agent} of world {world} "
@@ -335,9 +337,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def _random_actions(self, mask: NDArray[np.bool_] | None) -> NDArray[Any]:
         assert self.env is not None
-        if mask is None:
+        if isinstance(self.env.single_action_space, spaces.Box):
             shape = self.env.action_space.shape
-            return 2.0 * torch.rand(shape, generator=self.generator).numpy() - 1.0
+            actions = 2.0 * torch.rand(shape, generator=self.generator).numpy() - 1.0
+            return actions if mask is None else actions * mask
         keys = torch.rand(mask.shape, generator=self.generator).numpy()
         return np.where(mask, keys, -1.0).argmax(-1)
 

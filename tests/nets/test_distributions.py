@@ -124,3 +124,39 @@ def test_noise_is_repeatable_from_a_generator(distribution):
     again = distribution.noise((3, 2), device, torch.Generator().manual_seed(7))
     assert first.shape == (3, 2, 4)
     assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_action_dimensions_that_an_agent_lacks_are_zero_and_count_for_nothing(greedy):
+    torch.manual_seed(5)
+    wide, narrow = DiagonalGaussian(3), DiagonalGaussian(2)
+    with torch.no_grad():
+        wide.log_std.copy_(torch.tensor([0.3, -0.5, 2.0]))
+        narrow.log_std.copy_(wide.log_std[:2])
+    mask = torch.tensor([True, True, False]).expand(6, 4, 3)
+    parameters = torch.randn(6, 4, 3)
+    noise = None if greedy else wide.noise((6, 4), parameters.device, None)
+    actions = wide.choose(parameters, mask, noise)
+    assert not actions[..., 2].any()
+    expected = narrow.choose(parameters[..., :2], None, None if greedy else noise[..., :2])
+    torch.testing.assert_close(actions[..., :2], expected)
+    log_prob = wide.log_prob(parameters, mask, actions)
+    assert not log_prob[..., 2].any()
+    torch.testing.assert_close(
+        log_prob[..., :2], narrow.log_prob(parameters[..., :2], None, expected)
+    )
+    torch.testing.assert_close(
+        wide.entropy(parameters, mask), narrow.entropy(parameters[..., :2], None)
+    )
+    # Neither the missing dimension's mean nor its spread gets a gradient.
+    parameters.requires_grad_()
+    log_prob, entropy = (
+        wide.log_prob(parameters, mask, actions),
+        wide.entropy(parameters, mask),
+    )
+    (log_prob.sum() + 3.0 * entropy.sum()).backward()
+    assert parameters.grad is not None
+    assert not parameters.grad[..., 2].any()
+    assert wide.log_std.grad is not None
+    assert wide.log_std.grad[2] == 0.0
+    assert wide.log_std.grad[:2].all()
