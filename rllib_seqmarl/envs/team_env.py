@@ -200,6 +200,13 @@ class TeamVectorEnv(VectorEnv, ABC):
         """
         raise UserError(f"the environment ({self.simulator}) cannot be drawn.")
 
+    def cannot_be_saved(self) -> str | None:
+        """Why `get_state` cannot hold the worlds, in one clause; None where it can.
+
+        A run that is resumed then starts new episodes instead of going on in the old ones.
+        """
+        return None
+
     # What the caller sees.
 
     def reset(
@@ -280,7 +287,14 @@ class TeamVectorEnv(VectorEnv, ABC):
         return obs, reward, terminated, truncated, infos
 
     def get_state(self) -> dict[str, Any]:
-        """Everything needed to go on bit for bit, here or in another process; picklable."""
+        """Everything needed to go on bit for bit, here or in another process; picklable.
+
+        Raises:
+            UserError: the worlds cannot be saved (see `cannot_be_saved`).
+        """
+        reason = self.cannot_be_saved()
+        if reason is not None:
+            raise UserError(f"the worlds ({self.simulator}) cannot be saved: {reason}.")
         return {
             "num_envs": self.num_envs,
             "random": self.np_random.bit_generator.state,

@@ -8,6 +8,7 @@ metrics, weights, state, callbacks, restarts) stays the same.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Collection
@@ -47,6 +48,8 @@ from rllib_seqmarl.rollout.block import (
     RolloutBlock,
 )
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT, TeamEpisode, log_episodes, log_steps
+
+logger = logging.getLogger(__name__)
 
 #: Environment state and random state: large, and of this runner alone, so never broadcast.
 COMPONENT_WORLDS = "worlds"
@@ -474,11 +477,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def _worlds_state(self) -> dict[str, Any]:
         env = None if self._obs is None else self.env  # None: no episodes are under way
+        lost = None if env is None else env.cannot_be_saved()
+        if lost is not None:
+            env = None
         return {
             "runner": self._identity,
             "generator": self.generator.get_state().numpy(),
             "env": None if env is None else env.get_state(),
-            "obs": self._obs,
+            "obs": None if env is None else self._obs,
+            "lost": lost,  # why the episodes under way are not in here
             "is_first": self._is_first,
             "starts": self._starts,
         }
@@ -508,6 +515,12 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if worlds is not None and worlds["runner"] == self._identity:
             self.generator.set_state(torch.from_numpy(worlds["generator"]))
             self._starts = worlds["starts"]
+            if worlds.get("lost") is not None:
+                logger.warning(
+                    "The checkpoint does not hold the episodes that were under way, because %s: "
+                    "new episodes start.",
+                    worlds["lost"],
+                )
             fits = worlds["obs"] is not None and self.env is not None
             if fits and len(worlds["is_first"]) == self.config.num_envs_per_env_runner:
                 assert self.env is not None
