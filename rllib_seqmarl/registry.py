@@ -26,6 +26,9 @@ ALGORITHMS: dict[str, str] = {
 ENVIRONMENTS: dict[str, str] = {
     "smac": "rllib_seqmarl.envs.smac",
     "distinct_actions": "rllib_seqmarl.envs.distinct_actions",
+    "mamujoco": "rllib_seqmarl.envs.mamujoco",
+    "dubins_car": "rllib_seqmarl.envs.dubins_car",
+    "mpe": "rllib_seqmarl.envs.mpe",
 }
 
 #: Other spellings that people type.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import DictInfoToList
 
@@ -21,6 +22,8 @@ from rllib_seqmarl.errors import UserError
 SMALL: dict[str, dict[str, Any]] = {
     "smac": {"map_name": "3m", "max_steps": 20, "state": True},
     "distinct_actions": {"num_agents": 3, "episode_length": 4},
+    "mamujoco": {"scenario": "Pusher", "partition": "3p", "max_episode_steps": 15, "state": True},
+    "mpe": {"task": "predator_prey", "episode_length": 9, "agent_id": True, "state": True},
 }
 WORLDS = 4
 
@@ -116,11 +119,13 @@ def episodes(env: TeamVectorEnv, steps: int) -> list[list[Any]]:
     current: list[list[Any]] = [[obs["obs"][world]] for world in range(WORLDS)]
     waiting = np.zeros(WORLDS, bool)
     for _ in range(steps):
-        legal = obs["action_mask"]
-        actions = np.zeros(legal.shape[:2], int)
+        actions = np.zeros(env.action_space.shape, env.action_space.dtype)
         for world in np.flatnonzero(~waiting):
-            noise = np.where(legal[world], rngs[world].random(legal.shape[1:]), -1.0)
-            actions[world] = noise.argmax(-1)
+            if isinstance(env.single_action_space, spaces.Box):
+                actions[world] = rngs[world].uniform(-1.0, 1.0, actions.shape[1:])
+                continue
+            legal = obs["action_mask"][world]
+            actions[world] = np.where(legal, rngs[world].random(legal.shape), -1.0).argmax(-1)
         obs, reward, terminated, truncated, infos = env.step(actions)
         done = terminated | truncated
         for world in range(WORLDS):
