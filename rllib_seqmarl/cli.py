@@ -33,9 +33,10 @@ Train the experiments of FILE: .yaml or .yml (experiment name: {run, env, stop, 
 took it up to 2.40), or .py that defines `config` (an AlgorithmConfig) and maybe `stop`.
 """
 _EVALUATE = """\
-Play episodes with a trained policy and print the mean of every metric. Nothing but the
-checkpoint is needed. A trial's folder stands for its latest checkpoint, an experiment's folder
-for that of its only trial.
+Play episodes with a trained policy and print the mean of every metric, beside those of the
+environment's scripted controllers in the same worlds, if it has any. Nothing but the checkpoint
+is needed. A trial's folder stands for its latest checkpoint, an experiment's folder for that of
+its only trial.
 """
 
 
@@ -240,7 +241,26 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--env-config", metavar="JSON", help="replaces single settings of the environment")
     add("--stochastic", action="store_true", help="sample actions; default: the most probable")
     add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    add(
+        "--controllers",
+        default="all",
+        metavar="NAMES",
+        help="scripted controllers of the environment that play the same worlds: all, none, or "
+        "names with commas between them (default: all)",
+    )
     add("--out", metavar="FILE", help="write the figures of every episode to a JSON file")
+    add(
+        "--render",
+        metavar="FILE",
+        help="draw the policy's first episode: a .gif of all of it, or a .png of its end",
+    )
+    add(
+        "--render-every",
+        type=int,
+        default=2,
+        metavar="N",
+        help="steps from one picture of the .gif to the next (default: 2)",
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -253,7 +273,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         env_config=load_json_mapping(args.env_config or "{}", "--env-config"),
         explore=args.stochastic,
         seed=args.seed,
+        controllers=args.controllers,
         out=args.out,
+        render=args.render,
+        render_every=args.render_every,
     )
 
 

@@ -9,7 +9,6 @@ drawn.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.errors import check_installed
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -98,8 +97,7 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
     Raises:
         UserError: Pillow is not installed.
     """
-    if importlib.util.find_spec("PIL") is None:
-        raise UserError("drawing needs Pillow; run: pip install 'rllib-seqmarl[render]'")
+    check_installed("PIL", "drawing", "render")
     from PIL import Image, ImageDraw
 
     size = (SIZE * OVERSAMPLING, (SIZE + LEGEND_HEIGHT) * OVERSAMPLING)

@@ -1,4 +1,4 @@
-"""``rllib evaluate``: plays with a checkpoint and reports."""
+"""``rllib evaluate``: plays with a checkpoint, and scripted controllers beside it; reports."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import checkpoints, cluster
+from rllib_seqmarl.experiments.film import Film
 
 
 def evaluate(
@@ -22,7 +23,10 @@ def evaluate(
     env_config: Mapping[str, Any],
     explore: bool,
     seed: int,
+    controllers: str,
     out: str | None,
+    render: str | None,
+    render_every: int,
 ) -> int:
     """Evaluates a checkpoint and prints a table.
 
@@ -32,18 +36,24 @@ def evaluate(
         env_config: settings of the environment that replace those of the training.
         explore: sample actions; otherwise each agent takes the most probable one.
         seed: of environment and actions.
+        controllers: scripted controllers that play the same worlds: ``all``, ``none``, or names
+            with commas between them.
         out: file for the figures of every episode, as JSON.
+        render: file for pictures of the first episode, .gif or .png.
+        render_every: steps between two pictures.
 
     Returns:
         The exit status.
 
     Raises:
-        UserError: no sound checkpoint, wrong settings, or ``out`` cannot be written.
+        UserError: no sound checkpoint, wrong settings, or a file that cannot be written.
     """
     if episodes < 1:
         raise UserError(f"--episodes must be at least 1, got {episodes}.")
-    if out is not None and not Path(out).absolute().parent.is_dir():
-        raise UserError(f"--out: the folder of {out} does not exist.")
+    for option, file in (("--out", out), ("--render", render)):
+        if file is not None and not Path(file).absolute().parent.is_dir():
+            raise UserError(f"{option}: the folder of {file} does not exist.")
+    film = None if render is None else Film(Path(render), render_every)
     console = Console(highlight=False)
     path = checkpoints.find(checkpoint)
     cluster.quieten(verbose=False)
@@ -54,14 +64,29 @@ def evaluate(
     if path != Path(checkpoint).expanduser().absolute():
         console.print(f"Latest checkpoint there: {path}", markup=False, soft_wrap=True)
     result = evaluate_checkpoint(
-        str(path), episodes=episodes, explore=explore, env_config=dict(env_config), seed=seed
+        str(path),
+        episodes=episodes,
+        explore=explore,
+        env_config=dict(env_config),
+        seed=seed,
+        controllers=_names(controllers),
+        watch=None if film is None else film.watch,
     )
     console.print(_title(result), markup=False, soft_wrap=True)
     console.print(_table(result))
     if out is not None:
-        _write(Path(out), result)
-        console.print(f"Written: {out}", markup=False, soft_wrap=True)
+        text = json.dumps(result, indent=2, default=str) + "\n"
+        _write("--out", out, text.encode(), console)
+    if film is not None:
+        _write("--render", str(render), film.encode(), console)
     return 0
+
+
+def _names(controllers: str) -> list[str] | None:
+    """The names that are meant; None for all."""
+    if controllers == "all":
+        return None
+    return [] if controllers == "none" else [name.strip() for name in controllers.split(",")]
 
 
 def _title(result: Mapping[str, Any]) -> str:
@@ -76,21 +101,25 @@ def _title(result: Mapping[str, Any]) -> str:
 
 
 def _table(result: Mapping[str, Any]) -> Table:
-    table = Table()
+    scripted = result["controllers"]
+    caption = f"{', '.join(scripted)}: means of scripted controllers in the same worlds"
+    table = Table(caption=caption if scripted else None)
     table.add_column("metric")
-    for title in ("mean", "least", "most"):
+    for title in ("mean", "least", "most", *scripted):
         table.add_column(title, justify="right")
     for name, mean in result["metrics"].items():
-        values = result["per_episode"].get(name, [])
-        ends = (min(values), max(values)) if values else ("", "")
-        table.add_row(name, *(f"{v:.4g}" if v != "" else "" for v in (mean, *ends)))
+        values = result["per_episode"][name]
+        others = (played["metrics"][name] for played in scripted.values())
+        table.add_row(name, *(f"{v:.4g}" for v in (mean, min(values), max(values), *others)))
     return table
 
 
-def _write(path: Path, result: Mapping[str, Any]) -> None:
+def _write(option: str, file: str, content: bytes, console: Console) -> None:
+    path = Path(file)
     new = path.with_name(f"{path.name}.new")
     try:
-        new.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
+        new.write_bytes(content)
         os.replace(new, path)
     except OSError as error:
-        raise UserError(f"--out: cannot write {path}: {error.strerror}.") from None
+        raise UserError(f"{option}: cannot write {file}: {error.strerror}.") from None
+    console.print(f"Written: {file}", markup=False, soft_wrap=True)

@@ -1,12 +1,18 @@
-"""Playing episodes with a checkpoint, which is all that is needed for it."""
+"""Playing episodes with a checkpoint, which is all that is needed for it.
+
+Where the environment has scripted controllers, each of them plays the same worlds, so that what
+the policy achieves stands beside what can be had without learning.
+"""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from ray.rllib.core import (
     COMPONENT_LEARNER,
     COMPONENT_LEARNER_GROUP,
@@ -14,9 +20,11 @@ from ray.rllib.core import (
     DEFAULT_MODULE_ID,
 )
 from ray.rllib.utils.checkpoints import Checkpointable
+from ray.tune.registry import ENV_CREATOR, _global_registry
 
-from rllib_seqmarl import registry
+from rllib_seqmarl.envs.team_env import TeamVectorEnv
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.rollout.block import ACTIONS
 from rllib_seqmarl.rollout.metrics import METRIC_NAMES
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
@@ -57,6 +65,54 @@ def load_config(checkpoint: str | Path) -> Any:
     return config.copy(copy_frozen=False)
 
 
+class _Player(TeamEnvRunner):
+    """A runner that plays the same worlds again, with the policy or a scripted controller.
+
+    Attributes:
+        controller: who decides instead of the policy.
+        watch: called with the worlds before each step of the first episode of world 0.
+    """
+
+    controller: str | None = None
+    watch: Callable[[TeamVectorEnv], None] | None = None
+
+    def known(self, controllers: Collection[str] | None) -> Collection[str]:
+        """``controllers``, or all that there are; a `UserError` where there is no such."""
+        assert self.env is not None
+        if controllers is None:
+            return self.env.controllers
+        for name in controllers:
+            if name not in self.env.controllers:
+                self.env.control(name)  # refuses it, and says which there are
+        return controllers
+
+    def play(self, episodes: int, explore: bool) -> dict[str, Any]:
+        """``metrics`` (name -> mean) and ``per_episode`` (name -> list)."""
+        self._starts = 0  # equal seeds, so equal worlds
+        self.sample(num_episodes=episodes, explore=explore)
+        per_episode = {METRIC_NAMES.get(k, k): v.tolist() for k, v in self.pop_episodes().items()}
+        return {
+            "metrics": {name: sum(values) / len(values) for name, values in per_episode.items()},
+            "per_episode": per_episode,
+        }
+
+    def _decide(self, explore: bool, random_actions: bool) -> dict[str, NDArray[Any]]:
+        assert self.env is not None
+        if self.watch is not None:
+            self.watch(self.env)
+        if self.controller is not None:
+            return {ACTIONS: self.env.control(self.controller)}
+        return super()._decide(explore, random_actions)
+
+    def _step(
+        self, actions: NDArray[Any], quota: NDArray[np.int64] | None = None
+    ) -> tuple[Any, ...] | None:
+        result = super()._step(actions, quota)
+        if self._is_first[0]:
+            self.watch = None
+        return result
+
+
 def evaluate_checkpoint(
     path: str,
     *,
@@ -64,6 +120,8 @@ def evaluate_checkpoint(
     explore: bool = False,
     env_config: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    controllers: Collection[str] | None = None,
+    watch: Callable[[TeamVectorEnv], None] | None = None,
 ) -> dict[str, Any]:
     """Plays ``episodes`` whole episodes, an equal share in each of E worlds.
 
@@ -73,13 +131,18 @@ def evaluate_checkpoint(
         explore: sample actions; otherwise every agent takes its most likely one.
         env_config: settings that replace those of the training, for example another map.
         seed: of the worlds and of the actions.
+        controllers: scripted controllers of the environment that play the same worlds after the
+            policy; None: all that it has.
+        watch: called with the worlds before each step of the policy's first episode in world 0.
 
     Returns:
         ``algorithm``, ``env``, ``env_config``, ``simulator``, ``checkpoint``, ``explore``,
-        ``episodes``, ``metrics`` (name -> mean) and ``per_episode`` (name -> list).
+        ``episodes``, ``metrics`` (name -> mean) and ``per_episode`` (name -> list), and the latter
+        two of each controller in ``controllers`` (name -> both).
 
     Raises:
-        UserError: no episode to play, no checkpoint, or settings that do not fit it.
+        UserError: no episode to play, no checkpoint, settings that do not fit it, or a
+            controller that the environment does not have.
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, got {episodes!r}.")
@@ -88,23 +151,28 @@ def evaluate_checkpoint(
     config.env_config = {**config.env_config, **(env_config or {})}
     config.num_env_runners = 0
     config.num_envs_per_env_runner = min(config.num_envs_per_env_runner, episodes)
-    config.seed = seed
+    config.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     config.in_evaluation = True
     config.evaluation_config = None
     config.validate()
-    runner = TeamEnvRunner(
+    player = _Player(
         config=config,
-        env_creator=registry.environment_creator(config.env),
+        # There since the config was validated, and also where the user registered it.
+        env_creator=_global_registry.get(ENV_CREATOR, config.env),
         worker_index=0,
         num_workers=0,
     )
     try:
-        _restore(runner, Path(path))
-        runner.sample(num_episodes=episodes, explore=explore)
-        played = runner.pop_episodes()
+        _restore(player, Path(path))
+        names = player.known(controllers)
+        player.watch = watch
+        played = player.play(episodes, explore)
+        scripted = {}
+        for name in names:
+            player.controller = name
+            scripted[name] = player.play(episodes, explore)
     finally:
-        runner.stop()
-    per_episode = {METRIC_NAMES.get(k, k): v.tolist() for k, v in played.items()}
+        player.stop()
     return {
         "algorithm": algorithm,
         "env": str(config.env),
@@ -112,9 +180,9 @@ def evaluate_checkpoint(
         "simulator": config.simulator,
         "checkpoint": str(path),
         "explore": explore,
-        "episodes": len(next(iter(per_episode.values()))),
-        "metrics": {name: sum(values) / len(values) for name, values in per_episode.items()},
-        "per_episode": per_episode,
+        "episodes": len(next(iter(played["per_episode"].values()))),
+        **played,
+        "controllers": scripted,
     }
 
 
