@@ -26,9 +26,12 @@ ALGORITHMS: dict[str, str] = {
 ENVIRONMENTS: dict[str, str] = {
     "smac": "rllib_seqmarl.envs.smac",
     "distinct_actions": "rllib_seqmarl.envs.distinct_actions",
+    "pettingzoo": "rllib_seqmarl.envs.pettingzoo",
+    "multi_agent_env": "rllib_seqmarl.envs.multi_agent_env",
     "mamujoco": "rllib_seqmarl.envs.mamujoco",
     "dubins_car": "rllib_seqmarl.envs.dubins_car",
     "mpe": "rllib_seqmarl.envs.mpe",
+    "football": "rllib_seqmarl.envs.football",
 }
 
 #: Other spellings that people type.

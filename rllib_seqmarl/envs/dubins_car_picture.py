@@ -9,7 +9,7 @@ drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_seqmarl.envs.dubins_controllers import CAR_RADIUS, TIME_STEP, Cars
 from rllib_seqmarl.errors import check_installed
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
+
+    from rllib_seqmarl.envs.dubins_car import DubinsCar
 
 Colour = tuple[int, int, int]
 Point = NDArray[np.float64]  # x and y in pixels of the large picture
@@ -48,6 +51,8 @@ SIZE, LEGEND_HEIGHT, OVERSAMPLING = 720, 34, 3
 MIN_CAR, MIN_GOAL, MIN_COLLISION = 3.0, 4.0, 6.5
 #: Width of a goal's ring in pixels, and the opacity of what must not push itself forward.
 GOAL_LINE, LINK_STRENGTH, REACHED_STRENGTH, TRAIL_STRENGTH = 1.2, 0.25, 0.35, 0.5
+#: How many steps a trail reaches back.
+TRAIL_STEPS = 60
 #: A trail is drawn in so many pieces, each paler than the next.
 TRAIL_PIECES = 6
 #: Corners of a car's nose: ahead of the centre and aside, in radii of the car.
@@ -89,6 +94,37 @@ class Scene:
     frozen: NDArray[np.bool_]
     step: int
     seconds: float
+
+
+def scene_of(env: DubinsCar, world: int, trail: Iterable[tuple[NDArray[np.float32], ...]]) -> Scene:
+    """What is to be seen in one of E worlds now.
+
+    Args:
+        env: the worlds.
+        world: which.
+        trail: x and y [E, N] of the cars before each of the latest steps, the oldest first; of
+            those, the ones of the present episode are drawn.
+    """
+    cars = Cars(*(array[world] for array in env.cars))
+    step = int(env.time[world])
+    earlier = [np.stack([x[world], y[world]], axis=-1) for x, y in trail]
+    kept = earlier[max(0, len(earlier) - step) :]
+    return Scene(
+        side=env.side,
+        positions=np.stack([cars.x, cars.y], axis=-1),
+        headings=cars.theta,
+        goals=np.stack([cars.goal_x, cars.goal_y], axis=-1),
+        boxes=env.boxes.array[world],
+        trails=np.array(kept).reshape(len(kept), env.num_agents, 2),
+        car_radius=CAR_RADIUS,
+        goal_radius=env.config["goal_radius"],
+        reached=env.reached[world],
+        colliding=env.colliding[world],
+        collided=env.collided[world],
+        frozen=env.collided[world] & (env.config["on_collision"] == "freeze"),
+        step=step,
+        seconds=step * TIME_STEP,
+    )
 
 
 def draw(scene: Scene) -> NDArray[np.uint8]:
