@@ -1,26 +1,25 @@
-"""StarCraft micromanagement maps: the map table, and the switch between simulators.
+"""StarCraft micromanagement maps: SMAX's map table, and the switch between simulators.
 
-The only simulator of this installation is SMAX (JaxMARL), a StarCraft-free engine with the
-unit types marine, marauder, stalker, zealot, zergling and hydralisk. It has no medivacs,
-colossi, banelings or spine crawlers, no shields, no healing and no splash damage. A map of the
-same name is therefore another task than in StarCraft II: win rates are not comparable with
-published SMAC figures. The attribute ``simulator`` says what ran.
+``simulator: smax`` (the default) is SMAX (JaxMARL), a StarCraft-free engine with the unit types
+marine, marauder, stalker, zealot, zergling and hydralisk. It has no medivacs, colossi, banelings
+or spine crawlers, no shields, no healing and no splash damage. A map of the same name is
+therefore another task than in StarCraft II: win rates are not comparable with published SMAC
+figures. ``simulator: starcraft2`` is StarCraft II itself, which its user has to install (see
+:mod:`rllib_seqmarl.envs.starcraft2_config`). The attribute ``simulator`` says what ran.
 
 Map names: SMAC's for SMAC's maps (``z`` is a zealot, ``zg`` a zergling), ``smacv2_*_units`` for
-teams drawn anew in every episode.
+teams of SMAX drawn anew in every episode, and SMACv2's (``terran_5_vs_5``) on StarCraft II.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from rllib_seqmarl.envs.team_env import AUTORESET_MODES, check_env_config
+from rllib_seqmarl.envs import starcraft2, starcraft2_config
+from rllib_seqmarl.envs.team_env import AUTORESET_MODES, TeamVectorEnv, check_env_config
 from rllib_seqmarl.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from rllib_seqmarl.envs.smax import SMAXTeamEnv
 
 UNIT_TYPES = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")
 SIMULATORS = ("smax", "starcraft2")
@@ -132,11 +131,11 @@ DEFAULTS: dict[str, Any] = {
 
 
 def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete ``env_config``; imports neither JAX nor JaxMARL.
+    """The complete ``env_config``; imports no simulator.
 
-    Keys:
+    Keys of ``simulator: smax``; those of ``starcraft2``: :func:`starcraft2_config.check`.
         map_name: one of ``SCENARIOS``.
-        simulator: ``smax``.
+        simulator: ``smax`` or ``starcraft2``.
         agent_id: appends the one-hot agent slot to the observation of living agents.
         state: adds ``state`` [S], the normalised features of all units.
         max_steps: SMAX counts from zero: an episode lasts at most ``max_steps + 1`` steps.
@@ -151,12 +150,27 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UserError: unknown key, wrong type, impossible value, unknown map, a map whose units
-            SMAX lacks, a simulator that is not part of this installation, or JaxMARL missing.
+            SMAX lacks, a key of the other simulator, or the simulator is not installed.
     """
+    simulator = env_config.get("simulator", DEFAULTS["simulator"])
+    if simulator not in SIMULATORS:
+        hint = nearest(str(simulator), SIMULATORS)
+        raise UserError(f"smac: unknown simulator {simulator!r} in env_config. {hint}")
+    starcraft2_keys = starcraft2_config.DEFAULTS | starcraft2_config.SMACV2_DEFAULTS
+    own, other = DEFAULTS, starcraft2_keys
+    if simulator == "starcraft2":
+        own, other = other, own
+    for key in env_config:
+        if key in other and key not in own:
+            raise UserError(
+                f"smac: env_config {key!r} belongs to the other simulator; {simulator!r} has no "
+                "such key."
+            )
+    if simulator == "starcraft2":
+        return starcraft2_config.check(env_config)
     config = check_env_config(env_config, DEFAULTS, "smac")
     _check_map(config["map_name"])
     for key, known in (
-        ("simulator", SIMULATORS),
         ("attack_mode", ATTACK_MODES),
         ("autoreset", tuple(AUTORESET_MODES)),
     ):
@@ -170,11 +184,6 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
     if config["time_per_step"] <= 0.0:
         raise UserError(
             f"smac: env_config 'time_per_step' must be positive, got {config['time_per_step']!r}."
-        )
-    if config["simulator"] == "starcraft2":
-        raise UserError(
-            "smac: the StarCraft II simulator is not part of this installation; use "
-            "simulator 'smax' (its results are not comparable with StarCraft's)."
         )
     if any(importlib.util.find_spec(module) is None for module in ("jax", "jaxmarl")):
         raise UserError(
@@ -190,14 +199,20 @@ def _check_map(name: str) -> None:
         unit, stand_in = UNAVAILABLE[name]
         raise UserError(
             f"smac: map {name!r} needs the unit {unit!r}, which SMAX does not have; the nearest "
-            f"map that it has is {stand_in!r} (another task: report it under its own name)."
+            f"map that it has is {stand_in!r} (another task: report it under its own name). "
+            "StarCraft II itself is 'simulator: starcraft2'."
         )
     raise UserError(f"smac: unknown map {name!r}. {nearest(name, SCENARIOS)}")
 
 
-def make(num_envs: int, **env_config: Any) -> SMAXTeamEnv:
-    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`); imports JAX."""
+def make(num_envs: int, **env_config: Any) -> TeamVectorEnv:
+    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`).
+
+    Imports JAX, or, for ``simulator: starcraft2``, PySC2.
+    """
     config = check(env_config)
+    if config["simulator"] == "starcraft2":
+        return starcraft2.make(num_envs, config)
     from rllib_seqmarl.envs.smax import SMAXTeamEnv
 
     del config["simulator"]

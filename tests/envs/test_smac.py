@@ -74,7 +74,8 @@ def test_maps_with_missing_units_name_unit_and_stand_in(name: str) -> None:
         ({"agent_id": "yes"}, "'agent_id' must be bool"),
         ({"attack_mode": "nearest"}, "unknown attack_mode"),
         ({"simulator": "smacs"}, "unknown simulator 'smacs' in env_config. Did you mean 'smax'"),
-        ({"simulator": "starcraft2"}, "not part of this installation; use simulator 'smax'"),
+        ({"simulator": 3}, "unknown simulator 3 in env_config. Known: smax, starcraft2"),
+        ({"difficulty": "7"}, "'difficulty' belongs to the other simulator; 'smax' has no such"),
     ],
 )
 def test_wrong_configs_are_refused(config: dict[str, object], message: str) -> None:
