@@ -62,6 +62,7 @@ class ParticleTask(TeamVectorEnv):
     No agent ever dies; every action is always available.
     """
 
+    simulator = "mpe"
     #: Whether an episode ends when the task is solved, under SQDDPG's rules.
     success_ends: ClassVar[bool]
 
@@ -92,7 +93,6 @@ class ParticleTask(TeamVectorEnv):
             discrete_actions(num_agents, NUM_ACTIONS),
             autoreset,
         )
-        self.simulator = f"particles-{rules}"
         self._sqddpg = rules == "sqddpg"
         self._steps = episode_length
         self._local_ratio = local_ratio
