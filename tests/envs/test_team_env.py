@@ -24,6 +24,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "distinct_actions": {"num_agents": 3, "episode_length": 4},
     "mamujoco": {"scenario": "Pusher", "partition": "3p", "max_episode_steps": 15, "state": True},
     "mpe": {"task": "predator_prey", "episode_length": 9, "agent_id": True, "state": True},
+    "pettingzoo": {
+        "env": "pettingzoo.sisl.pursuit_v5:parallel_env",
+        "kwargs": {"x_size": 8, "y_size": 8, "n_pursuers": 3, "n_evaders": 4, "max_cycles": 19},
+        "flatten": True,
+        "state": "concatenate",
+    },
+    "multi_agent_env": {
+        "env": "ray.rllib.examples.envs.classes.multi_agent:MultiAgentCartPole",
+        "kwargs": {"num_agents": 2},
+    },
 }
 WORLDS = 4
 
@@ -201,16 +211,16 @@ def test_wrong_calls_are_refused(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> N
 @pytest.mark.parametrize("name", sorted(registry.ENVIRONMENTS))
 def test_config_mistakes_of_every_environment(name: str) -> None:
     module = registry.environment(name)
-    complete = module.check({})
+    complete = module.check(SMALL[name])
     assert module.check(complete) == complete
     with pytest.raises(UserError, match=r"unknown env_config key 'autorest'.*'autoreset'"):
         module.check({"autorest": "same_step"})
     with pytest.raises(UserError, match="'autoreset' must be str, got 1"):
         module.check({"autoreset": 1})
     with pytest.raises(UserError, match="autoreset"):
-        module.check({"autoreset": "both"})
+        module.check(SMALL[name] | {"autoreset": "both"})
     with pytest.raises(UserError, match="num_envs must be at least 1"):
-        registry.make_environment(name, 0, {})
+        registry.make_environment(name, 0, SMALL[name])
 
 
 def test_types_of_env_config() -> None:
