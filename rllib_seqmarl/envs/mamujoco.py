@@ -7,6 +7,9 @@ the ``-v2`` robots.
 
 Beside the divisions of gymnasium-robotics there is ``<joints>x1`` for every robot (Ant 8x1,
 Walker2d 6x1, Humanoid 17x1, ...): its first division below, split into single joints.
+
+What gymnasium-robotics has wrong with Humanoid is kept, so that results are of the same task:
+the agent that moves the joint abdomen_y observes abdomen_z as its own, and the other way round.
 """
 
 from __future__ import annotations
@@ -213,6 +216,9 @@ class MAMuJoCo(TeamVectorEnv):
 
     The reward is the robot's. An episode terminates where the robot falls and is truncated
     after ``max_episode_steps``. No agent ever dies.
+
+    Attributes:
+        robots: gymnasium's environments of the robot, one per world, without wrappers.
     """
 
     metric_names = ("average_step_reward",)
@@ -232,14 +238,15 @@ class MAMuJoCo(TeamVectorEnv):
     ) -> None:
         """Takes the complete ``env_config`` that :func:`check` returns."""
         with _quietly():
-            self._robots = _robots(scenario, partition, max(1, num_envs))
+            # One at least: that there are too few worlds is for the base class to say.
+            self.robots = _robots(scenario, partition, max(1, num_envs))
             native = scenario not in ROBOTS or partition in ROBOTS[scenario].partitions
             coarser = None if native else ROBOTS[scenario].partitions[0]
             self._layout = find_layout(
                 scenario,
                 factorization(scenario, partition, coarser),
                 agent_obsk,
-                self._robots[0],
+                self.robots[0],
             )
         sizes = self._layout.action_sizes
         num_agents, self._obs_size = self._layout.columns.shape
@@ -254,19 +261,19 @@ class MAMuJoCo(TeamVectorEnv):
                 num_agents,
                 self._obs_size + self._ids.shape[1],
                 None if self._mask is None else mask.shape[1],
-                self._robots[0].observation_space.shape if state else None,
+                self.robots[0].observation_space.shape if state else None,
             ),
             continuous_actions(num_agents, mask.shape[1]),
             autoreset,
         )
-        lower, upper = self._robots[0].model.actuator_ctrlrange.T
+        lower, upper = self.robots[0].model.actuator_ctrlrange.T
         self._center, self._half_range = (lower + upper) / 2, (upper - lower) / 2
-        self._data = [robot.data for robot in self._robots]
+        self._data = [robot.data for robot in self.robots]
         self._last_obs: Observation = {}
 
     def _reset_worlds(self) -> Observation:
         seeds = self.np_random.integers(2**31, size=self.num_envs)
-        for robot, seed in zip(self._robots, seeds.tolist(), strict=True):
+        for robot, seed in zip(self.robots, seeds.tolist(), strict=True):
             robot.reset(seed=seed)
         return self._observe()
 
@@ -279,7 +286,7 @@ class MAMuJoCo(TeamVectorEnv):
         if self._mask is not None:
             obs["action_mask"] = np.repeat(self._mask[None], self.num_envs, axis=0)
         if self._with_state:
-            obs["state"] = np.stack([robot._get_obs() for robot in self._robots], dtype=np.float32)
+            obs["state"] = np.stack([robot._get_obs() for robot in self.robots], dtype=np.float32)
         return obs
 
     def _controls(self, actions: NDArray[Any]) -> NDArray[np.float64]:
@@ -299,7 +306,7 @@ class MAMuJoCo(TeamVectorEnv):
         reward = np.zeros(self.num_envs, np.float32)
         terminated = np.zeros(self.num_envs, np.bool_)
         for world in np.flatnonzero(active):
-            _, reward[world], terminated[world], _, _ = self._robots[world].step(controls[world])
+            _, reward[world], terminated[world], _, _ = self.robots[world].step(controls[world])
         out_of_time = active & (self._episode_length + 1 >= self._max_episode_steps)
         truncated = out_of_time & ~terminated
         obs = self._observe()
@@ -307,7 +314,7 @@ class MAMuJoCo(TeamVectorEnv):
         if len(ended):
             self._last_obs = obs
             for world in ended:
-                self._robots[world].reset()
+                self.robots[world].reset()
             obs = self._observe()
         return WorldStep(obs, reward, terminated, truncated)
 
@@ -319,9 +326,9 @@ class MAMuJoCo(TeamVectorEnv):
         import mujoco
 
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        size = mujoco.mj_stateSize(self._robots[0].model, kind)
+        size = mujoco.mj_stateSize(self.robots[0].model, kind)
         physics = np.zeros((self.num_envs, size))
-        for robot, row in zip(self._robots, physics, strict=True):
+        for robot, row in zip(self.robots, physics, strict=True):
             mujoco.mj_getState(robot.model, robot.data, row, kind)
         return {
             "physics": physics,
@@ -329,20 +336,15 @@ class MAMuJoCo(TeamVectorEnv):
                 name: np.stack([getattr(data, name) for data in self._data])
                 for name in DERIVED_FIELDS
             },
-            "random": [robot.np_random.bit_generator.state for robot in self._robots],
+            "random": [robot.np_random.bit_generator.state for robot in self.robots],
         }
 
     def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
         import mujoco
 
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        for world, robot in enumerate(self._robots):
+        for world, robot in enumerate(self.robots):
             mujoco.mj_setState(robot.model, robot.data, worlds["physics"][world], kind)
             for name, values in worlds["derived"].items():
                 getattr(robot.data, name)[...] = values[world]
             robot.np_random.bit_generator.state = worlds["random"][world]
-
-    def close(self, **kwargs: Any) -> None:
-        """Frees the worlds; harmless to call twice."""
-        for robot in self._robots:
-            robot.close()

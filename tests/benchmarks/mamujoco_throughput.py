@@ -5,8 +5,7 @@ Uniform random actions drawn beforehand, one core. Three ways in the same run, i
 
 - ``ours``: one call steps all E worlds;
 - ``loop``: gymnasium-robotics' ``parallel_env`` per world, its dicts stacked to arrays;
-- ``physics``: MuJoCo's part of the step alone, without rewards and observations, which no way
-  can be faster than.
+- ``physics``: MuJoCo's part of the step alone, without rewards and observations: no way is faster.
 
 Compare the ratios: they carry over to other machines, the rates do not.
 """
@@ -77,7 +76,7 @@ def looped(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int]
 def physics(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], None]:
     env = mamujoco.make(len(actions[0]), scenario=scenario, partition=partition)
     env.reset(seed=0)
-    robots = env._robots
+    robots = env.robots
     controls = [env._controls(one) for one in actions]
 
     def step(turn: int) -> None:
@@ -85,8 +84,9 @@ def physics(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int
             robot.data.ctrl[:] = control
             mujoco.mj_step(robot.model, robot.data, nstep=robot.frame_skip)
             mujoco.mj_rnePostConstraint(robot.model, robot.data)
-        if turn == 0:  # else all lie on the ground, where a step has more contacts to compute
-            env.reset()
+            # Whoever lies on the ground has more contacts to compute: they rise as elsewhere.
+            if not getattr(robot, "is_healthy", True):
+                robot.reset()
 
     return step
 

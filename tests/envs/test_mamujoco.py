@@ -141,7 +141,7 @@ def test_every_robot_divides_into_single_joints(scenario: str) -> None:
         actions = np.zeros(env.action_space.shape, np.float32)
         actions[0, agent] = 1.0
         env.step(actions)
-        driven.append(np.flatnonzero(env._data[0].ctrl).tolist())
+        driven.append(np.flatnonzero(env.robots[0].data.ctrl).tolist())
     assert sorted(driven) == [[joint] for joint in range(joints)]
 
 
@@ -149,16 +149,31 @@ def test_agents_of_ant_8x1_see_their_own_leg() -> None:
     """Hip and ankle of one leg after another; a hip has all hips as neighbours."""
     env = mamujoco.make(1, scenario="Ant", partition="8x1", agent_id=False)
     env.reset(seed=0)
-    data = env._data[0]
+    data = env.robots[0].data
     joints = ["hip_1", "ankle_1", "hip_2", "ankle_2", "hip_3", "ankle_3", "hip_4", "ankle_4"]
     row = env._observe()["obs"][0]
     for agent, joint in enumerate(joints):
         assert row[agent, 0] == np.float32(data.joint(joint).qpos[0])
         assert row[agent, 1] == np.float32(data.joint(joint).qvel[0])
     env.step(np.linspace(-1.0, 1.0, 8, dtype=np.float32).reshape(1, 8, 1))
-    driven = env._robots[0].model.actuator_trnid[:, 0]
+    driven = env.robots[0].model.actuator_trnid[:, 0]
     for joint, action in zip(joints, np.linspace(-1.0, 1.0, 8), strict=True):
         assert data.ctrl[driven == data.joint(joint).id] == np.float32(action)
+
+
+def test_agents_observe_the_joints_that_they_move() -> None:
+    swapped = []
+    for scenario, robot in mamujoco.ROBOTS.items():
+        division = robot.partitions[0]
+        model = mamujoco.make(1, scenario=scenario, partition=division).robots[0].model
+        parts = factorization(scenario, division, None)["partition"]
+        for node in [node for part in parts for node in part]:
+            driven = model.actuator_trnid[node.act_ids, 0]
+            if model.jnt_qposadr[driven] != node.qpos_ids % model.nq:
+                swapped.append((scenario, node.label))
+    names = ("abdomen_y", "abdomen_z")
+    humanoids = ("Humanoid", "HumanoidStandup")
+    assert sorted(swapped) == [(scenario, name) for scenario in humanoids for name in names]
 
 
 def test_actions_are_limited_and_scaled_to_the_actuators() -> None:
@@ -166,7 +181,7 @@ def test_actions_are_limited_and_scaled_to_the_actuators() -> None:
     for given, felt in ((1.0, 0.4), (7.0, 0.4), (-0.5, -0.2), (-1e9, -0.4), (0.0, 0.0)):
         env.reset(seed=0)
         env.step(np.full(env.action_space.shape, given, np.float32))
-        np.testing.assert_allclose(env._data[0].ctrl, felt, rtol=1e-12)
+        np.testing.assert_allclose(env.robots[0].data.ctrl, felt, rtol=1e-12)
     with pytest.raises(UserError, match="an action is NaN or infinite"):
         env.step(np.full(env.action_space.shape, np.nan, np.float32))
 
