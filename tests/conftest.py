@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,3 +68,33 @@ def small(ray_session: None) -> Any:
         return config
 
     return build
+
+
+@pytest.fixture
+def starcraft2_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A computer on which StarCraft II seems to be installed; returns the game's folder.
+
+    Everything that is looked for is there and empty, so that a config can be checked to its end.
+    """
+    from rllib_seqmarl.envs import starcraft2_config, starcraft2_maps
+
+    packages, game = tmp_path / "packages", tmp_path / "StarCraftII"
+    for package in ("pysc2", "s2clientprotocol"):
+        (packages / package).mkdir(parents=True)
+        (packages / package / "__init__.py").touch()
+    for package in ("smac", "smacv2"):
+        (packages / package / "env" / "starcraft2").mkdir(parents=True)
+        (packages / package / "__init__.py").touch()
+        (packages / package / "env" / "starcraft2" / "starcraft2.py").touch()
+    for build in ("Base69232", "Base75689"):
+        program = game / "Versions" / build / "SC2_x64"
+        program.parent.mkdir(parents=True)
+        program.touch(mode=0o755)
+    (game / "Maps" / "SMAC_Maps").mkdir(parents=True)
+    for scenario in starcraft2_maps.MAPS.values():
+        (game / "Maps" / "SMAC_Maps" / f"{scenario.file_name}.SC2Map").touch()
+    monkeypatch.syspath_prepend(packages)
+    monkeypatch.setenv("SC2PATH", str(game))
+    # Ray has loaded protobuf in this process, and not the pure Python one.
+    monkeypatch.setattr(starcraft2_config, "_reads_old_messages", lambda: True)
+    return game

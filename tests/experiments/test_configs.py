@@ -122,7 +122,7 @@ def test_samplers_of_tune_are_accepted():
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
-def test_tuned_examples_are_valid(example):
+def test_tuned_examples_are_valid(example, starcraft2_installed):
     for loaded in load_file(str(example.path), Overrides()):
         before = dict(loaded.config)
 
