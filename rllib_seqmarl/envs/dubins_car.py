@@ -126,7 +126,8 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
         value = config[key] = env_config.get(key, DEFAULTS[key])
         fits = type(value) is number or (number is float and type(value) is int)
         if value != "density" and not (fits and value >= 0):
-            refuse(key, f"must be 'density' or a {number.__name__} of at least 0")
+            kind = "a number" if number is float else "a whole number"
+            refuse(key, f"must be 'density' or {kind}, at least 0")
     for key, known in _CHOICES.items():
         if config[key] not in known:
             refuse(key, f"must be one of {', '.join(known)} ({nearest(config[key], known)})")
