@@ -163,7 +163,7 @@ def make(num_envs: int, **env_config: Any) -> MAMuJoCo:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keeps to itself what users can do nothing about while robots are loaded.
 
     That is a notice of gymnasium-robotics on environments that are not used here, and MuJoCo's
@@ -237,7 +237,7 @@ class MAMuJoCo(TeamVectorEnv):
         autoreset: str,
     ) -> None:
         """Takes the complete ``env_config`` that :func:`check` returns."""
-        with _quietly():
+        with quietly():
             # One at least: that there are too few worlds is for the base class to say.
             self.robots = _robots(scenario, partition, max(1, num_envs))
             native = scenario not in ROBOTS or partition in ROBOTS[scenario].partitions

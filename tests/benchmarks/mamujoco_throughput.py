@@ -5,7 +5,8 @@ Uniform random actions drawn beforehand, one core. Three ways in the same run, i
 
 - ``ours``: one call steps all E worlds;
 - ``loop``: gymnasium-robotics' ``parallel_env`` per world, its dicts stacked to arrays;
-- ``physics``: MuJoCo's part of the step alone, without rewards and observations: no way is faster.
+- ``physics``: MuJoCo's part of the step and the check for a fall, without rewards and
+  observations: what is left when all else costs nothing.
 
 Compare the ratios: they carry over to other machines, the rates do not.
 """
@@ -19,7 +20,6 @@ from collections.abc import Callable
 
 import mujoco
 import numpy as np
-from gymnasium_robotics import mamujoco_v1
 
 from rllib_seqmarl.envs import mamujoco
 from rllib_seqmarl.envs.mamujoco_layout import factorization
@@ -29,27 +29,26 @@ DRAWN = 64
 TASKS = ["HalfCheetah:6x1", "HalfCheetah:2x3", "Ant:8x1", "Walker2d:6x1", "Humanoid:17x1"]
 
 
-def ours(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], None]:
+def ours(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], object]:
     env = mamujoco.make(len(actions[0]), scenario=scenario, partition=partition, agent_id=False)
     env.reset(seed=0)
-    return lambda turn: void(env.step(actions[turn]))
+    return lambda turn: env.step(actions[turn])
 
 
-def void(_: object) -> None:
-    """Throws away what a step returned."""
-
-
-def looped(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], None]:
+def looped(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], object]:
     native = mamujoco.ROBOTS[scenario].partitions
     coarser = None if partition in native else native[0]
-    envs = [
-        mamujoco_v1.parallel_env(
-            scenario,
-            partition,
-            agent_factorization=factorization(scenario, partition, coarser),
-        )
-        for _ in range(len(actions[0]))
-    ]
+    with mamujoco.quietly():
+        from gymnasium_robotics import mamujoco_v1
+
+        envs = [
+            mamujoco_v1.parallel_env(
+                scenario,
+                partition,
+                agent_factorization=factorization(scenario, partition, coarser),
+            )
+            for _ in range(len(actions[0]))
+        ]
     names = envs[0].possible_agents
     width = max(envs[0].observation_space(name).shape[0] for name in names)
     sizes = [envs[0].action_space(name).shape[0] for name in names]
@@ -73,7 +72,7 @@ def looped(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int]
     return step
 
 
-def physics(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], None]:
+def physics(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], object]:
     env = mamujoco.make(len(actions[0]), scenario=scenario, partition=partition)
     env.reset(seed=0)
     robots = env.robots
