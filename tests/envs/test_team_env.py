@@ -22,6 +22,13 @@ from rllib_seqmarl.errors import UserError
 SMALL: dict[str, dict[str, Any]] = {
     "smac": {"map_name": "3m", "max_steps": 20, "state": True},
     "distinct_actions": {"num_agents": 3, "episode_length": 4},
+    "dubins_car": {
+        "num_agents": 3,
+        "obstacles": 4,
+        "time_limit": 12,
+        "on_collision": "freeze",
+        "state": True,
+    },
     "mamujoco": {"scenario": "Pusher", "partition": "3p", "max_episode_steps": 15, "state": True},
     "mpe": {"task": "predator_prey", "episode_length": 9, "agent_id": True, "state": True},
     "pettingzoo": {
@@ -30,10 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "flatten": True,
         "state": "concatenate",
     },
-    "multi_agent_env": {
-        "env": "ray.rllib.examples.envs.classes.multi_agent:MultiAgentCartPole",
-        "kwargs": {"num_agents": 2},
-    },
+    "multi_agent_env": {"env": "small_games:Turns"},
 }
 WORLDS = 4
 
