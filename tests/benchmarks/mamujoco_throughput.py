@@ -1,6 +1,6 @@
 """Environment steps per second of Multi-Agent MuJoCo, against gymnasium-robotics' own interface.
 
-Run: ``python tests/benchmarks/mamujoco_throughput.py [--seconds 2] [--tasks Ant:8x1 ...]``.
+Run: ``python tests/benchmarks/mamujoco_throughput.py [--seconds 4] [--tasks Ant:8x1 ...]``.
 Uniform random actions drawn beforehand, one core. Three ways in the same run, in turns:
 
 - ``ours``: one call steps all E worlds;
@@ -23,6 +23,7 @@ import numpy as np
 
 from rllib_seqmarl.envs import mamujoco
 from rllib_seqmarl.envs.mamujoco_layout import factorization
+from rllib_seqmarl.envs.mamujoco_worlds import quietly
 
 REPEATS = 5
 DRAWN = 64
@@ -38,7 +39,7 @@ def ours(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], 
 def looped(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], object]:
     native = mamujoco.ROBOTS[scenario].partitions
     coarser = None if partition in native else native[0]
-    with mamujoco.quietly():
+    with quietly():
         from gymnasium_robotics import mamujoco_v1
 
         envs = [

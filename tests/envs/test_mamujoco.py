@@ -19,6 +19,7 @@ from gymnasium_robotics.envs.multiagent_mujoco.obsk import get_parts_and_edges
 
 from rllib_seqmarl.envs import mamujoco, mamujoco_layout
 from rllib_seqmarl.envs.mamujoco_layout import factorization
+from rllib_seqmarl.envs.mamujoco_worlds import MAMuJoCo
 from rllib_seqmarl.envs.team_env import random_actions
 from rllib_seqmarl.errors import UserError
 
@@ -209,7 +210,7 @@ def test_unequal_agents_are_padded_and_masked() -> None:
     assert first[1] == second[1]
 
 
-def until_the_end(env: mamujoco.MAMuJoCo) -> tuple[bool, bool, dict[str, Any]]:
+def until_the_end(env: MAMuJoCo) -> tuple[bool, bool, dict[str, Any]]:
     """Terminated, truncated and figures of the first episode of a single world."""
     obs, _ = env.reset(seed=1)
     rng = np.random.default_rng(1)
