@@ -1,0 +1,29 @@
+"""Environments whose simulator may be missing on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from rllib_seqmarl import registry
+from rllib_seqmarl.errors import UserError
+
+#: Where this is set, a missing simulator fails the tests that it would skip elsewhere.
+REQUIRE_ALL = "SEQMARL_REQUIRE_ALL_ENVIRONMENTS"
+
+
+@pytest.fixture(scope="session")
+def require_installed() -> Callable[[str], None]:
+    """``require_installed("smac")`` skips the test, or fails it, where SMAX is missing."""
+
+    def require(name: str) -> None:
+        try:
+            registry.environment(name).check({})
+        except UserError as error:
+            if "not installed" not in str(error) or os.environ.get(REQUIRE_ALL):
+                raise
+            pytest.skip(str(error))
+
+    return require
