@@ -94,11 +94,13 @@ def vector(space: Any, flatten: bool, what: str) -> tuple[int, Reader]:
     An image of bytes is divided by 255 where it is flattened.
 
     Raises:
-        UserError: it is no vector, and ``flatten`` is False or impossible.
+        UserError: it is no space, or no vector and ``flatten`` is False or impossible.
     """
     if isinstance(space, spaces.Box | spaces.MultiBinary) and len(space.shape) == 1:
         return int(space.shape[0]), _unchanged
-    if not isinstance(space, spaces.Space) or not space.is_np_flattenable:
+    if not isinstance(space, spaces.Space):
+        raise UserError(f"{what} is {space!r}, not a space of gymnasium.")
+    if not space.is_np_flattenable:
         raise UserError(f"{what} is {space}, which has no fixed size: a team needs vectors.")
     size = spaces.flatdim(space)
     if not flatten:

@@ -271,7 +271,7 @@ class AgentTeam(SeparateWorlds):
 
     def cannot_be_saved(self) -> str | None:
         """Why `get_state` cannot hold the games, in one clause; None where it can."""
-        return None if self._fault is None else f"of {self.simulator} {self._fault}"
+        return None if self._fault is None else f"a copy of {self.simulator} {self._fault}"
 
 
 def imported(path: str, env_name: str, example: str) -> Any:

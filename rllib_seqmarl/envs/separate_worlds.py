@@ -76,6 +76,8 @@ class SeparateWorlds(TeamVectorEnv):
     with the world's own randomness.
     """
 
+    _worlds: Sequence[World] = ()  # a construction that failed is closed, too
+
     def __init__(
         self,
         worlds: Sequence[World],

@@ -57,7 +57,7 @@ def fault_of_copies(
     single_observation_space: spaces.Dict,
     single_action_space: spaces.MultiDiscrete | spaces.Box,
 ) -> str | None:
-    """Why a restored ``world`` would not go on like the one that was saved, in one clause.
+    """What goes wrong with a restored copy of ``world``, as the predicate of a sentence.
 
     Args:
         world: one to be played with; it is closed in the end.
@@ -65,7 +65,7 @@ def fault_of_copies(
         single_action_space: of this world.
 
     Returns:
-        None if it does go on bit for bit.
+        None if it goes on bit for bit like the original.
     """
     env = SeparateWorlds([world], single_observation_space, single_action_space)
     obs, _ = env.reset(seed=0)
@@ -77,14 +77,14 @@ def fault_of_copies(
         world.restore(saved)
         copy = _play(env, before, seed=2)
     except Exception as error:
-        return f"a copy of it fails ({type(error).__name__}: {' '.join(str(error).split())})"
+        return f"fails ({type(error).__name__}: {' '.join(str(error).split())})"
     finally:
         env.close()
     same = all(
         reward == other_reward and all(np.array_equal(obs[name], other[name]) for name in obs)
         for (obs, reward), (other, other_reward) in zip(original, copy, strict=True)
     )
-    return None if same else "a copy of it does not go on as the original does"
+    return None if same else "does not go on as the original does"
 
 
 def _play(env: SeparateWorlds, obs: Observation, seed: int) -> list[tuple[Observation, float]]:
