@@ -22,7 +22,9 @@ def require_installed() -> Callable[[str], None]:
         try:
             registry.environment(name).check({})
         except UserError as error:
-            if "not installed" not in str(error) or os.environ.get(REQUIRE_ALL):
+            if "not installed" not in str(error):
+                return  # some environments need a config; a mistake in it is the test's
+            if os.environ.get(REQUIRE_ALL):
                 raise
             pytest.skip(str(error))
 
