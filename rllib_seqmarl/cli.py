@@ -257,9 +257,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     add(
         "--render-every",
         type=int,
-        default=2,
+        default=4,
         metavar="N",
-        help="steps from one picture of the .gif to the next (default: 2)",
+        help="steps from one picture of the .gif to the next (default: 4)",
     )
 
 

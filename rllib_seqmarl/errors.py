@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 from collections.abc import Iterable
 
 
@@ -33,20 +32,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
         distant = difflib.get_close_matches(name.lower(), lowered, n=5, cutoff=0.0)
         return f"Nearest known: {', '.join(lowered[candidate] for candidate in distant)}."
     return f"Known: {', '.join(names)}."
-
-
-def check_installed(package: str, purpose: str, extra: str) -> None:
-    """Refuses what needs an optional package that is missing.
-
-    Args:
-        package: the name that is imported.
-        purpose: what needs it, the beginning of the line: ``"drawing"``.
-        extra: of this package, the one that brings it.
-
-    Raises:
-        UserError: the package cannot be found.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise UserError(
-            f"{purpose} needs the package {package}; run: pip install 'rllib-seqmarl[{extra}]'"
-        )

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rllib_seqmarl.cli import main
 
@@ -223,6 +224,9 @@ def test_bad_files_are_refused_in_one_line_before_ray_starts(case, capsys, tmp_p
         (("train", "--algo", "MATT", "--env", "smac"), "Did you mean 'MAT'?"),
         (("evaluate", "nowhere"), "no such checkpoint: nowhere"),
         (("evaluate", str(ROOT)), "is not a checkpoint"),
+        (("evaluate", "nowhere", "--render", "film.mp4"), "must end with .gif or .png"),
+        (("evaluate", "nowhere", "--render", "nowhere/a.gif"), "--render: the folder of nowhere/a"),
+        (("evaluate", "nowhere", "--render", "a.gif", "--render-every", "0"), "at least 1, got 0"),
         (("example", "get", "mat_smca"), "Did you mean 'mat_smac'?"),
         (("example", "list", "--filter", "zzz"), "no example contains 'zzz'"),
     ],
@@ -317,6 +321,43 @@ def test_train_then_evaluate_as_it_says(tmp_path):
         assert "is damaged" in broken.stdout
         assert len(broken.stdout.splitlines()) == 1
     assert not (tmp_path / "other").exists()
+
+
+def test_evaluate_beside_controllers_and_as_a_film(tmp_path):
+    cars = {"num_agents": 2, "time_limit": 20, "max_travel": 1.0, "num_rays": 4}
+    config = {
+        **{"num_env_runners": 0, "num_envs_per_env_runner": 4, "rollout_fragment_length": 20},
+        **{"num_epochs": 1, "embed_dim": 16, "env_config": cars},
+    }
+    run = rllib(
+        *("train", "--algo", "MAT", "--env", "dubins_car", "--config", json.dumps(config)),
+        *("--stop", '{"training_iteration": 1}', "--storage-path", str(tmp_path)),
+        *("-n", "cars", "--ray-num-cpus", "1"),
+    )
+    assert run.returncode == 0, run.stdout
+    film, out = tmp_path / "film.gif", tmp_path / "episodes.json"
+
+    run = rllib(
+        *("evaluate", str(tmp_path / "cars"), "--episodes", "6", "--out", str(out)),
+        *("--controllers", "nominal,full_speed", "--render", str(film), "--render-every", "5"),
+        *("--env-config", '{"num_agents": 12}'),
+    )
+
+    assert run.returncode == 0, run.stdout
+    (head,) = re.findall(r"metric .+mean.+least.+most.+", run.stdout)
+    assert "nominal" in head
+    assert "potential" not in run.stdout
+    result = json.loads(out.read_text())
+    assert list(result["controllers"]) == ["nominal", "full_speed"]
+    for played in result["controllers"].values():
+        assert len(played["per_episode"]["reach_ratio"]) == 6
+        assert f"{played['metrics']['episode_return']:.4g}" in run.stdout
+    with Image.open(film) as gif:
+        assert gif.n_frames == 4
+
+    run = rllib("evaluate", str(tmp_path / "cars"), "--controllers", "nominl")
+    assert run.returncode == 2
+    assert "no controller 'nominl'. Did you mean 'nominal'?" in run.stdout
 
 
 def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path, to_be_gone):

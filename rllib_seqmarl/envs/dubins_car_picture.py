@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_seqmarl.envs.drawing import check_pillow
 from rllib_seqmarl.envs.dubins_controllers import CAR_RADIUS, TIME_STEP, Cars
-from rllib_seqmarl.errors import check_installed
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -51,6 +51,8 @@ SIZE, LEGEND_HEIGHT, OVERSAMPLING = 720, 34, 3
 MIN_CAR, MIN_GOAL, MIN_COLLISION = 3.0, 4.0, 6.5
 #: Width of a goal's ring in pixels, and the opacity of what must not push itself forward.
 GOAL_LINE, LINK_STRENGTH, REACHED_STRENGTH, TRAIL_STRENGTH = 1.2, 0.25, 0.35, 0.5
+#: With more cars than these, lines from cars to goals would hide more than they show.
+MAX_LINKS = 64
 #: How many steps a trail reaches back.
 TRAIL_STEPS = 60
 #: A trail is drawn in so many pieces, each paler than the next.
@@ -133,7 +135,7 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
     Raises:
         UserError: Pillow is not installed.
     """
-    check_installed("PIL", "drawing", "render")
+    check_pillow("drawing")
     from PIL import Image, ImageDraw
 
     size = (SIZE * OVERSAMPLING, (SIZE + LEGEND_HEIGHT) * OVERSAMPLING)
@@ -204,11 +206,11 @@ class _Canvas:
             colour = self.colours[car]
             if self.scene.reached[car]:
                 self.mark_reached(centre, radius, colour)
-            else:
-                self.pen.line(
-                    [*self.centres[car], *centre], _faded(colour, LINK_STRENGTH), OVERSAMPLING
-                )
-                self.ring(centre, radius, colour, GOAL_LINE)
+                continue
+            if len(self.colours) <= MAX_LINKS:
+                link = [*self.centres[car], *centre]
+                self.pen.line(link, _faded(colour, LINK_STRENGTH), OVERSAMPLING)
+            self.ring(centre, radius, colour, GOAL_LINE)
 
     def draw_cars(self) -> None:
         """Discs of the cars' extent, with a nose that tells the heading."""

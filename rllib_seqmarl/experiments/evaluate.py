@@ -104,9 +104,9 @@ def _table(result: Mapping[str, Any]) -> Table:
     scripted = result["controllers"]
     caption = f"{', '.join(scripted)}: means of scripted controllers in the same worlds"
     table = Table(caption=caption if scripted else None)
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     for title in ("mean", "least", "most", *scripted):
-        table.add_column(title, justify="right")
+        table.add_column(title.replace("_", "_\n"), justify="right")  # narrow terminals
     for name, mean in result["metrics"].items():
         values = result["per_episode"][name]
         others = (played["metrics"][name] for played in scripted.values())

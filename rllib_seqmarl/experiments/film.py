@@ -10,7 +10,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rllib_seqmarl.errors import UserError, check_installed
+from rllib_seqmarl.envs.drawing import check_pillow
+from rllib_seqmarl.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +45,7 @@ class Film:
             raise UserError(f"--render: {path} must end with {' or '.join(SUFFIXES)}.")
         if every < 1:
             raise UserError(f"--render-every must be at least 1, got {every}.")
-        check_installed("PIL", "--render", "render")
+        check_pillow("--render")
         self._every = every
         self._still = path.suffix.lower() == ".png"
         self._steps = 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
+import importlib.util
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rllib_seqmarl.envs import dubins_car_picture
+from rllib_seqmarl.envs.dubins_car import make
 from rllib_seqmarl.envs.dubins_car_picture import (
     BOX,
     CAR_COLOURS,
@@ -21,6 +21,7 @@ from rllib_seqmarl.envs.dubins_car_picture import (
     SIZE,
     Scene,
     draw,
+    scene_of,
 )
 from rllib_seqmarl.errors import UserError
 
@@ -138,10 +139,26 @@ def test_a_car_outside_the_area_is_counted() -> None:
 
 
 def test_without_pillow_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "meta_path", [])
-    monkeypatch.setattr(sys, "path_importer_cache", {})
-    monkeypatch.setattr(sys, "path", [])
-    for name in [name for name in sys.modules if name.split(".")[0] == "PIL"]:
-        monkeypatch.delitem(sys.modules, name)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "PIL" else find(name)
+    )
     with pytest.raises(UserError, match=r"pip install 'rllib-seqmarl\[render\]'"):
-        dubins_car_picture.draw(scene())
+        draw(scene())
+
+
+def test_an_environment_draws_its_worlds_with_the_trails_of_the_present_episode() -> None:
+    env = make(2, num_agents=3, time_limit=5, max_travel=1.0, on_collision="freeze")
+    env.reset(seed=0)
+    assert env.picture(0).shape == env.picture(1).shape == (SIZE + LEGEND_HEIGHT, SIZE, 3)
+    assert (env.picture(0) != env.picture(1)).any()
+    trail = []
+    for step in range(8):
+        found = scene_of(env, 1, trail)
+        assert found.step == step % 5
+        assert found.seconds == pytest.approx(0.03 * found.step)
+        before = np.array([[x[1], y[1]] for x, y in trail[len(trail) - found.step :]])
+        np.testing.assert_array_equal(found.trails, before.reshape(-1, 2, 3).transpose(0, 2, 1))
+        np.testing.assert_array_equal(found.frozen, env.collided[1])
+        trail.append((env.cars.x.copy(), env.cars.y.copy()))
+        env.step(env.control("full_speed"))
