@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,12 @@ REQUIRE_ALL = "SEQMARL_REQUIRE_ALL_ENVIRONMENTS"
 
 
 @pytest.fixture(scope="session")
-def require_installed() -> Callable[[str], None]:
-    """``require_installed("smac")`` skips the test, or fails it, where SMAX is missing."""
+def require_installed() -> Callable[..., None]:
+    """``require_installed("smac", env_config)`` skips or fails the test where SMAX is missing."""
 
-    def require(name: str) -> None:
+    def require(name: str, env_config: dict[str, Any]) -> None:
         try:
-            registry.environment(name).check({})
+            registry.environment(name).check(env_config)
         except UserError as error:
             if "not installed" not in str(error):
                 return  # some environments need a config; a mistake in it is the test's

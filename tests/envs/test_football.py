@@ -24,9 +24,9 @@ IDLE, RIGHT, SHORT_PASS, SHOT, SPRINT = 0, 5, 11, 12, 13
 
 
 @pytest.fixture(scope="module")
-def gfootball(require_installed: Callable[[str], None]) -> None:
+def gfootball(require_installed: Callable[..., None]) -> None:
     """gfootball is there."""
-    require_installed("football")
+    require_installed("football", {})
 
 
 def empty_row(num_agents: int) -> dict[str, Any]:
