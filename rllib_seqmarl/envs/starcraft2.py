@@ -170,6 +170,8 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         Raises:
             UserError: the battle has other sizes than the map's.
         """
+        self._games = [Game(world, env_factory, max_restarts) for world in range(num_envs)]
+        self._threads = ThreadPoolExecutor(max(num_envs, 1), thread_name_prefix="starcraft2")
         sizes = env_factory(0).get_env_info()  # known without a game
         num_agents = sizes["n_agents"]
         found = (num_agents, sizes["n_actions"], sizes["episode_limit"])
@@ -193,8 +195,6 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         )
         self._agent_id = agent_id
         self._state = state
-        self._games = [Game(world, env_factory, max_restarts) for world in range(num_envs)]
-        self._threads = ThreadPoolExecutor(num_envs, thread_name_prefix="starcraft2")
         self._looks: list[Look] = []
         self._last: list[Outcome] = []
         self._restarts_before = np.zeros(num_envs)  # when the episode began
