@@ -33,16 +33,16 @@ class Slot(NamedTuple):
         agent: the game's name of it.
         obs_size: numbers in its observation.
         read: its observation as a vector [obs_size].
+        action: its action space.
         num_actions: its discrete actions, or the size of its continuous action.
-        act: what the game takes for a row of the team's actions, an int or [A].
         mask_in_obs: its observation is a dict that holds its action mask.
     """
 
     agent: Hashable
     obs_size: int
     read: Reader
+    action: spaces.Discrete | spaces.Box
     num_actions: int
-    act: Callable[[Any], Any]
     mask_in_obs: bool
 
 
@@ -70,7 +70,7 @@ def slots(
         _slot(agent, observation_space(agent), action_space(agent), flatten, f"{where}: {agent!r}")
         for agent in agents
     ]
-    kinds = {isinstance(action_space(agent), spaces.Discrete): agent for agent in agents}
+    kinds = {isinstance(slot.action, spaces.Discrete): slot.agent for slot in found}
     if len(kinds) > 1:
         raise UserError(
             f"{where}: {kinds[True]!r} has discrete actions and {kinds[False]!r} continuous ones; "
@@ -79,13 +79,47 @@ def slots(
     return found
 
 
-def team_actions(
-    agent_slots: Sequence[Slot], discrete: bool
-) -> tuple[spaces.MultiDiscrete | spaces.Box, NDArray[np.bool_]]:
-    """The team's action space, and which of its A actions or dimensions agents have [N, A]."""
-    sizes = np.array([slot.num_actions for slot in agent_slots])
-    space = discrete_actions if discrete else continuous_actions
-    return space(len(sizes), int(sizes.max())), np.arange(sizes.max()) < sizes[:, None]
+class TeamActions:
+    """The actions of a team as one array, and what the game takes for them.
+
+    Attributes:
+        discrete: one of A actions per agent, or A numbers in [-1, 1].
+        space: of the team's actions.
+        exists: bool [N, A], which of the A actions or dimensions an agent has.
+    """
+
+    def __init__(self, team: Sequence[Slot]) -> None:
+        """Takes slots whose actions are all of one kind."""
+        self._spaces = [slot.action for slot in team]
+        self._sizes = [slot.num_actions for slot in team]
+        count, most = len(team), max(self._sizes)
+        self.discrete = isinstance(self._spaces[0], spaces.Discrete)
+        self.space = (discrete_actions if self.discrete else continuous_actions)(count, most)
+        self.exists: NDArray[np.bool_] = np.arange(most) < np.array(self._sizes)[:, None]
+        if self.discrete:
+            self._first = np.array([int(space.start) for space in self._spaces])
+        else:
+            self._low, self._high = np.zeros((2, count, most))
+            for m, space in enumerate(self._spaces):
+                self._low[m, : self._sizes[m]] = space.low
+                self._high[m, : self._sizes[m]] = space.high
+
+    def decode(self, actions: NDArray[Any]) -> list[Any]:
+        """What the game takes, by slot.
+
+        [-1, 1] becomes an agent's bounds; what lies outside (a Gaussian sample) is clipped first.
+
+        Args:
+            actions: int [N] or float32 [N, A].
+        """
+        if self.discrete:
+            return list((actions + self._first).tolist())
+        share = (np.clip(actions, -1.0, 1.0) + 1.0) / 2.0
+        bounded = share * self._high + (1.0 - share) * self._low
+        return [
+            row[:size].astype(space.dtype)
+            for row, size, space in zip(bounded, self._sizes, self._spaces, strict=True)
+        ]
 
 
 def vector(space: Any, flatten: bool, what: str) -> tuple[int, Reader]:
@@ -126,8 +160,7 @@ def _slot(agent: Hashable, obs: Any, action: Any, flatten: bool, where: str) -> 
     size, to_vector = vector(obs, flatten, f"{where}: the observation")
     read = (lambda given: to_vector(reader(given))) if mask_in_obs else to_vector
     if isinstance(action, spaces.Discrete):
-        first = int(action.start)
-        return Slot(agent, size, read, int(action.n), lambda a: first + int(a), mask_in_obs)
+        return Slot(agent, size, read, action, int(action.n), mask_in_obs)
     if not isinstance(action, spaces.Box) or len(action.shape) != 1 or action.dtype.kind != "f":
         raise UserError(
             f"{where}: the action space is {_short(action)}; a team takes Discrete ones, or Box "
@@ -140,13 +173,7 @@ def _slot(agent: Hashable, obs: Any, action: Any, flatten: bool, where: str) -> 
         )
     if mask_in_obs:
         raise UserError(f"{where}: an {MASK!r} has no meaning for the continuous {_short(action)}.")
-    return Slot(agent, size, read, int(action.shape[0]), partial(_scaled, action), False)
-
-
-def _scaled(space: spaces.Box, action: NDArray[Any]) -> NDArray[Any]:
-    """[-1, 1] onto the bounds; what lies outside (a Gaussian sample) is clipped first."""
-    share = (np.clip(action[: space.shape[0]], -1.0, 1.0) + 1.0) / 2.0
-    return np.asarray(space.low + share * (space.high - space.low), space.dtype)
+    return Slot(agent, size, read, action, int(action.shape[0]), False)
 
 
 def _unchanged(given: Any) -> Any:

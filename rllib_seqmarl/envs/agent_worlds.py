@@ -27,7 +27,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rllib_seqmarl.envs.agent_slots import MASK, slots, team_actions, vector
+from rllib_seqmarl.envs.agent_slots import MASK, TeamActions, slots, vector
 from rllib_seqmarl.envs.separate_worlds import SeparateWorlds, World
 from rllib_seqmarl.envs.team_env import (
     AUTORESET_MODES,
@@ -91,9 +91,9 @@ class AgentWorld(World):
         )
         self._known = frozenset(agents)
         self._share = 1.0 / len(agents) if config["reward"] == "mean" else 1.0
-        self._discrete = isinstance(self._action_space(agents[0]), spaces.Discrete)
-        self.action_space, self._exists = team_actions(self._slots, self._discrete)
-        self._masked = self._discrete or not self._exists.all()
+        self._actions = TeamActions(self._slots)
+        self.action_space = self._actions.space
+        self._masked = self._actions.discrete or not self._actions.exists.all()
         self._own_size = max(slot.obs_size for slot in self._slots)
         self._agent_id = config["agent_id"]
         self._state = config["state"]
@@ -103,7 +103,7 @@ class AgentWorld(World):
         self.observation_space = observation_space(
             len(agents),
             self._own_size + (len(agents) if self._agent_id else 0),
-            self._exists.shape[1] if self._masked else None,
+            self._actions.exists.shape[1] if self._masked else None,
             None if self._state == "none" else (state_size,),
         )
         self._seen: Mapping[Any, Any] = {}
@@ -168,9 +168,8 @@ class AgentWorld(World):
 
     def step(self, actions: NDArray[Any]) -> tuple[float, bool, bool]:
         """Passes on the actions of the agents that are there; see :class:`World`."""
-        decided = {
-            slot.agent: slot.act(actions[m]) for m, slot in enumerate(self._slots) if self._acts[m]
-        }
+        every = zip(self._slots, self._actions.decode(actions), self._acts, strict=True)
+        decided = {slot.agent: action for slot, action, acts in every if acts}
         self._seen, rewards, terminated, truncated, self._infos = self._game.step(decided)
         ended = self._ends(terminated, truncated)
         self._terminated = ended[0]
@@ -198,19 +197,19 @@ class AgentWorld(World):
         obs[...] = 0.0
         row["alive"][...] = self._acts
         if self._masked:
-            row[MASK][...] = self._exists
+            row[MASK][...] = self._actions.exists
         for m, slot in enumerate(self._slots):
             if self._acts[m]:
                 seen = self._seen[slot.agent]
                 obs[m, : slot.obs_size] = self._sized(slot.read(seen), slot.obs_size, slot.agent)
                 if self._agent_id:
                     obs[m, own + m] = 1.0
-                if self._discrete:
+                if self._actions.discrete:
                     given = seen if slot.mask_in_obs else self._infos.get(slot.agent, {})
                     if MASK in given:
                         legal = self._sized(given[MASK], slot.num_actions, slot.agent)
                         row[MASK][m, : slot.num_actions] = legal
-            elif self._discrete:
+            elif self._actions.discrete:
                 row[MASK][m] = False
                 row[MASK][m, 0] = True
         if self._state == "concatenate":
