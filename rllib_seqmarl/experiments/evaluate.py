@@ -102,11 +102,12 @@ def _title(result: Mapping[str, Any]) -> str:
 
 def _table(result: Mapping[str, Any]) -> Table:
     scripted = result["controllers"]
-    caption = f"{', '.join(scripted)}: means of scripted controllers in the same worlds"
-    table = Table(caption=caption if scripted else None)
+    caption = "On the right: means of scripted controllers in the same worlds."
+    table = Table(caption=caption if scripted else None, pad_edge=False)
     table.add_column("metric", no_wrap=True)
     for title in ("mean", "least", "most", *scripted):
-        table.add_column(title.replace("_", "_\n"), justify="right")  # narrow terminals
+        # Narrow terminals break names and numbers, but lose nothing of them.
+        table.add_column(title.replace("_", "_\n"), justify="right", overflow="fold")
     for name, mean in result["metrics"].items():
         values = result["per_episode"][name]
         others = (played["metrics"][name] for played in scripted.values())
