@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,24 @@ def starcraft2_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     # Ray has loaded protobuf in this process, and not the pure Python one.
     monkeypatch.setattr(starcraft2_config, "_reads_old_messages", lambda: True)
     return game
+
+
+#: Where this is set, a missing simulator fails the tests that it would skip elsewhere.
+REQUIRE_ALL = "SEQMARL_REQUIRE_ALL_ENVIRONMENTS"
+
+
+@pytest.fixture(scope="session")
+def where_installed() -> Callable[[], AbstractContextManager[None]]:
+    """``with where_installed(): ...`` skips the test if that needs a simulator that is missing."""
+    from rllib_seqmarl.errors import UserError
+
+    @contextmanager
+    def skip_or_fail() -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            if "not installed" not in str(error) or os.environ.get(REQUIRE_ALL):
+                raise
+            pytest.skip(str(error))
+
+    return skip_or_fail

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ IDLE, RIGHT, SHORT_PASS, SHOT, SPRINT = 0, 5, 11, 12, 13
 
 
 @pytest.fixture(scope="module")
-def gfootball(require_installed: Callable[..., None]) -> None:
+def gfootball(where_installed: Callable[[], AbstractContextManager[None]]) -> None:
     """gfootball is there."""
-    require_installed("football", {})
+    with where_installed():
+        football.check({})
 
 
 def empty_row(num_agents: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,12 @@ WORLDS = 4
 
 @pytest.fixture(scope="module", params=sorted(registry.ENVIRONMENTS))
 def pair(
-    request: pytest.FixtureRequest, require_installed: Callable[..., None]
+    request: pytest.FixtureRequest, where_installed: Callable[[], AbstractContextManager[None]]
 ) -> tuple[TeamVectorEnv, TeamVectorEnv]:
     """The same environment with both autoreset modes."""
     config = SMALL[request.param]
-    require_installed(request.param, config)
-    same = registry.make_environment(request.param, WORLDS, config)
+    with where_installed():
+        same = registry.make_environment(request.param, WORLDS, config)
     following = registry.make_environment(
         request.param, WORLDS, config | {"autoreset": "next_step"}
     )
@@ -237,11 +238,11 @@ def test_wrong_calls_are_refused(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> N
 
 @pytest.mark.parametrize("name", sorted(registry.ENVIRONMENTS))
 def test_config_mistakes_of_every_environment(
-    name: str, require_installed: Callable[..., None]
+    name: str, where_installed: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    require_installed(name, SMALL[name])
     module = registry.environment(name)
-    complete = module.check(SMALL[name])
+    with where_installed():
+        complete = module.check(SMALL[name])
     assert module.check(complete) == complete
     with pytest.raises(UserError, match=r"unknown env_config key 'autorest'.*'autoreset'"):
         module.check({"autorest": "same_step"})

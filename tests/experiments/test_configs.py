@@ -122,8 +122,10 @@ def test_samplers_of_tune_are_accepted():
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
-def test_tuned_examples_are_valid(example, starcraft2_installed):
-    for loaded in load_file(str(example.path), Overrides()):
+def test_tuned_examples_are_valid(example, starcraft2_installed, where_installed):
+    with where_installed():
+        specs = load_file(str(example.path), Overrides())
+    for loaded in specs:
         before = dict(loaded.config)
 
         configs.check(loaded)

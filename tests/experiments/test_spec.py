@@ -252,8 +252,9 @@ def test_python_files(tmp_path):
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
-def test_tuned_examples_load_without_a_note(example, starcraft2_installed):
-    specs = load_file(str(example.path), Overrides())
+def test_tuned_examples_load_without_a_note(example, starcraft2_installed, where_installed):
+    with where_installed():
+        specs = load_file(str(example.path), Overrides())
 
     assert specs
     for spec in specs:
