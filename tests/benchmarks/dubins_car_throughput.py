@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -34,13 +36,13 @@ CASES: list[tuple[int, int, dict[str, Any]]] = [
 REPEATS = 4
 
 
-def rate(call: Callable[[int], Any], seconds: float) -> float:
+def rate(call: Callable[[], Any], seconds: float) -> float:
     """Calls per second, the best of some repetitions: what else the machine does only slows."""
     best = 0.0
     for _ in range(REPEATS):
         calls, begin = 0, time.perf_counter()
         while (passed := time.perf_counter() - begin) < seconds / REPEATS or calls < 2:
-            call(calls)
+            call()
             calls += 1
         best = max(best, calls / passed)
     return best
@@ -52,7 +54,8 @@ def steps_per_second(worlds: int, cars: int, config: dict[str, Any], seconds: fl
     env.reset(seed=0)
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1.0, 1.0, (16, worlds, cars, 2)).astype(np.float32)
-    return worlds * rate(lambda call: env.step(actions[call % 16]), seconds)
+    drawn = cycle(actions)
+    return worlds * rate(lambda: env.step(next(drawn)), seconds)
 
 
 def compare_searches(seconds: float) -> None:
@@ -62,10 +65,8 @@ def compare_searches(seconds: float) -> None:
         side = np.sqrt(2.0 * cars)
         rng = np.random.default_rng(0)
         x, y = rng.uniform(0.0, side, (2, worlds, cars)).astype(np.float32)
-        dense, tree = (
-            rate(lambda _, way=way: neighbours(x, y, REACH, dense=way), seconds)
-            for way in (True, False)
-        )
+        dense = rate(partial(neighbours, x, y, REACH, True), seconds)
+        tree = rate(partial(neighbours, x, y, REACH, False), seconds)
         print(f"  {worlds:3} x {cars:<5} {dense / tree:6.2f}")
 
 
