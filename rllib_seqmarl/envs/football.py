@@ -4,8 +4,8 @@ Every scenario of gfootball 2.10.2 can be played by its name there; the academy 
 MAT (Wen et al. 2022) and PMAT. The agents control ``num_agents`` players of the team that plays
 from left to right, the engine's own AI the others. Which players these are is the engine's choice,
 is shown by a one-hot of every observation, and changes in the middle of an episode where fewer
-than all are controlled: an agent is then no fixed player. All episodes of a scenario start alike; the
-seed decides how they go on.
+than all are controlled: an agent is then no fixed player. All episodes of a scenario start alike;
+the seed decides how they go on.
 
 The engine computes with one thread and holds Python's interpreter lock: worlds of one process
 take turns, so that more cores need more processes (``num_env_runners``).
