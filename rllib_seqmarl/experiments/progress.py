@@ -165,6 +165,8 @@ class Progress(Callback):
         """An iteration of a trial has ended."""
         row = self._rows.setdefault(trial.trial_id, Row(trial.stopping_criterion))
         row.add(result)
+        if result.get("notice"):
+            self._say(f"{trial}: {result['notice']}")
         now = time.monotonic()
         last = self._printed.get(trial.trial_id, -math.inf)
         if self._live or not (

@@ -143,8 +143,13 @@ class TeamAlgorithm(Algorithm):
             self.metrics.log_value((TIME_SPLIT, name), seconds, reduce="mean", window=1)
 
     def step(self) -> dict[str, Any]:
-        """One iteration and, when due, an evaluation; the result names the simulator."""
-        return {**super().step(), "simulator": self.config.simulator}
+        """One iteration and, when due, an evaluation; the result names the simulator.
+
+        ``notice`` is a line for the user, empty but for the first result after a restore that
+        could not bring everything back.
+        """
+        notice = self.env_runner.pop_notice()
+        return {**super().step(), "simulator": self.config.simulator, "notice": notice}
 
     def get_metadata(self) -> dict[str, Any]:
         """What a checkpoint says of itself: RLlib's metadata and what it was trained on."""

@@ -85,6 +85,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._weights_seq_no = 0
         self._starts = 0  # of all worlds, with the present weights
         self._error: str | None = None
+        self._notice = ""
         self._evaluated: list[dict[str, NDArray[np.float32]]] = []
         self._obs: dict[str, NDArray[Any]] | None = None  # None: reset before the next step
         self._is_first: NDArray[np.bool_] = np.zeros(0, bool)
@@ -450,6 +451,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._evaluated, self._error = [], None
         return evaluated, error
 
+    def pop_notice(self) -> str:
+        """What a user should know of the last restore; empty if nothing, or when already told."""
+        notice, self._notice = self._notice, ""
+        return notice
+
     def _smoothing_window(self) -> int:
         """This runner's share of the episodes over which RLlib smooths."""
         episodes = self.config.metrics_num_episodes_for_smoothing
@@ -516,11 +522,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             self.generator.set_state(torch.from_numpy(worlds["generator"]))
             self._starts = worlds["starts"]
             if worlds.get("lost") is not None:
-                logger.warning(
-                    "The checkpoint does not hold the episodes that were under way, because %s: "
-                    "new episodes start.",
-                    worlds["lost"],
+                self._notice = (
+                    "the checkpoint does not hold the episodes that were under way, because "
+                    f"{worlds['lost']}: new episodes start."
                 )
+                logger.warning(self._notice)
             fits = worlds["obs"] is not None and self.env is not None
             if fits and len(worlds["is_first"]) == self.config.num_envs_per_env_runner:
                 assert self.env is not None

@@ -319,12 +319,13 @@ def test_a_restored_run_starts_new_episodes_and_says_so(
         restored.restore_from_path(path)
     assert any(
         "does not hold the episodes that were under way" in record.message
-        and "new episodes start" in record.message
+        and record.message.endswith("new episodes start.")
         for record in caplog.records
     )
     # 10 steps of an episode of 25 had been played: going on, it would end in the second.
-    ended = [restored.train()["env_runners"].get("num_episodes", 0) for _ in range(3)]
-    assert ended == [0, 0, 2]
+    results = [restored.train() for _ in range(3)]
+    assert [result["env_runners"].get("num_episodes", 0) for result in results] == [0, 0, 2]
+    assert [bool(result["notice"]) for result in results] == [True, False, False]
     restored.stop()
 
 
