@@ -23,7 +23,7 @@ from rllib_seqmarl.envs.dubins_controllers import CAR_RADIUS, TIME_STEP, Cars
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
-    from rllib_seqmarl.envs.dubins_car import DubinsCar
+    from rllib_seqmarl.envs.dubins_worlds import DubinsCar
 
 Colour = tuple[int, int, int]
 Point = NDArray[np.float64]  # x and y in pixels of the large picture

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from rllib_seqmarl.envs import check_team_env
 from rllib_seqmarl.envs.dubins_boxes import Boxes, away, ray_distances
-from rllib_seqmarl.envs.dubins_car import DubinsCar, check, make
+from rllib_seqmarl.envs.dubins_car import check, make
 from rllib_seqmarl.envs.dubins_controllers import Cars, drive, nominal, wrap
 from rllib_seqmarl.envs.dubins_neighbours import neighbours
 from rllib_seqmarl.envs.dubins_placement import SPACING
+from rllib_seqmarl.envs.dubins_worlds import DubinsCar
 from rllib_seqmarl.errors import UserError
 
 

@@ -16,7 +16,7 @@ from ray import tune
 from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_seqmarl.envs import dubins_car
-from rllib_seqmarl.envs.dubins_car import DubinsCar
+from rllib_seqmarl.envs.dubins_worlds import DubinsCar
 from rllib_seqmarl.envs.team_env import Observation
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
