@@ -78,7 +78,7 @@ _RLLIB_CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 #: Settings that may be a schedule ``[[env_step, value], ...]``.
-_SCHEDULES = ("lr", "entropy_coeff")
+_SCHEDULES = ("lr", "entropy_coeff", "clip_param")
 
 #: Callbacks that would be called for every step or start of an episode, which a columnar
 #: runner does not do.
@@ -99,7 +99,9 @@ class TeamConfig(AlgorithmConfig):
         adam_epsilon: epsilon of Adam.
         time_limit: what a truncated episode is taken for, one of `returns.TIME_LIMITS`.
         use_policy_active_mask: dead agents are left out of the policy loss and the entropy.
-        use_value_active_mask: dead agents are left out of the value loss.
+        use_value_active_mask: dead agents are left out of the value loss. Their values then stay
+            unlearned while agents that die still bootstrap from them: where dying costs the team
+            reward for long, a policy may learn to seek it.
     """
 
     #: Numbers that may be None.
@@ -153,7 +155,7 @@ class TeamConfig(AlgorithmConfig):
         self.adam_epsilon = 1e-5
         self.time_limit = "bootstrap"
         self.use_policy_active_mask = True
-        self.use_value_active_mask = True
+        self.use_value_active_mask = False
         # A slow simulator must not lose its rollout to RLlib's 60 seconds.
         self.sample_timeout_s = 600.0
         self.evaluation_sample_timeout_s = 1200.0
