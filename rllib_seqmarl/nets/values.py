@@ -5,24 +5,19 @@ B rows, N agents, D width, A actions or action dimensions.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from rllib_seqmarl.nets.branches import Branches
 from rllib_seqmarl.nets.distributions import ActionDistribution
-from rllib_seqmarl.nets.transformer import (
-    GAIN_BEFORE_GELU,
-    Attention,
-    Decoder,
-    DecoderCache,
-    head,
-    linear,
-)
+from rllib_seqmarl.nets.layers import GAIN_BEFORE_GELU, head, linear
+from rllib_seqmarl.nets.mixing import Folded
+from rllib_seqmarl.nets.transformer import BlockTrace, Decoder, DecoderCache
 
 #: How SrSv completes the joint action of agent i's baseline.
 SUCCESSORS = ("greedy", "greedy_per_minibatch", "teacher_forced")
@@ -92,6 +87,24 @@ class EncoderValue(ValueFunction):
         return self.head(encoded).squeeze(-1)
 
 
+class DecoderValue(ValueFunction):
+    """One value per agent from the decoder's output: it knows the predecessors' actions.
+
+    The value of the decoder-only MAT (`mat_decoder` of the official code).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = head(width, 1)
+
+    def forward(
+        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `ValueFunction`."""
+        decoded = decoder(decoder.shift(actions), encoded)
+        return decoded, self.head(decoded).squeeze(-1)
+
+
 class PositionValue(nn.Module):
     """f_theta of SrSv: (o_hat^j, e^{j-1}) -> a scalar per decoder position."""
 
@@ -101,24 +114,21 @@ class PositionValue(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.out = linear(width, 1)
 
-    def forward(self, encoded: Tensor, decoded: Tensor, agent: Tensor | None = None) -> Tensor:
-        """A scalar per decoder position.
+    def from_encoded(self, encoded: Tensor) -> Tensor:
+        """What o_hat gives to the hidden layer, which is a sum of two: [B, N, D] likewise."""
+        return F.linear(encoded, self.hidden.weight.chunk(2, dim=1)[0], self.hidden.bias)
+
+    def forward(self, from_encoded: Tensor, decoded: Tensor) -> Tensor:
+        """A scalar per position.
 
         Args:
-            encoded: o_hat, [B, N, D].
+            from_encoded: of the o_hat that goes with each position, [B, M, D].
             decoded: e, [B, M, D].
-            agent: int [M], whose o_hat goes with which position; None where M = N and it is
-                their own.
 
         Returns:
             [B, M].
         """
-        # The layer on (o_hat, e) is a sum of two, of which that on o_hat is run only N times.
-        from_encoded, from_decoded = self.hidden.weight.chunk(2, dim=1)
-        hidden = F.linear(encoded, from_encoded)
-        if agent is not None:
-            hidden = hidden.index_select(1, agent)
-        hidden = hidden + F.linear(decoded, from_decoded, self.hidden.bias)
+        hidden = from_encoded + F.linear(decoded, self.hidden.weight.chunk(2, dim=1)[1])
         return self.out(self.norm(F.gelu(hidden))).squeeze(-1)
 
 
@@ -133,9 +143,11 @@ class SequentialValue(ValueFunction):
 
     where e^{j-1} is the decoder's output at the position whose newest token is a^{j-1}.
 
-    The N sequences share their prefixes: up to position i, sequence i is the policy's own
-    teacher-forced pass. So N + N (N + 1) / 2 rows are computed and not N + N (N + 1): a trunk of
-    N rows and, for each i, a branch of the N + 1 - i positions after its position i.
+    The N sequences are computed as branches of the policy's own pass, see `Branches`.
+
+    Attributes:
+        chunk_size: decoder positions of branches that are computed at once; where there are more,
+            the backward pass computes each chunk again instead of keeping it. None: no limit.
     """
 
     needs_completions = True
@@ -143,38 +155,113 @@ class SequentialValue(ValueFunction):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.position_value = PositionValue(width)
+        self.chunk_size: int | None = None
 
     def forward(
         self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """See `ValueFunction`. M = N + N (N + 1) / 2 rows."""
+        """See `ValueFunction`."""
         if completions is None:
             raise ValueError("SequentialValue needs the joint actions from `complete`.")
-        agents = encoded.shape[1]
-        tree = Branches.of(agents, encoded.device)
-        branch_tokens = decoder.append(completions.flatten(0, 1))[:, 1:]
-        branch_tokens = branch_tokens.unflatten(0, completions.shape[:2])  # [B, N, N(, A)]
-        branch_tokens = branch_tokens.flatten(1, 2).index_select(1, tree.token)
-        tokens = torch.cat((decoder.shift(actions), branch_tokens), dim=1)  # [B, M(, A)]
-        residual = encoded.index_select(1, tree.agent)  # [B, M, D]
+        batch, agents, _ = encoded.shape
+        tokens = decoder.shift(actions)
+        decoded, trace = decoder.trace(tokens, encoded)
+        trunk = _Trunk.of(decoder, tokens, encoded, trace, self.position_value, decoded)
+        completed = decoder.as_tokens(completions).flatten(1, 2)  # [B, N N(, A)]
+        chunks = list(Branches.chunks(agents, batch, self.chunk_size, encoded.device))
+        values = []
+        for branches in chunks:
+            rows = completed.index_select(1, branches.token)  # [B, R(, A)]
+            if len(chunks) == 1 or not torch.is_grad_enabled():
+                values.append(self._of(decoder, trunk, rows, branches))
+            else:
+                again = (self._of, decoder, trunk, rows, branches)
+                values.append(checkpoint(*again, use_reentrant=False, preserve_rng_state=False))
+        agent = torch.cat([branches.agents for branches in chunks])
+        return decoded, torch.cat(values, dim=1).index_select(1, agent.argsort())
 
-        x, projected = decoder.embed(tokens, decoder.token_table())
-        weights = x.new_empty(0)
-        for index, block in enumerate(decoder.layers()):
-            attention, cross = block.self_attention, block.cross_attention
-            if index:
-                projected = attention.project(x)
-            query, key, value = (attention.split_heads(p) for p in projected.chunk(3, dim=-1))
-            x = block.norm_self(x + tree.attend(attention, query, key, value))
-            query = cross.split_heads(cross.project_query(encoded)).index_select(2, tree.agent)
-            key, value = cross.project_key_value(x)
-            if index == len(decoder.blocks) - 1:
-                weights = tree.weights_of_last(cross, query, key)  # [B, N, N + 1]
-            x = block.norm_cross(residual + tree.attend(cross, query, key, value))
+    def _of(self, decoder: Decoder, trunk: _Trunk, tokens: Tensor, branches: Branches) -> Tensor:
+        """V of the agents of some branches: tokens [B, R(, A)] -> [B, I]."""
+        symbols = trunk.symbols
+        x = decoder.embed(tokens, symbols)  # [B, R, D]
+        encoded = trunk.encoded.index_select(1, branches.agent)
+        for index, (block, seen) in enumerate(zip(decoder.layers(), trunk.blocks, strict=True)):
+            first = tokens if index == 0 else None
+            query = None
+            if seen.self_fold.query is not None:
+                query = _map(x, seen.self_fold.query, first, symbols)
+            value = _map(x, seen.self_fold.value, first, symbols)
+            weights = block.self_attention.branch_weights(query, seen.self_input, x, branches)
+            x = block.norm_self(x + branches.hear(weights, seen.self_value, value))
+            query = None
+            if seen.cross_query is not None:
+                query = seen.cross_query.index_select(1, branches.agent)
+            value = F.linear(x, *seen.cross_fold.value)
+            weights = block.cross_attention.branch_weights(query, seen.cross_input, x, branches)
+            x = block.norm_cross(encoded + branches.hear(weights, seen.cross_value, value))
             x = block.norm_feed_forward(x + block.feed_forward(x))
-        scalars = self.position_value(encoded, x, tree.agent)  # [B, M]
-        values = (weights * scalars[:, tree.sequence]).sum(-1)
-        return x[:, :agents], values
+        scalars = self.position_value(trunk.position.index_select(1, branches.agent), x)  # [B, R]
+        return branches.read(weights, trunk.scalars, scalars)
+
+
+class _BlockTrunk(NamedTuple):
+    """What branches need of a block of the trunk."""
+
+    self_fold: Folded
+    self_input: Tensor  # [B, N, D]
+    self_value: Tensor  # [B, N, H D]
+    cross_fold: Folded
+    cross_input: Tensor  # [B, N, D]
+    cross_query: Tensor | None  # [B, N, H D]
+    cross_value: Tensor  # [B, N, H D]
+
+
+class _Trunk(NamedTuple):
+    """What branches need of the policy's own pass over N positions."""
+
+    symbols: Tensor | None  # see `Decoder.symbols`
+    encoded: Tensor  # o_hat, [B, N, D]
+    position: Tensor  # what o_hat gives to f_theta, [B, N, D]
+    scalars: Tensor  # f_theta, [B, N]
+    blocks: list[_BlockTrunk]
+
+    @staticmethod
+    def of(
+        decoder: Decoder,
+        tokens: Tensor,
+        encoded: Tensor,
+        trace: list[BlockTrace],
+        position_value: PositionValue,
+        decoded: Tensor,
+    ) -> _Trunk:
+        """From the pass over ``tokens`` and its ``trace``."""
+        symbols, blocks = decoder.symbols(), []
+        for index, (block, seen) in enumerate(zip(decoder.layers(), trace, strict=True)):
+            self_fold, cross_fold = block.self_attention.fold(), block.cross_attention.fold()
+            first = tokens if index == 0 else None
+            ask = cross_fold.query
+            blocks.append(
+                _BlockTrunk(
+                    self_fold,
+                    seen.self_input,
+                    _map(seen.self_input, self_fold.value, first, symbols),
+                    cross_fold,
+                    seen.cross_input,
+                    None if ask is None else F.linear(encoded, *ask),
+                    F.linear(seen.cross_input, *cross_fold.value),
+                )
+            )
+        position = position_value.from_encoded(encoded)
+        return _Trunk(symbols, encoded, position, position_value(position, decoded), blocks)
+
+
+def _map(
+    x: Tensor, layer: tuple[Tensor, Tensor], tokens: Tensor | None, symbols: Tensor | None
+) -> Tensor:
+    """A linear layer on x [B, M, D]; where x is that of ``tokens``, on the A + 1 symbols only."""
+    if tokens is None or symbols is None:
+        return F.linear(x, *layer)
+    return F.embedding(tokens, F.linear(symbols, *layer))
 
 
 class SequentialValueWithoutPolicy(ValueFunction):
@@ -191,80 +278,18 @@ class SequentialValueWithoutPolicy(ValueFunction):
         self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
-        decoded, query, key = decoder.forward_with_attention(decoder.shift(actions), encoded)
-        weights = decoder.last_cross_attention.weights(query, key, causal=True)  # [B, N, N]
-        scalars = self.position_value(encoded, decoded)  # [B, N]
+        decoded, trace = decoder.trace(decoder.shift(actions), encoded)
+        query, message = trace[-1].cross_query, trace[-1].cross_message
+        weights = decoder.last_cross_attention.weights(query, message)  # [B, N, N]
+        f = self.position_value
+        scalars = f(f.from_encoded(encoded), decoded)  # [B, N]
         return decoded, (weights @ scalars.unsqueeze(-1)).squeeze(-1)
-
-
-@dataclass(frozen=True)
-class Branches:
-    """Which row is which in a trunk of N positions with a branch of N - i rows after each i.
-
-    Everything counts from 0: branch i holds positions i + 1 .. N of agent i's sequence, whose
-    positions 0 .. i are those of the trunk.
-
-    Attributes:
-        lengths: rows of the trunk, N, and of each branch, N .. 1.
-        agent: int [M], whose o_hat is the query and the residual of each row.
-        token: int [M - N], which of the N * N completed actions each branch row reads.
-        sequence: int [N, N + 1], the rows of each agent's sequence.
-    """
-
-    lengths: tuple[int, ...]
-    agent: Tensor
-    token: Tensor
-    sequence: Tensor
-
-    @staticmethod
-    @lru_cache(maxsize=32)
-    def of(agents: int, device: torch.device) -> Branches:
-        """The branches of N agents."""
-        start = agents
-        agent, token, sequence = list(range(agents)), [], []
-        for i in range(agents):
-            agent += [*range(i + 1, agents), i]
-            token += [i * agents + j for j in range(i, agents)]
-            sequence.append([*range(i + 1), *range(start, start + agents - i)])
-            start += agents - i
-        tensor = partial(torch.tensor, device=device)
-        lengths = (agents, *range(agents, 0, -1))
-        return Branches(lengths, tensor(agent), tensor(token), tensor(sequence))
-
-    def attend(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Causal attention along the trunk and along each agent's sequence.
-
-        Args:
-            attention: where the projections come from.
-            query: [B, H, M, D / H].
-            key: likewise.
-            value: likewise.
-
-        Returns:
-            [B, M, D].
-        """
-        agents = len(self.lengths) - 1
-        # Split once: a slice for each branch would cost a tensor of zeros each going backward.
-        queries = query.split(self.lengths, dim=2)
-        keys, values = key.split(self.lengths, dim=2), value.split(self.lengths, dim=2)
-        mixed = [attention.mix(queries[0], keys[0], values[0])]
-        for i in range(agents):
-            seen_keys = torch.cat((keys[0][:, :, : i + 1], keys[i + 1]), dim=2)
-            seen_values = torch.cat((values[0][:, :, : i + 1], values[i + 1]), dim=2)
-            mixed.append(attention.mix(queries[i + 1], seen_keys, seen_values))
-        return attention.merge_heads(torch.cat(mixed, dim=2))
-
-    def weights_of_last(self, attention: Attention, query: Tensor, key: Tensor) -> Tensor:
-        """Attention weights of the last position of each sequence over it: [B, N, N + 1]."""
-        last = query.index_select(2, self.sequence[:, -1])  # [B, H, N, D / H]
-        keys = key[:, :, self.sequence]  # [B, H, N, N + 1, D / H]
-        scores = (keys @ last.unsqueeze(-1)).squeeze(-1) / math.sqrt(key.shape[-1])
-        return scores.softmax(-1).mean(1)
 
 
 #: Name -> class of the value function.
 VALUES: dict[str, type[ValueFunction]] = {
     "encoder": EncoderValue,
+    "decoder": DecoderValue,
     "sequential": SequentialValue,
     "sequential_without_policy": SequentialValueWithoutPolicy,
 }
@@ -278,6 +303,7 @@ def complete(
     mask: Tensor | None,
     actions: Tensor,
     successors: str,
+    chunk_size: int | None = None,
 ) -> Tensor:
     """For each agent i the joint action (a^1 .. a^{i-1}, greedy from i on), in decision order.
 
@@ -290,6 +316,7 @@ def complete(
         successors: ``teacher_forced`` takes every agent's most likely action given the actions
             that its predecessors really took (one pass); otherwise given the greedy ones
             (a cached pass over N sequences).
+        chunk_size: decoder positions of these sequences at once; None: all.
 
     Returns:
         [B, N, N] or [B, N, N, A]; row i is the completion of agent i.
@@ -299,20 +326,25 @@ def complete(
         parameters = decoder.head(decoder(decoder.shift(actions), encoded))
         return splice(actions, distribution.choose(parameters, mask, None))
 
-    rows = encoded.repeat_interleave(agents, dim=0)  # [B N, N, D]
-    row_mask = None if mask is None else mask.repeat_interleave(agents, dim=0)
-    completions = actions.repeat_interleave(agents, dim=0)  # [B N, N(, A)]
-    taken = _taken(agents, encoded.device)
-    cache = DecoderCache(decoder, rows)
-    token = decoder.shift(completions)[:, :1]
-    for k in range(agents):
-        parameters = decoder.head(decoder.extend(cache, token, k))
-        available = None if row_mask is None else row_mask[:, k : k + 1]
-        greedy = distribution.choose(parameters, available, None)  # [B N, 1(, A)]
-        keep = taken[:, k].repeat(batch).view(-1, 1, *_ones(actions))
-        completions[:, k : k + 1] = torch.where(keep, completions[:, k : k + 1], greedy)
-        token = decoder.append(completions[:, k : k + 1])[:, 1:]
-    return completions.unflatten(0, (batch, agents))
+    sequences = torch.arange(batch * agents, device=encoded.device)
+    step = len(sequences) if chunk_size is None else max(1, chunk_size // agents)
+    completed = []
+    for chunk in sequences.split(step):
+        row, agent = chunk // agents, chunk % agents
+        row_mask = None if mask is None else mask[row]
+        completion = actions[row]  # [S, N(, A)]
+        cache = DecoderCache(decoder, encoded[row])
+        token = decoder.start_token(len(chunk))
+        for k in range(agents):
+            parameters = cache.head(cache.extend(token, k))
+            available = None if row_mask is None else row_mask[:, k : k + 1]
+            greedy = distribution.choose(parameters, available, None)  # [S, 1(, A)]
+            taken = (k < agent).view(-1, 1, *_ones(actions))
+            chosen = torch.where(taken, completion[:, k : k + 1], greedy)
+            completion[:, k : k + 1] = chosen
+            token = decoder.as_tokens(chosen)
+        completed.append(completion)
+    return torch.cat(completed).unflatten(0, (batch, agents))
 
 
 def splice(actions: Tensor, own: Tensor) -> Tensor:

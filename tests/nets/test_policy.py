@@ -80,12 +80,13 @@ def test_sequential_value_is_the_papers_double_loop(
             joint[:, k] = policy.distribution.choose(parameters, ordered_mask, None)[:, k]
         queries = torch.cat((encoded, encoded[:, i : i + 1]), dim=1)
         tokens = decoder.append(joint)
-        e, query, key = decoder.forward_with_attention(tokens, queries)
-        w = decoder.last_cross_attention.weights(query, key, causal=True)[:, -1]
+        e, trace = decoder.trace(tokens, queries)
+        query, message = trace[-1].cross_query, trace[-1].cross_message
+        w = decoder.last_cross_attention.weights(query, message)[:, -1]
         f = torch.stack(
             [
-                value.position_value(queries[:, j : j + 1], e[:, j : j + 1])[:, 0]
-                for j in range(agents + 1)
+                value.position_value(value.position_value.from_encoded(o_hat), e_j)[:, 0]
+                for o_hat, e_j in zip(queries.split(1, dim=1), e.split(1, dim=1), strict=True)
             ],
             dim=1,
         )
