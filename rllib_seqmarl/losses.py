@@ -90,3 +90,19 @@ def weighted_sum(x: Tensor, weight: Tensor) -> Tensor:
         weight: the same shape; zero where an entry does not count.
     """
     return torch.where(weight > 0, x * weight, 0.0).sum()
+
+
+def adaptive_entropy(entropy: Tensor, level: Tensor | None = None) -> Tensor:
+    """H / stop_gradient(H): an entropy bonus whose gradient does not fade as H falls.
+
+    SeCA, eq. 14, where each sample is divided by its own entropy; LICA's code divides by the mean.
+
+    Args:
+        entropy: any shape, in nats.
+        level: what to divide by; None for ``entropy`` itself. Below 0.001 it counts as 0.001.
+
+    Returns:
+        The same shape.
+    """
+    level = entropy if level is None else level
+    return entropy / level.detach().clamp(min=1e-3)

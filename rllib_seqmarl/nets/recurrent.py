@@ -1,0 +1,136 @@
+"""Recurrent agents that decide simultaneously, each from what it has seen of the episode so far.
+
+B sequences (worlds), T steps, N agents that share their parameters, A discrete actions, H width of
+the recurrent state. Sequences may hold ends of episodes anywhere: at the first step of an episode
+whatever came before it is forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rllib_seqmarl.nets.distributions import Categorical
+
+#: Names of what an agent carries from one step to the next.
+HIDDEN = "hidden"
+PREVIOUS_ACTIONS = "previous_actions"
+
+Memory = dict[str, Tensor]
+
+
+class Unrolled(NamedTuple):
+    """Agents' outputs at the T steps of B sequences."""
+
+    logits: Tensor  # [B, T, N, A]
+    hidden: Tensor  # [B, T, N, H], after each step
+
+
+class RecurrentAgent(nn.Module):
+    """Linear, ReLU, GRU cell, Linear: the agent of PyMARL's algorithms (COMA, LICA, SeCA, ...).
+
+    An agent reads its observation, its own previous action as a one-hot vector (zeros at the first
+    step of an episode) and its slot as a one-hot vector.
+
+    Args:
+        obs_dim: length D of one agent's observation.
+        num_actions: A.
+        num_agents: N.
+        hidden_dim: H.
+    """
+
+    def __init__(self, obs_dim: int, num_actions: int, num_agents: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.num_actions = num_actions
+        self.num_agents = num_agents
+        self.hidden_dim = hidden_dim
+        self.embed = nn.Linear(obs_dim + num_actions + num_agents, hidden_dim)
+        self.cell = nn.GRUCell(hidden_dim, hidden_dim)
+        self.head = nn.Linear(hidden_dim, num_actions)
+        self.distribution = Categorical(num_actions)
+
+    def initial_memory(self) -> Memory:
+        """What the N agents of one world carry into its first step: [N, H] and int [N]."""
+        weight = self.head.weight
+        return {
+            HIDDEN: weight.new_zeros(self.num_agents, self.hidden_dim),
+            PREVIOUS_ACTIONS: weight.new_zeros(self.num_agents, dtype=torch.long),
+        }
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        memory: Memory,
+        is_first: Tensor,
+        *,
+        deterministic: bool,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Memory]:
+        """Decides for all agents of B worlds, which do not see each other's decisions.
+
+        Args:
+            obs: [B, N, D].
+            mask: available actions, bool [B, N, A]; None where all are.
+            memory: as of `initial_memory`, with a leading axis B.
+            is_first: bool [B], worlds in which an episode begins, so that memory counts nothing.
+            deterministic: every agent takes its most likely action.
+            generator: source of the noise; torch's global one without it.
+
+        Returns:
+            Actions int [B, N], log-probs [B, N, 1], and the memory for the next step.
+        """
+        logits, hidden = self.step(obs, memory, is_first)
+        noise = None
+        if not deterministic:
+            noise = self.distribution.noise(obs.shape[:2], obs.device, generator)
+        actions = self.distribution.choose(logits, mask, noise)
+        log_prob = self.distribution.log_prob(logits, mask, actions)
+        return actions, log_prob, {HIDDEN: hidden, PREVIOUS_ACTIONS: actions}
+
+    def step(self, obs: Tensor, memory: Memory, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of B worlds: obs [B, N, D] -> logits [B, N, A], hidden [B, N, H]."""
+        unrolled = self.unroll(
+            obs.unsqueeze(1),
+            memory[PREVIOUS_ACTIONS].unsqueeze(1),
+            memory[HIDDEN],
+            is_first.unsqueeze(1),
+        )
+        return unrolled.logits[:, 0], unrolled.hidden[:, 0]
+
+    def unroll(
+        self, obs: Tensor, previous_actions: Tensor, hidden: Tensor, is_first: Tensor
+    ) -> Unrolled:
+        """All steps of B sequences, with the gradient through time.
+
+        Args:
+            obs: [B, T, N, D].
+            previous_actions: int [B, T, N], what each agent did at the step before; of no effect
+                at the first step of an episode. See `previous_actions`.
+            hidden: [B, N, H], before the first of these steps.
+            is_first: bool [B, T].
+        """
+        goes_on = (~is_first).to(obs.dtype)[..., None, None]  # [B, T, 1, 1]
+        previous = F.one_hot(previous_actions, self.num_actions) * goes_on
+        slots = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)
+        slots = slots.expand(*obs.shape[:2], -1, -1)
+        x = F.relu(self.embed(torch.cat((obs, previous, slots), dim=-1)))  # [B, T, N, H]
+        batch, _, agents, _ = x.shape
+        state = hidden.flatten(0, 1)  # [B N, H]
+        states = []
+        for t, now in enumerate(x.unbind(1)):
+            # Where an episode begins nothing is multiplied: rubbish from before may be infinite.
+            begins = is_first[:, t, None].expand(batch, agents).flatten()
+            state = self.cell(now.flatten(0, 1), state.masked_fill(begins.unsqueeze(-1), 0.0))
+            states.append(state)
+        after = torch.stack(states, dim=1).unflatten(0, (batch, agents)).transpose(1, 2)
+        return Unrolled(self.head(after), after)
+
+
+def previous_actions(actions: Tensor, before: Tensor) -> Tensor:
+    """Actions int [B, T, N], and those before the first, [B, N] -> those before each, [B, T, N]."""
+    return torch.cat((before.unsqueeze(1), actions[:, :-1]), dim=1)

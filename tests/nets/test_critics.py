@@ -1,0 +1,57 @@
+"""Central critics and their target copies."""
+
+from __future__ import annotations
+
+import torch
+
+from rllib_seqmarl.nets.critics import HypernetworkCritic, TargetCritic
+
+B, K, N, A, S, E = 5, 4, 3, 2, 6, 8
+
+
+def test_mixing_network_is_the_formula() -> None:
+    """Q = relu(v W1(s) + b1(s)) . w2(s) + b2(s), for every joint action by itself."""
+    torch.manual_seed(0)
+    critic = HypernetworkCritic(S, N, A, E, 16)
+    state, vectors = torch.randn(B, S), torch.rand(B, K, N, A)
+    values = critic(state, vectors)
+    for b in range(B):
+        weight1 = critic.weight1(state[b]).view(N * A, E)
+        for k in range(K):
+            hidden = torch.relu(vectors[b, k].flatten() @ weight1 + critic.bias1(state[b]))
+            expected = hidden @ critic.weight2(state[b]) + critic.bias2(state[b])
+            torch.testing.assert_close(values[b, k], expected[0])
+
+
+def test_width_of_the_hypernetwork() -> None:
+    assert HypernetworkCritic(S, N, A, E, 16).weight1[0].out_features == 16
+    assert HypernetworkCritic(S, N, A, E, None).weight1[0].out_features == N * A * E
+
+
+def test_target_follows_when_it_is_time() -> None:
+    critic = HypernetworkCritic(S, N, A, E, 16)
+    target = TargetCritic(critic, interval=3)
+    state, vectors = torch.randn(B, S), torch.rand(B, K, N, A)
+    first = critic(state, vectors).detach()
+    for step in range(1, 7):
+        with torch.no_grad():
+            for parameter in critic.parameters():
+                parameter += 0.1
+        target.follow(critic)
+        now = critic(state, vectors).detach()
+        if step % 3 == 0:
+            first = now
+        torch.testing.assert_close(target(state, vectors), first)
+    assert target.updates == 6
+    assert not any(parameter.requires_grad for parameter in target.parameters())
+
+
+def test_target_and_its_count_are_saved() -> None:
+    critic = HypernetworkCritic(S, N, A, E, 16)
+    target = TargetCritic(critic, interval=3)
+    target.follow(critic)
+    other = TargetCritic(HypernetworkCritic(S, N, A, E, 16), interval=3)
+    other.load_state_dict(target.state_dict())
+    assert other.updates == 1
+    state, vectors = torch.randn(B, S), torch.rand(B, K, N, A)
+    torch.testing.assert_close(other(state, vectors), target(state, vectors))
