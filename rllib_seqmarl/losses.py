@@ -33,11 +33,10 @@ def probability_ratio(
     difference = log_prob - old_log_prob
     if aggregation == "prod":
         difference = difference.sum(-1, keepdim=True)
-    elif aggregation == "mean" and exists is None:
-        difference = difference.mean(-1, keepdim=True)
     elif aggregation == "mean":
-        components = exists.sum(-1, keepdim=True).clamp(min=1)
-        difference = difference.sum(-1, keepdim=True) / components
+        components = torch.ones_like(difference) if exists is None else exists
+        count = components.sum(-1, keepdim=True).clamp(min=1)
+        difference = difference.sum(-1, keepdim=True) / count
     return difference.exp()
 
 

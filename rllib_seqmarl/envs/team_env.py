@@ -354,8 +354,8 @@ def check_env_config(
 
 def random_actions(env: TeamVectorEnv, obs: Observation, rng: np.random.Generator) -> NDArray[Any]:
     """Uniform legal actions: int64 [E, N], or float32 [E, N, A] in [-1, 1]."""
-    mask = obs.get("action_mask")
     if isinstance(env.single_action_space, spaces.Box):
         actions = rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
-        return actions if mask is None else np.where(mask, actions, np.float32(0.0))
+        return actions * obs["action_mask"] if "action_mask" in obs else actions
+    mask = obs["action_mask"]
     return np.where(mask, rng.random(mask.shape, np.float32), -1.0).argmax(-1)
