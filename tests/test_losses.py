@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rllib_seqmarl.losses import (
+    adaptive_entropy,
     clipped_surrogate,
     clipped_value_loss,
     huber,
@@ -75,3 +76,19 @@ def test_weighted_sum_leaves_rubbish_out() -> None:
     assert total.item() == 6.5
     total.backward()
     torch.testing.assert_close(x.grad, torch.tensor([0.5, 0.0, 0.0, 2.0]))
+
+
+def test_adaptive_entropy_has_the_gradient_of_equation_14() -> None:
+    """-xi (log p + 1) / H per probability; xi is the caller's."""
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.98, 0.01, 0.01]], requires_grad=True)
+    entropy = -(p * p.log()).sum(-1)
+    (gradient,) = torch.autograd.grad(adaptive_entropy(entropy).sum(), p)
+    expected = -(p.log() + 1.0) / entropy.unsqueeze(-1)
+    torch.testing.assert_close(gradient, expected.detach())
+
+
+def test_adaptive_entropy_by_the_level_of_all() -> None:
+    entropy = torch.tensor([0.5, 1.0, 0.0])
+    found = adaptive_entropy(entropy, entropy.mean())
+    torch.testing.assert_close(found, torch.tensor([1.0, 2.0, 0.0]))
+    assert adaptive_entropy(entropy)[2] == 0.0  # one legal action: nothing to divide

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.returns import generalized_advantages
+from rllib_seqmarl.returns import generalized_advantages, td_lambda
 
 T, E, N = 7, 3, 2
 GAMMA, LAMBDA = 0.9, 0.8
@@ -79,3 +79,81 @@ def test_rewards_may_be_per_agent() -> None:
     team = estimate(r)
     r["rewards"] = r["rewards"].unsqueeze(-1).expand(T, E, N)
     torch.testing.assert_close(estimate(r), team)
+
+
+# --- TD(lambda) ---------------------------------------------------------------------------------
+
+
+def targets(r: dict[str, Tensor], lambda_: float, **settings: str) -> Tensor:
+    kept = {k: r[k] for k in ("rewards", "next_values", "terminated", "truncated")}
+    return td_lambda(**kept, gamma=GAMMA, lambda_=lambda_, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_td_lambda_is_a_mixture_of_n_step_returns(seed: int) -> None:
+    """y_t = (1 - lambda) sum_n lambda^{n-1} G_n, the last of which has the weight of the rest."""
+    r = rollout(seed)
+    found = targets(r, LAMBDA)
+    x = {k: v.numpy() for k, v in r.items()}
+    for t in range(T):
+        for e in range(E):
+            for n in range(N):
+                mixture, weight, rewards = 0.0, 1.0, 0.0
+                for k in range(t, T):
+                    rewards += GAMMA ** (k - t) * x["rewards"][k, e]
+                    end = x["terminated"][k, e]
+                    future = 0.0 if end else GAMMA ** (k - t + 1) * x["next_values"][k, e, n]
+                    last = end or x["truncated"][k, e] or k == T - 1
+                    mixture += weight * (1.0 if last else 1.0 - LAMBDA) * (rewards + future)
+                    weight *= LAMBDA
+                    if last:
+                        break
+                assert found[t, e, n].item() == pytest.approx(mixture, abs=1e-4)
+
+
+def test_td_lambda_zero_looks_one_step_ahead() -> None:
+    r = rollout()
+    future = torch.where(r["terminated"].unsqueeze(-1), 0.0, GAMMA * r["next_values"])
+    torch.testing.assert_close(targets(r, 0.0), r["rewards"].unsqueeze(-1) + future)
+
+
+def test_td_lambda_one_is_the_return() -> None:
+    """No value counts but that of the state in which the watching ended."""
+    r = rollout()
+    ends = r["terminated"] | r["truncated"]
+    expected, following = torch.empty(T, E, N), r["next_values"][-1]
+    for t in reversed(range(T)):
+        following = torch.where(r["truncated"][t].unsqueeze(-1), r["next_values"][t], following)
+        following = torch.where(r["terminated"][t].unsqueeze(-1), 0.0, GAMMA * following)
+        following = expected[t] = r["rewards"][t].unsqueeze(-1) + following
+    torch.testing.assert_close(targets(r, 1.0), expected)
+    unseen = ~ends
+    unseen[-1] = False
+    r["next_values"][unseen] = 1e6
+    torch.testing.assert_close(targets(r, 1.0), expected)
+
+
+def test_td_lambda_bootstraps_at_a_truncation_and_not_at_a_termination() -> None:
+    r = rollout()
+    before = targets(r, LAMBDA)
+    r["next_values"][r["terminated"]] += 5.0
+    torch.testing.assert_close(targets(r, LAMBDA), before)
+    r["next_values"][r["truncated"]] += 5.0
+    moved = targets(r, LAMBDA) - before
+    truncated = r["truncated"].unsqueeze(-1).expand_as(moved)
+    torch.testing.assert_close(moved[truncated], torch.full_like(moved[truncated], 5.0 * GAMMA))
+
+
+def test_td_lambda_takes_time_limits_as_it_is_told() -> None:
+    r = rollout()
+    merged = dict(r, terminated=r["terminated"] | r["truncated"], truncated=r["truncated"] & False)
+    torch.testing.assert_close(targets(r, LAMBDA, time_limit="terminate"), targets(merged, LAMBDA))
+    with pytest.raises(ValueError, match="none can be dropped"):
+        targets(r, LAMBDA, time_limit="drop")
+
+
+def test_td_lambda_of_the_team_has_no_agent_axis() -> None:
+    r = rollout()
+    whole = targets(r, LAMBDA)
+    r["next_values"] = r["next_values"][..., 0]
+    torch.testing.assert_close(targets(r, LAMBDA), whole[..., 0])

@@ -78,10 +78,9 @@ _RLLIB_CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 #: Settings that may be a schedule ``[[env_step, value], ...]``.
-_SCHEDULES = ("lr", "entropy_coeff", "clip_param")
+_SCHEDULES = ("lr", "critic_lr", "entropy_coeff", "clip_param")
 
-#: Callbacks that would be called for every step or start of an episode, which a columnar
-#: runner does not do.
+#: Callbacks for every step or start of an episode, which a columnar runner does not make.
 _UNSUPPORTED_CALLBACKS = ("on_episode_created", "on_episode_start", "on_episode_step")
 
 
@@ -104,6 +103,8 @@ class TeamConfig(AlgorithmConfig):
             reward for long, a policy may learn to seek it.
     """
 
+    #: Whether actions may be continuous, beside discrete ones.
+    continuous_actions: ClassVar[bool] = True
     #: Numbers that may be None.
     _OPTIONAL: ClassVar[set[str]] = {
         "minibatch_size",

@@ -19,6 +19,7 @@ STATE = "state"
 ACTIONS = "actions"
 LOG_PROB = "log_prob"
 ORDER = "order"
+ORDER_LOG_PROB = "order_log_prob"
 REWARD = "reward"
 TERMINATED = "terminated"
 TRUNCATED = "truncated"
@@ -49,8 +50,11 @@ class RolloutBlock:
 
     Attributes:
         columns: observation columns [T + 1, E, N, ...]; ``actions`` [T, E, N(, A)]; ``log_prob``
-            [T, E, N, K]; ``order`` [T, E, N] where it is not the index; ``reward`` [T, E];
+            [T, E, N, K]; ``order`` [T, E, N] where it is not the index; ``order_log_prob`` [T, E]
+            or [T, E, N] where it is learned; ``reward`` [T, E];
             ``terminated``, ``truncated``, ``is_first`` bool [T, E].
+        memory: what a recurrent policy carried into row 0, by name, each [E, N, ...]; to be
+            forgotten by worlds in which row 0 is the first of an episode. Empty for others.
         final: for the bootstrap at truncation.
         num_env_steps: steps of single worlds.
         num_agents: N.
@@ -61,6 +65,7 @@ class RolloutBlock:
     num_agents: int
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     final: FinalObservations | None = None
+    memory: dict[str, NDArray[Any]] = field(default_factory=dict)
     error: str | None = None
 
     def __len__(self) -> int:
@@ -90,8 +95,9 @@ class RolloutBlock:
                 self.final.world[inside] - start,
                 {name: column[inside] for name, column in self.final.columns.items()},
             )
+        memory = {name: value[start:stop] for name, value in self.memory.items()}
         steps = len(self.columns[REWARD])
-        return RolloutBlock(steps * (stop - start), self.num_agents, columns, final)
+        return RolloutBlock(steps * (stop - start), self.num_agents, columns, final, memory)
 
     def check(self, simulator: str) -> None:
         """Refuses observations and rewards that are not finite.
@@ -138,8 +144,11 @@ def concatenate(blocks: Sequence[RolloutBlock]) -> RolloutBlock:
                 for name in finals[0][0].columns
             },
         )
+    memory = {
+        name: np.concatenate([block.memory[name] for block in blocks]) for name in blocks[0].memory
+    }
     num_env_steps = sum(block.num_env_steps for block in blocks)
-    return RolloutBlock(num_env_steps, blocks[0].num_agents, columns, final)
+    return RolloutBlock(num_env_steps, blocks[0].num_agents, columns, final, memory)
 
 
 def split(blocks: Sequence[RolloutBlock], parts: int) -> list[RolloutBlock]:

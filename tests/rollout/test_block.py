@@ -59,3 +59,12 @@ def test_large_but_finite_values_pass() -> None:
     one = block(2, 0)
     one.columns["reward"][:] = 1e38
     one.check("test")
+
+
+def test_memory_goes_with_its_worlds() -> None:
+    blocks = [block(2, 0), block(3, 2)]
+    for one in blocks:
+        one.memory = {"hidden": one.columns["obs"][0, :, :, :2].copy()}  # [E, N, 2]
+    for share in split(blocks, 2):
+        numbers = share.columns["reward"][0]
+        np.testing.assert_array_equal(share.memory["hidden"][:, 1, 0], numbers)
