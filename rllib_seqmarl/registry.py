@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 ALGORITHMS: dict[str, str] = {
     "MAT": "rllib_seqmarl.algorithms.mat:MAT",
     "SrSv": "rllib_seqmarl.algorithms.srsv:SrSv",
+    "SeCA": "rllib_seqmarl.algorithms.seca:SeCA",
+    "PMAT": "rllib_seqmarl.algorithms.pmat:PMAT",
+    "AOAD-MAT": "rllib_seqmarl.algorithms.aoad_mat:AOADMAT",
 }
 
 #: Environment name -> module with ``check(env_config)`` and ``make(num_envs, **env_config)``.
 ENVIRONMENTS: dict[str, str] = {
     "smac": "rllib_seqmarl.envs.smac",
     "distinct_actions": "rllib_seqmarl.envs.distinct_actions",
+    "private_cue": "rllib_seqmarl.envs.private_cue",
     "pettingzoo": "rllib_seqmarl.envs.pettingzoo",
     "multi_agent_env": "rllib_seqmarl.envs.multi_agent_env",
     "mamujoco": "rllib_seqmarl.envs.mamujoco",
@@ -38,6 +42,11 @@ ENVIRONMENTS: dict[str, str] = {
 ALIASES: dict[str, str] = {
     "mat": "MAT",
     "srsv": "SrSv",
+    "seca": "SeCA",
+    "pmat": "PMAT",
+    "aoad-mat": "AOAD-MAT",
+    "aoad_mat": "AOAD-MAT",
+    "aoadmat": "AOAD-MAT",
     "smax": "smac",
 }
 
@@ -69,6 +78,14 @@ def algorithm_name(name: str) -> str:
     """
     path = _resolve(name, ALGORITHMS, "algorithm")
     return next(known for known, target in ALGORITHMS.items() if target == path)
+
+
+def name_of_class(class_name: str) -> str | None:
+    """The registered name of the algorithm whose class is called so; None where there is none."""
+    for name, path in ALGORITHMS.items():
+        if path.partition(":")[2] == class_name:
+            return name
+    return None
 
 
 def algorithm_class(name: str) -> type[Any]:
@@ -183,8 +200,10 @@ def lookup(attribute: str) -> Any:
     Raises:
         AttributeError: the package has no such attribute.
     """
-    if attribute in ALGORITHMS:
-        return algorithm_class(attribute)
-    if attribute.endswith("Config") and attribute.removesuffix("Config") in ALGORITHMS:
-        return config_class(attribute.removesuffix("Config"))
+    name = name_of_class(attribute)
+    if name is not None:
+        return algorithm_class(name)
+    name = name_of_class(attribute.removesuffix("Config"))
+    if name is not None:
+        return config_class(name)
     raise AttributeError(f"module 'rllib_seqmarl' has no attribute {attribute!r}")

@@ -11,16 +11,26 @@ import pytest
 import torch
 
 from rllib_seqmarl import registry
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.advantages import AdvantageLearner
 from rllib_seqmarl.losses import probability_ratio
-from rllib_seqmarl.nets.orders import ORDERS
+from rllib_seqmarl.nets.orders import GRANULARITIES, ORDERS
 from rllib_seqmarl.nets.values import VALUES
-from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, OBS
+from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, OBS, ORDER_LOG_PROB
 from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
 
 ALGORITHMS = sorted(registry.ALGORITHMS)
 #: Three steps per episode, so that blocks of ten steps hold ends and beginnings.
 DISCRETE = {"episode_length": 3}
 CONTINUOUS = {"continuous": True, "episode_length": 3, "min_gap": 0.2}
+CONTINUOUS_TOO = [name for name in ALGORITHMS if registry.config_class(name).continuous_actions]
+DISCRETE_ONLY = [name for name in ALGORITHMS if name not in CONTINUOUS_TOO]
+#: Those whose rows hold an advantage and an old log-prob of every agent.
+WITH_ROLLED_OUT_ADVANTAGES = [
+    name
+    for name in ALGORITHMS
+    if issubclass(registry.config_class(name)().get_default_learner_class(), AdvantageLearner)
+]
 
 
 def weights(algorithm: Any) -> dict[str, torch.Tensor]:
@@ -35,6 +45,12 @@ def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     assert different == []
 
 
+def gradients_of(learner: Any) -> dict[str, torch.Tensor]:
+    """Of the last gradient step, by parameter; without those that it left alone."""
+    named = learner.module["default_policy"].named_parameters()
+    return {k: p.grad.clone() for k, p in named if p.grad is not None}
+
+
 def learner_of(algorithm: Any) -> Any:
     """The local learner, by RLlib's public way of reaching it."""
     found: list[Any] = []
@@ -42,8 +58,20 @@ def learner_of(algorithm: Any) -> Any:
     return found[0]
 
 
-@pytest.mark.parametrize("env_config", [DISCRETE, CONTINUOUS], ids=["discrete", "continuous"])
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", DISCRETE_ONLY)
+def test_continuous_actions_are_refused_where_there_is_no_use_for_them(
+    name: str, small: Any
+) -> None:
+    with pytest.raises(UserError, match="choose among discrete actions") as caught:
+        small(name, env_config=CONTINUOUS).build_algo()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "env_config"),
+    [pytest.param(name, DISCRETE, id=f"{name}-discrete") for name in ALGORITHMS]
+    + [pytest.param(name, CONTINUOUS, id=f"{name}-continuous") for name in CONTINUOUS_TOO],
+)
 def test_trains_saves_resumes_and_evaluates(
     name: str, env_config: dict[str, Any], small: Any, tmp_path: Path
 ) -> None:
@@ -96,6 +124,26 @@ def test_any_order_with_any_value(
     """All pairs train, and no probability has moved before the first gradient step."""
     name = "MAT" if value == "encoder" else "SrSv"
     config = small(name, env_config=env_config, order=order, value=value, lr=1e-2)
+    ratio_is_one_before_the_first_step(config)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"order": "random", "order_granularity": granularity} for granularity in GRANULARITIES),
+        {"order": "plackett_luce", "ranking_layers": 3, "share_hidden": True},
+        {"order": "next_agent", "next_agent_head": "pointer", "first_agent": 2},
+        {"order": "next_agent", "next_agent_loss": "sum", "next_agent_advantage": "mean"},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_any_kind_of_an_order(settings: dict[str, Any], small: Any) -> None:
+    """The value that reads actions, so that bootstraps need an order too."""
+    config = small("SrSv", env_config=DISCRETE, lr=1e-2, **settings)
+    ratio_is_one_before_the_first_step(config)
+
+
+def ratio_is_one_before_the_first_step(config: Any) -> None:
     algorithm = config.build_algo()
     algorithm.train()  # away from the initialisation, where all probabilities are alike
     block = algorithm.env_runner.sample()[0]
@@ -105,6 +153,11 @@ def test_any_order_with_any_value(
     ratio = probability_ratio(forward[LOG_PROB], rows[LOG_PROB], "per_dim")
     assert rows[LOG_PROB].std() > 1e-3
     assert (ratio - 1.0).abs().max() < 1e-5
+    assert (ORDER_LOG_PROB in rows) == (config.order in ("plackett_luce", "next_agent"))
+    if ORDER_LOG_PROB in rows:
+        change = (forward[ORDER_LOG_PROB] - rows[ORDER_LOG_PROB]).abs()
+        assert rows[ORDER_LOG_PROB].std() > 1e-4
+        assert change.max() < 1e-5
     algorithm.train()
     algorithm.stop()
 
@@ -112,18 +165,17 @@ def test_any_order_with_any_value(
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_pieces_of_a_minibatch_give_its_gradient(name: str, small: Any) -> None:
     gradients = []
-    for micro_batch_size in (None, 7):
+    for micro_batch_size in (None, 30):
         settings = {"micro_batch_size": micro_batch_size, "num_epochs": 1}
         algorithm = small(name, env_config=DISCRETE, **settings).build_algo()
         algorithm.train()
-        module = learner_of(algorithm).module["default_policy"]
-        gradients.append({k: p.grad.clone() for k, p in module.named_parameters()})
+        gradients.append(gradients_of(learner_of(algorithm)))
         algorithm.stop()
     for name_, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name_], atol=2e-6, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", WITH_ROLLED_OUT_ADVANTAGES)
 def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
     """Their actions, rewards and log-probs count nowhere in the loss or its gradient."""
     algorithm = small(name, env_config=DISCRETE, entropy_coeff=0.0, num_epochs=1).build_algo()
@@ -141,14 +193,15 @@ def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) 
             for column in ("advantages", "targets", "old_values"):
                 batch[column][dead] = 1e6
             batch[LOG_PROB][dead] = -50.0
+            if ORDER_LOG_PROB in batch and batch[ORDER_LOG_PROB].ndim == 2:
+                batch[ORDER_LOG_PROB][dead] = -1000.0
         learner.module["default_policy"].zero_grad()
         forward = learner.module["default_policy"].forward_train(batch)
         loss = learner.compute_loss_for_module(
             module_id="default_policy", config=learner.config, batch=batch, fwd_out=forward
         )
         loss.backward()
-        module = learner.module["default_policy"]
-        gradients.append([loss.detach(), *(p.grad.clone() for p in module.parameters())])
+        gradients.append([loss.detach(), *gradients_of(learner).values()])
     for clean, spoilt in zip(*gradients, strict=True):
         torch.testing.assert_close(clean, spoilt, atol=1e-5, rtol=1e-4)
     algorithm.stop()
@@ -219,7 +272,8 @@ def test_two_learners_give_the_gradient_of_one(name: str, small: Any) -> None:
 
     def gradients(learner: Any) -> dict[str, np.ndarray]:
         module = learner.module["default_policy"].unwrapped()
-        return {k: p.grad.numpy().copy() for k, p in module.named_parameters()}
+        named = module.named_parameters()
+        return {k: p.grad.numpy().copy() for k, p in named if p.grad is not None}
 
     found = []
     for num_learners in (0, 2):
@@ -235,7 +289,7 @@ def test_two_learners_give_the_gradient_of_one(name: str, small: Any) -> None:
         scale = np.abs(gradient).max()
         np.testing.assert_array_equal(first[parameter], second[parameter])
         np.testing.assert_allclose(first[parameter], gradient, atol=1e-4 * scale + 1e-9)
-    for statistic in ("value_norm.mean", "value_norm.mean_square"):
+    for statistic in {"value_norm.mean", "value_norm.mean_square"} & one_state.keys():
         np.testing.assert_allclose(two_state[statistic], one_state[statistic], rtol=1e-4)
     # Each learner reports its share, and RLlib the mean of the shares.
     assert two_terms["vf_loss"] == pytest.approx(one_terms["vf_loss"], rel=1e-4)

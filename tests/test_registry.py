@@ -79,6 +79,7 @@ print(sorted({"torch", "ray", "jax"} & set(sys.modules)))
 def test_attributes_of_the_package() -> None:
     assert rllib_seqmarl.SrSv is registry.algorithm_class("SrSv")
     assert rllib_seqmarl.MATConfig is registry.config_class("MAT")
+    assert rllib_seqmarl.AOADMAT is registry.algorithm_class("AOAD-MAT")
     with pytest.raises(AttributeError, match="no attribute 'PPO'"):
         _ = rllib_seqmarl.PPO
 
@@ -90,7 +91,10 @@ def test_algorithms_have_a_config_of_their_own(name: str) -> None:
     assert type(registry.algorithm_class(name).get_default_config()) is type(config)
 
 
-@pytest.mark.parametrize(("alias", "name"), [("mat", "MAT"), ("SRSV", "SrSv"), ("SrSv", "SrSv")])
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [("mat", "MAT"), ("SRSV", "SrSv"), ("SrSv", "SrSv"), ("aoad_mat", "AOAD-MAT")],
+)
 def test_spelling(alias: str, name: str) -> None:
     assert registry.algorithm_name(alias) == name
 

@@ -6,16 +6,14 @@ with clipped PPO on per-agent advantages:
 
     L = L_clip(theta) + c_v L_V(phi) - c_ent H[pi]
     r      = pi(a^m | o_hat, a^{1:m-1}) / pi_old(a^m | o_hat, a^{1:m-1})
-    L_clip = -mean_{t,m} min(r A, clip(r, 1 - eps, 1 + eps) A)
+    L_clip = -mean_{t,m} min(r A, clip(r, 1 - eps, 1 + eps) A)    (`learning.order_objectives`)
     L_V    =  mean_{t,m} max(huber(R - V), huber(R - V_clipped)), normalised returns R
 
-What differs from the authors' code (each on purpose; the first five change numbers):
+What differs from the authors' code (each on purpose; the first four change numbers):
 
 - Huber loss is two-sided; theirs has no gradient for large negative errors.
 - A truncated episode bootstraps from its final observation; theirs takes it for terminated.
   ``time_limit: terminate`` and ``drop`` reproduce the references.
-- Dead agents are masked out of the value loss too; ``use_value_active_mask: false`` is what the
-  authors' StarCraft script really does. MuJoCo and football scripts mask neither.
 - Minibatches are of near-equal size; theirs drop the rows that remain.
 - The entropy of a continuous action is summed over its dimensions; theirs averages without masks.
 - The constant state input and the modules that never got a gradient do not exist.
@@ -24,8 +22,14 @@ What differs from the authors' code (each on purpose; the first five change numb
 
 Kept as in the code where it differs from the paper: one advantage and one value per agent (the
 paper speaks of a joint advantage), the ratio of a continuous action is clipped per dimension,
-value normalisation is updated once per minibatch with the raw returns, the value's clip range is
-the policy's and in normalised units.
+dead agents are masked out of the policy loss but not of the value loss (what their StarCraft
+script really does), value normalisation is updated once per minibatch with the raw returns, the
+value's clip range is the policy's and in normalised units.
+
+rMAT, MAT in random order, is ``order: random``: with ``order_granularity: step`` as the PMAT paper
+has it, with ``episode`` as in the authors' code, whose environments permute the agents at every
+reset (in an encoder that sees no order, that is the same). MAT-adjust of the AOAD-MAT paper is
+``clip_param: 0.01``, or a schedule from 0.05 to 0.01: the paper can be read either way.
 """
 
 from __future__ import annotations
@@ -39,7 +43,6 @@ from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.advantages import (
-    ADVANTAGES,
     OLD_VALUES,
     POLICY_WEIGHT,
     TARGETS,
@@ -47,18 +50,18 @@ from rllib_seqmarl.learning.advantages import (
     AdvantageLearner,
 )
 from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.config import TeamConfig
 from rllib_seqmarl.learning.learner import Rows
 from rllib_seqmarl.learning.module import ENTROPY, VALUES, SequentialModule
+from rllib_seqmarl.learning.order_config import OrderConfig
+from rllib_seqmarl.learning.order_objectives import OBJECTIVES
 from rllib_seqmarl.losses import (
     RATIO_AGGREGATIONS,
-    clipped_surrogate,
     clipped_value_loss,
     probability_ratio,
     weighted_sum,
 )
 from rllib_seqmarl.nets.decoding import METHODS
-from rllib_seqmarl.nets.orders import ORDERS
+from rllib_seqmarl.nets.networks import NETWORKS, check_network
 from rllib_seqmarl.nets.values import SUCCESSORS
 from rllib_seqmarl.nets.values import VALUES as VALUE_FUNCTIONS
 from rllib_seqmarl.returns import TIME_LIMITS
@@ -68,19 +71,21 @@ from rllib_seqmarl.rollout.block import (
 )
 
 
-class MATConfig(TeamConfig):
+class MATConfig(OrderConfig):
     """Settings of MAT; the defaults are those of the authors' StarCraft script.
 
+    Those of the order of decisions stand in `OrderConfig`.
+
     Attributes:
+        network: what the team is made of (see `nets.networks`).
         embed_dim: width d of encoder and decoder.
         num_blocks: blocks of each.
         num_heads: attention heads.
-        order: who decides when (see `nets.orders`).
         value: what each agent's baseline sees (see `nets.values`).
         autoregressive: False hides the predecessors' actions from the decoder.
         decode: how N actions are decoded (see `nets.decoding`); with a ``seed``, ``auto`` is
             ``parallel``, because a choice by the clock could not be repeated.
-        clip_param: eps, of the ratio and of the value.
+        clip_param: eps, of the ratio and of the value; a number or a schedule.
         lambda_: trace decay of the advantages.
         entropy_coeff: c_ent; a number or a schedule ``[[env_step, value], ...]``.
         vf_loss_coeff: c_v.
@@ -88,36 +93,47 @@ class MATConfig(TeamConfig):
         ratio_aggregation: ratio of an action with several dimensions (see `losses`).
         value_norm_beta: weight of the running statistics of the returns.
         successors: how SrSv's joint actions are completed; of no effect with other values.
+        value_chunk_size: decoder positions, over all rows of a piece of a minibatch, that SrSv's
+            value computes at once. It bounds memory where agents are many; the gradient is the
+            same, at the price of a second forward pass where there are more. None: no bound.
     """
 
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "order": tuple(ORDERS),
+    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = OrderConfig._CHOICES | {
+        "network": tuple(NETWORKS),
         "value": tuple(VALUE_FUNCTIONS),
         "decode": METHODS,
         "ratio_aggregation": RATIO_AGGREGATIONS,
         "time_limit": TIME_LIMITS,
         "successors": SUCCESSORS,
     }
-    _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | {
+    _POSITIVE: ClassVar[set[str]] = OrderConfig._POSITIVE | {
         "embed_dim",
         "num_blocks",
         "num_heads",
+        "value_chunk_size",
         "clip_param",
         "huber_delta",
     }
     _UNIT_INTERVAL: ClassVar[set[str]] = {"gamma", "lambda_", "value_norm_beta"}
-    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | {"embed_dim", "num_blocks", "num_heads"}
+    _WHOLE: ClassVar[set[str]] = OrderConfig._WHOLE | {
+        "embed_dim",
+        "num_blocks",
+        "num_heads",
+        "value_chunk_size",
+    }
+    _OPTIONAL: ClassVar[set[str]] = OrderConfig._OPTIONAL | {"value_chunk_size"}
 
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class or MAT)
+        self.network = "transformer"
         self.embed_dim = 64
         self.num_blocks = 1
         self.num_heads = 1
-        self.order = "index"
         self.value = "encoder"
         self.autoregressive = True
         self.decode = "auto"
         self.successors = "greedy"
+        self.value_chunk_size: int | None = 65_536
         self.lr = 5e-4
         self.num_epochs = 15
         self.clip_param = 0.05
@@ -137,6 +153,19 @@ class MATConfig(TeamConfig):
             raise UserError(
                 f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}."
             )
+        check_network(
+            self.network,
+            value=self.value_function,
+            order=self.order,
+            autoregressive=self.autoregressive,
+            decode=self.decode,
+            num_heads=self.num_heads,
+        )
+
+    @property
+    def value_function(self) -> str:
+        """What each agent's baseline sees: a name in `nets.values.VALUES`."""
+        return self.value
 
     def get_default_learner_class(self) -> type[MATLearner]:
         """The learner of this file."""
@@ -148,14 +177,17 @@ class MATConfig(TeamConfig):
         return RLModuleSpec(
             module_class=SequentialModule,
             model_config={
+                "network": self.network,
                 "embed_dim": self.embed_dim,
                 "num_blocks": self.num_blocks,
                 "num_heads": self.num_heads,
                 "order": self.order,
-                "value": self.value,
+                "order_settings": self.order_settings(),
+                "value": self.value_function,
                 "autoregressive": self.autoregressive,
                 "decoding": "parallel" if seeded else self.decode,
                 "successors": self.successors,
+                "value_chunk_size": self.value_chunk_size,
                 "value_norm_beta": self.value_norm_beta,
             },
         )
@@ -165,23 +197,23 @@ class MATLearner(AdvantageLearner):
     """Clipped PPO on the advantages of each agent's own value."""
 
     def build(self) -> None:
-        """Adds the schedule of the entropy coefficient."""
+        """Adds the schedules of the entropy coefficient and of the clip range."""
         super().build()
         self.entropy_coeff = Scheduler(self.config.entropy_coeff, framework="torch")
+        self.clip_param = Scheduler(self.config.clip_param, framework="torch")
 
     def compute_loss_for_module(
         self, *, module_id: str, config: MATConfig, batch: Rows, fwd_out: Rows
     ) -> Tensor:
         """L of the module docstring for rows [B, N, ...] of a minibatch."""
-        eps = config.clip_param
+        eps = float(self.clip_param.get_current_value())
         policy_weight, value_weight = batch[POLICY_WEIGHT], batch[VALUE_WEIGHT]
 
         new, old = fwd_out[LOG_PROB], batch[LOG_PROB]  # [B, N, K]
         # A mask over K components, K > 1, is one of action dimensions.
         exists = batch.get(ACTION_MASK) if new.shape[-1] > 1 else None
         ratio = probability_ratio(new, old, config.ratio_aggregation, exists)
-        surrogate = clipped_surrogate(ratio, batch[ADVANTAGES], eps)
-        policy_loss = weighted_sum(surrogate, policy_weight)
+        policy_loss, order_terms = OBJECTIVES[config.order](config, eps, ratio, batch, fwd_out)
 
         value_error = clipped_value_loss(
             fwd_out[VALUES], batch[OLD_VALUES], batch[TARGETS], eps, config.huber_delta
@@ -200,13 +232,15 @@ class MATLearner(AdvantageLearner):
             clip_fraction=weighted_sum(outside, policy_weight),
             ratio_deviation=weighted_sum((ratio - 1.0).abs().mean(-1), policy_weight),
             total_loss=loss,
+            **order_terms,
         )
         return loss
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Sets the entropy coefficient for the steps taken so far."""
+        """Sets what is a schedule for the steps taken so far."""
         super().before_gradient_based_update(timesteps=timesteps)
-        self.entropy_coeff.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+        for scheduled in (self.entropy_coeff, self.clip_param):
+            scheduled.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
 
 
 class MAT(TeamAlgorithm):

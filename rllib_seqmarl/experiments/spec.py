@@ -173,11 +173,10 @@ def _from_python(file: Path, overrides: Overrides) -> ExperimentSpec:
             f"got {kind(config)}."
         )
     algorithm = config.algo_class
-    registered = algorithm.__name__ in registry.ALGORITHMS and (
-        registry.algorithm_class(algorithm.__name__) is algorithm
-    )
+    name = registry.name_of_class(algorithm.__name__)
+    registered = name is not None and registry.algorithm_class(name) is algorithm
     experiment: dict[str, Any] = {
-        "run": algorithm.__name__ if registered else algorithm,
+        "run": name if registered else algorithm,
         "config": config.to_dict(),
     }
     if "stop" in names:

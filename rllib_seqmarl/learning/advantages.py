@@ -16,19 +16,22 @@ from rllib_seqmarl.rollout.block import (
     LOG_PROB,
     OBS,
     ORDER,
+    ORDER_LOG_PROB,
     REWARD,
     TERMINATED,
     TRUNCATED,
     RolloutBlock,
 )
 
-#: Columns of the rows that are learned from, beside those of the rollout; all [B, N].
+#: Columns of the rows that are learned from, beside those of the rollout; all [B, N], but for the
+#: weight of a whole row, [B].
 ADVANTAGES = "advantages"
 RETURNS = "returns"
 OLD_VALUES = "old_values"
 TARGETS = "targets"
 POLICY_WEIGHT = "policy_weight"
 VALUE_WEIGHT = "value_weight"
+ROW_WEIGHT = "row_weight"
 
 
 class AdvantageLearner(TeamLearner):
@@ -48,7 +51,7 @@ class AdvantageLearner(TeamLearner):
         """Columns [T, E, N, ...] -> rows [T E, N, ...] with advantages and returns."""
         c = {name: self.to_device(column) for name, column in block.columns.items()}
         steps, worlds = c[REWARD].shape
-        keep = (OBS, ACTION_MASK, ACTIONS, LOG_PROB, ORDER, ALIVE)
+        keep = (OBS, ACTION_MASK, ACTIONS, LOG_PROB, ORDER, ORDER_LOG_PROB, ALIVE)
         rows = {k: c[k][:steps].flatten(0, 1) for k in keep if k in c}
         with torch.no_grad(), self.network_time():
             completions, normalised = self._values(rows)
@@ -76,7 +79,7 @@ class AdvantageLearner(TeamLearner):
         """Completions and normalised values [B, N] of rows, in pieces.
 
         Rows without actions are followed by none: where the value reads actions, they are sampled,
-        as the next step would have been.
+        as the next step would have been. Their order is then that of the step before.
         """
         policy = self.core.policy
         size = self.config.micro_batch_size or len(rows[OBS])
@@ -87,9 +90,10 @@ class AdvantageLearner(TeamLearner):
             obs, mask = piece[OBS], piece.get(ACTION_MASK)
             actions, order = piece.get(ACTIONS), piece.get(ORDER)
             if actions is None and policy.value.reads_actions:
-                actions, _, order = policy.act(
-                    obs, mask, deterministic=False, generator=self.generator
+                decision = policy.act(
+                    obs, mask, deterministic=False, generator=self.generator, previous=order
                 )
+                actions, order = decision.actions, decision.order
             complete = policy.completions(obs, mask, actions, order)
             if complete is not None:
                 completions.append(complete)
@@ -106,6 +110,10 @@ class AdvantageLearner(TeamLearner):
         final = block.final
         if final is not None:
             tail.append({k: self.to_device(final.columns[k]) for k in tail[0]})
+        if ORDER in c:
+            tail[0][ORDER] = c[ORDER][steps - 1]
+            if final is not None:
+                tail[1][ORDER] = c[ORDER][final.step, final.world]
         tail_values = self._values({k: torch.cat([one[k] for one in tail]) for k in tail[0]})[1]
         values = values.unflatten(0, (steps, worlds))
         following = torch.cat((values[1:], tail_values[:worlds].unsqueeze(0)))
@@ -133,6 +141,8 @@ class AdvantageLearner(TeamLearner):
         self.require_finite(returns=total, squared_returns=squares)
         self.core.value_norm.update(total / count, squares / count)
         extra[TARGETS] = self.core.value_norm.normalize(returns)
+        rows_of_all = count / returns.shape[1] / self.num_shares
+        extra[ROW_WEIGHT] = returns.new_ones(len(returns)) / rows_of_all.to(returns.dtype)
         ones = torch.ones_like(returns)
         alive = rows[ALIVE].to(returns.dtype)
         for name, masked in (

@@ -20,6 +20,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.block import RolloutBlock, split
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
@@ -51,7 +52,8 @@ class TeamAlgorithm(Algorithm):
 
     def __repr__(self) -> str:
         # RLlib's own needs a config, and hides the mistake in it by failing in turn.
-        return type(self).__name__
+        class_name = type(self).__name__
+        return registry.name_of_class(class_name) or class_name
 
     def training_step(self) -> None:
         """One iteration; everything it reports goes through ``self.metrics``."""
@@ -155,7 +157,7 @@ class TeamAlgorithm(Algorithm):
         """What a checkpoint says of itself: RLlib's metadata and what it was trained on."""
         return {
             **super().get_metadata(),
-            "algorithm": type(self).__name__,
+            "algorithm": repr(self),
             "env": str(self.config.env),
             "simulator": self.config.simulator,
         }

@@ -12,15 +12,26 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.nets.orders import ChosenOrder
 from rllib_seqmarl.nets.policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer import ActionSpec
 from rllib_seqmarl.nets.value_norm import ValueNorm
-from rllib_seqmarl.rollout.block import ACTION_MASK, ACTIONS, LOG_PROB, OBS, ORDER
+from rllib_seqmarl.rollout.block import (
+    ACTION_MASK,
+    ACTIONS,
+    IS_FIRST,
+    LOG_PROB,
+    OBS,
+    ORDER,
+    ORDER_LOG_PROB,
+)
 
 #: Columns of `SequentialModule.forward_train` beside the log-prob.
 ENTROPY = "entropy"
 VALUES = "values"
 COMPLETIONS = "completions"
+ORDER_ENTROPY = "order_entropy"
+ORDER_SCORES = "order_scores"
 
 
 def action_spec(space: spaces.Space[Any]) -> ActionSpec:
@@ -71,6 +82,7 @@ class SequentialModule(TorchRLModule, InferenceOnlyAPI):
         self.policy = SequentialPolicy(
             obs_dim=obs_dim(self.observation_space),
             action=action_spec(self.action_space),
+            num_agents=self.action_space.shape[0],
             **settings,
         )
         self.value_norm = ValueNorm(beta)
@@ -82,14 +94,28 @@ class SequentialModule(TorchRLModule, InferenceOnlyAPI):
         """What acting does not need."""
         return ["policy.value", "value_norm"]
 
+    def get_initial_state(self) -> dict[str, Tensor]:
+        """What the rollout hands from step to step: an order that is kept, -1 where there is none.
+
+        Returns:
+            Of one world, ``order`` [N]; nothing where every step has an order of its own.
+        """
+        if not self._keeps_order:
+            return {}
+        return {ORDER: torch.full((self.action_space.shape[0],), -1)}
+
+    @property
+    def _keeps_order(self) -> bool:
+        return isinstance(self.policy.order, ChosenOrder) and self.policy.order.kept
+
     def train(self, mode: bool = True) -> SequentialModule:
         """Changes the mode where it differs: RLlib sets it before and after every step."""
         return self if mode == self.training else super().train(mode)
 
-    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return self._act(batch, deterministic=True, **kwargs)
 
-    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return self._act(batch, deterministic=False, **kwargs)
 
     def _act(
@@ -98,18 +124,32 @@ class SequentialModule(TorchRLModule, InferenceOnlyAPI):
         deterministic: bool,
         generator: torch.Generator | None = None,
         **kwargs: Any,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         obs = batch[Columns.OBS]
+        previous = batch.get(Columns.STATE_IN, {}).get(ORDER)
+        if previous is not None:
+            previous = previous.masked_fill(batch[IS_FIRST].unsqueeze(-1), -1)
         decision = self.policy.act(
-            obs[OBS], obs.get(ACTION_MASK), deterministic=deterministic, generator=generator
+            obs[OBS],
+            obs.get(ACTION_MASK),
+            deterministic=deterministic,
+            generator=generator,
+            previous=previous,
         )
         out = {ACTIONS: decision.actions, LOG_PROB: decision.log_prob}
         if decision.order is not None:
             out[ORDER] = decision.order
+        if decision.order_log_prob is not None:
+            out[ORDER_LOG_PROB] = decision.order_log_prob
+        if self._keeps_order:
+            return {**out, Columns.STATE_OUT: {ORDER: decision.order}}
         return out
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        """Rows of columns -> log-prob [B, N, K], entropy [B, N], normalised values [B, N]."""
+        """Rows of columns -> log-prob [B, N, K], entropy [B, N], normalised values [B, N].
+
+        Where orders are learned, also what `OrderEvaluation` says of them.
+        """
         evaluation = self.policy.evaluate(
             batch[OBS],
             batch.get(ACTION_MASK),
@@ -117,8 +157,14 @@ class SequentialModule(TorchRLModule, InferenceOnlyAPI):
             batch.get(ORDER),
             batch.get(COMPLETIONS),
         )
-        return {
+        out = {
             LOG_PROB: evaluation.log_prob,
             ENTROPY: evaluation.entropy,
             VALUES: evaluation.values,
         }
+        if evaluation.order is not None:
+            out[ORDER_LOG_PROB] = evaluation.order.log_prob
+            out[ORDER_ENTROPY] = evaluation.order.entropy
+            if evaluation.order.scores is not None:
+                out[ORDER_SCORES] = evaluation.order.scores
+        return out

@@ -15,6 +15,9 @@ parallel: the joint action is the fixed point of the teacher-forced pass with th
 Discrete actions are equal in all three ways, up to ties within float32 rounding. Continuous
 actions change a little in every pass, so `parallel` takes an action as settled once it moves by
 less than `distributions.TOLERANCE`; the log-prob is that of exactly the actions it returns.
+
+Where the agents also choose who decides next, the order is found together with the actions
+(`decoding_next_agent`), in the same three ways.
 """
 
 from __future__ import annotations
@@ -28,11 +31,23 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.nets.decoding_methods import cached, parallel, stepwise
+from rllib_seqmarl.nets import decoding_methods, decoding_next_agent
 from rllib_seqmarl.nets.distributions import ActionDistribution
-from rllib_seqmarl.nets.transformer import Decoder
+from rllib_seqmarl.nets.orders import NextAgent, next_agent_log_prob, to_order
+from rllib_seqmarl.nets.transformer import ActionDecoder
 
-FIXED_METHODS = {"parallel": parallel, "cached": cached, "stepwise": stepwise}
+FIXED_METHODS = {
+    "parallel": decoding_methods.parallel,
+    "cached": decoding_methods.cached,
+    "stepwise": decoding_methods.stepwise,
+}
+
+#: The same, where the agents choose who decides next.
+NEXT_AGENT_METHODS = {
+    "parallel": decoding_next_agent.parallel,
+    "cached": decoding_next_agent.cached,
+    "stepwise": decoding_next_agent.stepwise,
+}
 
 #: The names a user may give.
 METHODS = ("auto", *FIXED_METHODS)
@@ -56,42 +71,64 @@ class Decoded(NamedTuple):
 
     actions: Tensor  # int [B, N] or float [B, N, A]
     log_prob: Tensor  # [B, N, K]
+    order: Tensor | None = None  # int [B, N], where it was found on the way
+    order_log_prob: Tensor | None = None  # [B, N], of each agent's choice of a successor
+
+
+class Choices(NamedTuple):
+    """Who says who decides next, and with what noise."""
+
+    next_agent: NextAgent
+    noise: Tensor | None  # [B, N, N] from ``next_agent.noise``; None for the most likely order
 
 
 def decode(
-    decoder: Decoder,
+    decoder: ActionDecoder,
     distribution: ActionDistribution,
     encoded: Tensor,
     mask: Tensor | None,
     noise: Tensor | None,
     method: str = "parallel",
+    choices: Choices | None = None,
 ) -> Decoded:
     """The joint action of N agents that decide one after another.
 
     Args:
         decoder: the causal decoder.
         distribution: what turns the head's output and noise into an action.
-        encoded: o_hat in decision order, [B, N, D].
+        encoded: o_hat in decision order, [B, N, D]; in slots, like mask and noise, where the
+            agents choose who decides next.
         mask: available actions, or the dimensions that continuous ones have, in decision order,
             bool [B, N, A]; None where all are.
         noise: [B, N, A] from ``distribution.noise``; None for the greedy joint action.
         method: one of `METHODS`; with ``auto``, every decoder has a `Decoding` of its own.
+        choices: where the agents choose who decides next.
 
     Raises:
         ValueError: ``method`` is none of these.
     """
     if method == "auto":
         choice = _CHOICES.setdefault(decoder, Decoding())
-        return choice(decoder, distribution, encoded, mask, noise)
+        return choice(decoder, distribution, encoded, mask, noise, choices)
     if method not in FIXED_METHODS:
         raise ValueError(f"The decoding is one of {', '.join(METHODS)}, not {method!r}.")
+    order = order_log_prob = None
     with torch.inference_mode():
         offset = distribution.offset(mask, noise)
-        actions, parameters = FIXED_METHODS[method](decoder, distribution, encoded, offset)
+        if choices is None:
+            actions, parameters = FIXED_METHODS[method](decoder, distribution, encoded, offset)
+        else:
+            actions, parameters, order, logits = NEXT_AGENT_METHODS[method](
+                decoder, distribution, encoded, offset, *choices
+            )
+            order_log_prob, _ = next_agent_log_prob(logits, order)
+            mask = None if mask is None else to_order(mask, order)
         log_prob = distribution.log_prob(parameters, mask, actions)
     # Copies made outside are ordinary tensors, which a learner may use.
     with torch.no_grad():
-        return Decoded(actions.clone(), log_prob.clone())
+        if order is None or order_log_prob is None:
+            return Decoded(actions.clone(), log_prob.clone())
+        return Decoded(actions.clone(), log_prob.clone(), order.clone(), order_log_prob.clone())
 
 
 class Decoding:
@@ -118,15 +155,16 @@ class Decoding:
 
     def __call__(
         self,
-        decoder: Decoder,
+        decoder: ActionDecoder,
         distribution: ActionDistribution,
         encoded: Tensor,
         mask: Tensor | None,
         noise: Tensor | None,
+        choices: Choices | None = None,
     ) -> Decoded:
         """The joint action, as `decode` with the same arguments finds it."""
         if self.method != "auto":
-            return decode(decoder, distribution, encoded, mask, noise, self.method)
+            return decode(decoder, distribution, encoded, mask, noise, self.method, choices)
         batch, agents, _ = encoded.shape
         shape = (batch, agents, noise is None)
         if shape not in self._contests:
@@ -135,7 +173,7 @@ class Decoding:
         method = contest.next()
         _wait(encoded.device)
         begin = time.perf_counter()
-        decoded = decode(decoder, distribution, encoded, mask, noise, method)
+        decoded = decode(decoder, distribution, encoded, mask, noise, method, choices)
         _wait(encoded.device)
         contest.took(method, time.perf_counter() - begin)
         return decoded
@@ -206,7 +244,7 @@ class _Contest:
 
 
 #: What `decode` has measured for each decoder that asked for ``auto``.
-_CHOICES: WeakKeyDictionary[Decoder, Decoding] = WeakKeyDictionary()
+_CHOICES: WeakKeyDictionary[ActionDecoder, Decoding] = WeakKeyDictionary()
 
 
 def _wait(device: torch.device) -> None:

@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.nets.decoder_cache import DecoderCache
+from rllib_seqmarl.nets.decoder_cache import ActionCache
 from rllib_seqmarl.nets.distributions import ActionDistribution
-from rllib_seqmarl.nets.transformer import Decoder
+from rllib_seqmarl.nets.transformer import ActionDecoder
 
 #: What a pass costs before its first position, in positions. A GPU computes many positions
 #: in the time that it takes to launch a pass.
@@ -27,7 +27,7 @@ DROP = 0.75
 
 
 def stepwise(
-    decoder: Decoder, distribution: ActionDistribution, encoded: Tensor, offset: Tensor | None
+    decoder: ActionDecoder, distribution: ActionDistribution, encoded: Tensor, offset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """N passes over all N positions, of each of which one row is used."""
     batch, agents, _ = encoded.shape
@@ -44,17 +44,17 @@ def stepwise(
 
 
 def cached(
-    decoder: Decoder, distribution: ActionDistribution, encoded: Tensor, offset: Tensor | None
+    decoder: ActionDecoder, distribution: ActionDistribution, encoded: Tensor, offset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """N passes over one position each."""
-    cache = DecoderCache(decoder, encoded)
+    cache = decoder.cache(encoded)
     return _one_by_one(decoder, distribution, cache, offset, decoder.start_token(len(encoded)), 0)
 
 
 def _one_by_one(
-    decoder: Decoder,
+    decoder: ActionDecoder,
     distribution: ActionDistribution,
-    cache: DecoderCache,
+    cache: ActionCache,
     offset: Tensor | None,
     token: Tensor,
     start: int,
@@ -73,20 +73,20 @@ def _one_by_one(
 
 
 def parallel(
-    decoder: Decoder, distribution: ActionDistribution, encoded: Tensor, offset: Tensor | None
+    decoder: ActionDecoder, distribution: ActionDistribution, encoded: Tensor, offset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The fixed point, from the guess that every agent decides as if it were the first."""
     batch, agents, _ = encoded.shape
-    cache = DecoderCache(decoder, encoded)
+    cache = decoder.cache(encoded)
     start_token = decoder.start_token(batch)
-    parameters = cache.first_decisions(start_token[:1])
+    parameters = cache.head(cache.first_rows(start_token[:1]))
     actions = distribution.decide(parameters, offset)
     if agents == 1:
         return actions, parameters
     tokens = torch.cat((start_token, decoder.as_tokens(actions[:, :-1])), 1)
     result = actions, parameters  # of all rows; those below are of the rows not yet settled
     rows: Tensor | None = None
-    passes = _Passes(batch, agents, PASS_OVERHEAD.get(encoded.device.type, PASS_OVERHEAD["cuda"]))
+    passes = Passes(batch, agents, PASS_OVERHEAD.get(encoded.device.type, PASS_OVERHEAD["cuda"]))
     while True:
         start, stop = passes.start, passes.stop
         if passes.single:
@@ -131,7 +131,7 @@ def parallel(
     return result
 
 
-class _Passes:
+class Passes:
     """Which positions the next pass is over: as many as pay, judged by the agents that settle.
 
     The unit of cost is one position of one row; a pass costs ``overhead`` more.

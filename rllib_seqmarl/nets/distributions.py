@@ -61,6 +61,15 @@ def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     return logits if mask is None else logits.masked_fill(~mask, UNAVAILABLE)
 
 
+def gumbel(
+    shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    """Standard Gumbel noise, drawn where the generator is: argmax(logits + it) is a sample."""
+    source = device if generator is None else generator.device
+    exponential = torch.empty(shape, device=source)
+    return -exponential.exponential_(generator=generator).log().to(device)
+
+
 class Categorical(nn.Module):
     """One of A actions, of which only those in the mask are available."""
 
@@ -72,9 +81,7 @@ class Categorical(nn.Module):
         self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
     ) -> Tensor:
         """Standard Gumbel noise, [*shape, A]."""
-        source = device if generator is None else generator.device
-        exponential = torch.empty(*shape, self.size, device=source)
-        return -exponential.exponential_(generator=generator).log().to(device)
+        return gumbel((*shape, self.size), device, generator)
 
     def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
         """argmax(logits + noise) over the available actions: [..., A] -> int [...]."""

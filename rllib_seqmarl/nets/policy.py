@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.decoding import decode
+from rllib_seqmarl.nets.decoding import Choices, Decoded, decode
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
-from rllib_seqmarl.nets.orders import ORDERS, to_order, to_slots
-from rllib_seqmarl.nets.transformer import ActionSpec, Decoder, Encoder
-from rllib_seqmarl.nets.values import VALUES, complete, splice
+from rllib_seqmarl.nets.networks import NETWORKS, Sizes, check_network
+from rllib_seqmarl.nets.orders import (
+    ORDERS,
+    ChosenOrder,
+    NextAgent,
+    OrderEvaluation,
+    to_order,
+    to_slots,
+)
+from rllib_seqmarl.nets.transformer import ActionDecoder, ActionSpec
+from rllib_seqmarl.nets.values import complete, splice
 
 
 class Decision(NamedTuple):
@@ -20,6 +29,7 @@ class Decision(NamedTuple):
     actions: Tensor  # int [B, N] or float [B, N, A]
     log_prob: Tensor  # [B, N, K], K = 1 (discrete) or A (continuous)
     order: Tensor | None  # int [B, N]; None is the index order
+    order_log_prob: Tensor | None  # [B] or [B, N], see `OrderEvaluation`; None: not learned
 
 
 class Evaluation(NamedTuple):
@@ -28,6 +38,7 @@ class Evaluation(NamedTuple):
     log_prob: Tensor  # [B, N, K]
     entropy: Tensor  # [B, N]
     values: Tensor  # [B, N], normalised
+    order: OrderEvaluation | None  # None: not learned
 
 
 class SequentialPolicy(nn.Module):
@@ -36,16 +47,23 @@ class SequentialPolicy(nn.Module):
     Args:
         obs_dim: length of one agent's observation.
         action: what one agent may do.
+        num_agents: N; only a next-agent head with an output per agent and the network ``mlp``
+            depend on it.
+        network: a name in `networks.NETWORKS`.
         embed_dim: width D.
         num_blocks: blocks of the encoder and of the decoder.
         num_heads: attention heads.
         order: who decides when, a name in `orders.ORDERS`.
+        order_settings: what the class of that order takes beside the width and N.
+        train_in_sampled_order: False judges actions as if agents had decided by their slots, in
+            whatever order they did: the published code of PMAT.
         value: what each agent's baseline sees, a name in `values.VALUES`.
         autoregressive: False hides the predecessors' actions from the decoder: the agents then
             decide simultaneously, with a network of the same size.
         decoding: how N actions are decoded, a name in `decoding.METHODS`.
         successors: how the completions of the sequential value are made, one of
             `values.SUCCESSORS`.
+        value_chunk_size: decoder positions that the sequential value computes at once; None: all.
     """
 
     def __init__(
@@ -53,27 +71,45 @@ class SequentialPolicy(nn.Module):
         *,
         obs_dim: int,
         action: ActionSpec,
+        num_agents: int | None = None,
+        network: str = "transformer",
         embed_dim: int = 64,
         num_blocks: int = 1,
         num_heads: int = 1,
         order: str = "index",
+        order_settings: Mapping[str, Any] | None = None,
+        train_in_sampled_order: bool = True,
         value: str = "encoder",
         autoregressive: bool = True,
         decoding: str = "parallel",
         successors: str = "greedy",
+        value_chunk_size: int | None = None,
     ) -> None:
         super().__init__()
         self.action = action
         self.autoregressive = autoregressive
         self.decoding = decoding
         self.successors = successors
-        self.encoder = Encoder(obs_dim, embed_dim, num_blocks, num_heads)
-        self.decoder = Decoder(action, embed_dim, num_blocks, num_heads)
+        check_network(
+            network,
+            value=value,
+            order=order,
+            autoregressive=autoregressive,
+            num_heads=num_heads,
+        )
+        parts = NETWORKS[network]
+        sizes = Sizes(obs_dim, action, num_agents, embed_dim, num_blocks, num_heads)
+        self.encoder = parts.encoder(sizes)
+        self.decoder = parts.decoder(sizes)
         self.distribution: Categorical | DiagonalGaussian = (
             Categorical(action.size) if action.discrete else DiagonalGaussian(action.size)
         )
-        self.choose_order = ORDERS[order]
-        self.value = VALUES[value](embed_dim)
+        self.train_in_sampled_order = train_in_sampled_order
+        self.order = ORDERS[order](embed_dim, num_agents, **(order_settings or {}))
+        if isinstance(self.order, NextAgent) and not autoregressive:
+            raise ValueError("Agents who see no actions cannot say who decides next.")
+        self.value = parts.values[value](sizes)
+        self.value.chunk_size = value_chunk_size
 
     # -- rollout -----------------------------------------------------------------------------
 
@@ -85,6 +121,7 @@ class SequentialPolicy(nn.Module):
         *,
         deterministic: bool,
         generator: torch.Generator | None = None,
+        previous: Tensor | None = None,
     ) -> Decision:
         """Decides for the team.
 
@@ -94,22 +131,38 @@ class SequentialPolicy(nn.Module):
                 None where all are.
             deterministic: every agent takes its most likely action, and its successors see that.
             generator: source of the noise; torch's global one without it.
+            previous: the orders of the step before, see `ChosenOrder.choose`.
         """
         encoded = self.encoder(obs)
-        order = self.choose_order(encoded, generator)
+        order = order_log_prob = choices = None
+        if isinstance(self.order, NextAgent):
+            noise = None if deterministic else self.order.noise(encoded, generator)
+            choices = Choices(self.order, noise)
+        else:
+            assert isinstance(self.order, ChosenOrder)
+            order, order_log_prob = self.order.choose(encoded, deterministic, generator, previous)
         encoded = to_order(encoded, order)
         mask = None if mask is None else to_order(mask, order)
         noise = None
         if not deterministic:
             noise = self.distribution.noise(obs.shape[:2], obs.device, generator)
-        if self.autoregressive:
-            decoded = decode(self.decoder, self.distribution, encoded, mask, noise, self.decoding)
-            actions, log_prob = decoded
+        if self.autoregressive and isinstance(self.decoder, ActionDecoder):
+            decoded = decode(
+                self.decoder, self.distribution, encoded, mask, noise, self.decoding, choices
+            )
         else:
-            parameters = self._simultaneous(encoded)
+            parameters = self.decoder.head(self._simultaneous(encoded))
             actions = self.distribution.choose(parameters, mask, noise)
-            log_prob = self.distribution.log_prob(parameters, mask, actions)
-        return Decision(to_slots(actions, order), to_slots(log_prob, order), order)
+            decoded = Decoded(actions, self.distribution.log_prob(parameters, mask, actions))
+        if decoded.order is not None and decoded.order_log_prob is not None:
+            order = decoded.order
+            order_log_prob = to_slots(decoded.order_log_prob, order)
+        return Decision(
+            to_slots(decoded.actions, order),
+            to_slots(decoded.log_prob, order),
+            order,
+            order_log_prob,
+        )
 
     # -- learning ----------------------------------------------------------------------------
 
@@ -130,19 +183,24 @@ class SequentialPolicy(nn.Module):
             order: int [B, N] or None.
             completions: from `completions`, where the value needs them.
         """
-        encoded = to_order(self.encoder(obs), order)
-        mask = None if mask is None else to_order(mask, order)
-        actions = to_order(actions, order)
+        slots = self.encoder(obs)
+        sequence = self._sequence(order)
+        encoded = to_order(slots, sequence)
+        mask = None if mask is None else to_order(mask, sequence)
+        actions = to_order(actions, sequence)
         if self.autoregressive:  # one pass serves the policy and the value
             decoded, values = self.value(self.decoder, encoded, actions, completions)
-            parameters = self.decoder.head(decoded)
         else:
             values = self.value.values(self.decoder, encoded, actions, completions)
-            parameters = self._simultaneous(encoded)
+            decoded = self._simultaneous(encoded)
+        parameters = self.decoder.head(decoded)
         log_prob = self.distribution.log_prob(parameters, mask, actions)
         entropy = self.distribution.entropy(parameters, mask)
         return Evaluation(
-            to_slots(log_prob, order), to_slots(entropy, order), to_slots(values, order)
+            to_slots(log_prob, sequence),
+            to_slots(entropy, sequence),
+            to_slots(values, sequence),
+            None if order is None else self.order.evaluate(slots, decoded, order),
         )
 
     def values(
@@ -156,10 +214,11 @@ class SequentialPolicy(nn.Module):
 
         ``actions`` may be None where the value function reads none.
         """
-        encoded = to_order(self.encoder(obs), order)
-        actions = None if actions is None else to_order(actions, order)
+        sequence = self._sequence(order)
+        encoded = to_order(self.encoder(obs), sequence)
+        actions = None if actions is None else to_order(actions, sequence)
         values = self.value.values(self.decoder, encoded, actions, completions)
-        return to_slots(values, order)
+        return to_slots(values, sequence)
 
     @torch.no_grad()
     def completions(
@@ -171,19 +230,34 @@ class SequentialPolicy(nn.Module):
         """
         if not self.value.needs_completions or actions is None:
             return None
-        encoded = to_order(self.encoder(obs), order)
-        mask = None if mask is None else to_order(mask, order)
-        actions = to_order(actions, order)
+        sequence = self._sequence(order)
+        encoded = to_order(self.encoder(obs), sequence)
+        mask = None if mask is None else to_order(mask, sequence)
+        actions = to_order(actions, sequence)
         if not self.autoregressive:  # whatever the others do, an agent's most likely action
-            own = self.distribution.choose(self._simultaneous(encoded), mask, None)
+            parameters = self.decoder.head(self._simultaneous(encoded))
+            own = self.distribution.choose(parameters, mask, None)
             return splice(actions, own)
-        return complete(self.decoder, self.distribution, encoded, mask, actions, self.successors)
+        assert isinstance(self.decoder, ActionDecoder)
+        return complete(
+            self.decoder,
+            self.distribution,
+            encoded,
+            mask,
+            actions,
+            self.successors,
+            self.value.chunk_size,
+        )
+
+    def _sequence(self, order: Tensor | None) -> Tensor | None:
+        """In which order actions that were taken in ``order`` are judged."""
+        return order if self.train_in_sampled_order else None
 
     def _simultaneous(self, encoded: Tensor) -> Tensor:
-        """Logits or means [B, N, A] when nobody sees an action: start symbols everywhere."""
+        """The decoder's rows [B, N, D] when nobody sees an action: start symbols everywhere."""
         shape = encoded.shape[:2]
         if self.action.discrete:
             tokens = torch.zeros(shape, dtype=torch.long, device=encoded.device)
         else:
             tokens = encoded.new_zeros(*shape, self.action.size)
-        return self.decoder.head(self.decoder(tokens, encoded))
+        return self.decoder(tokens, encoded)

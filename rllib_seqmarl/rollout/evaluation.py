@@ -22,6 +22,7 @@ from ray.rllib.core import (
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.team_env import TeamVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.block import ACTIONS
@@ -147,7 +148,7 @@ def evaluate_checkpoint(
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, got {episodes!r}.")
     config = load_config(path)
-    algorithm = type(config).__name__.removesuffix("Config")
+    class_name = type(config).__name__.removesuffix("Config")
     config.env_config = {**config.env_config, **(env_config or {})}
     config.num_env_runners = 0
     config.num_envs_per_env_runner = min(config.num_envs_per_env_runner, episodes)
@@ -174,7 +175,7 @@ def evaluate_checkpoint(
     finally:
         player.stop()
     return {
-        "algorithm": algorithm,
+        "algorithm": registry.name_of_class(class_name) or class_name,
         "env": str(config.env),
         "env_config": dict(config.env_config),
         "simulator": config.simulator,

@@ -8,7 +8,8 @@ import torch
 
 
 def test_loss_is_the_formula(small: Any) -> None:
-    algorithm = small("MAT", env_config={"episode_length": 3}, num_epochs=1).build_algo()
+    settings = {"num_epochs": 1, "use_value_active_mask": True}
+    algorithm = small("MAT", env_config={"episode_length": 3}, **settings).build_algo()
     found: list[Any] = []
     algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
     learner = found[0]

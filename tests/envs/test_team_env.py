@@ -23,6 +23,7 @@ from rllib_seqmarl.errors import UserError
 SMALL: dict[str, dict[str, Any]] = {
     "smac": {"map_name": "3m", "max_steps": 20, "state": True},
     "distinct_actions": {"num_agents": 3, "episode_length": 4},
+    "private_cue": {"num_agents": 3, "episode_length": 4},
     "dubins_car": {
         "num_agents": 3,
         "obstacles": 4,

@@ -19,7 +19,11 @@ def test_every_example_has_a_description():
 
 
 def test_filter_and_lookup():
-    assert [found.name for found in examples("2s3z")] == ["mat_smac_2s3z", "srsv_smac_2s3z"]
+    assert [found.name for found in examples("counterattack")] == [
+        "aoad_mat_football_counterattack_easy",
+        "mat_football_counterattack_easy",
+        "pmat_football_counterattack_easy",
+    ]
     assert examples("no such thing") == []
     assert example("mat_smac").path.name == "mat_smac.yaml"
     assert example("mat_smac.yaml") == example("mat_smac")

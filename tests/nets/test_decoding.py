@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rllib_seqmarl.nets import decoding, decoding_methods, distributions
+from rllib_seqmarl.nets.decoder_cache import DecoderCache
 from rllib_seqmarl.nets.decoding import METHODS, Decoding, decode
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
 from rllib_seqmarl.nets.transformer import ActionSpec, Decoder
@@ -107,13 +108,13 @@ def test_log_prob_is_that_of_the_returned_actions_however_coarse_the_tolerance(m
 
 def test_parallel_needs_few_passes_where_agents_hardly_depend_on_each_other(monkeypatch):
     passes = []
-    extend = decoding_methods.DecoderCache.extend
+    extend = DecoderCache.extend
 
     def counting(self, tokens, start):
         passes.append(tokens.shape)
         return extend(self, tokens, start)
 
-    monkeypatch.setattr(decoding_methods.DecoderCache, "extend", counting)
+    monkeypatch.setattr(DecoderCache, "extend", counting)
     torch.manual_seed(2)
     decoder, distribution = make(True, "untrained")
     encoded, mask, noise = make_inputs(distribution, 8, 200, False, False)
@@ -162,7 +163,7 @@ def test_results_may_be_used_in_training(method):
     """No tensor of `torch.inference_mode` gets out."""
     decoder, distribution = make(False, "untrained")
     encoded, mask, noise = make_inputs(distribution, 2, 3, False, False)
-    actions, log_prob = decode(decoder, distribution, encoded, mask, noise, method)
+    actions, log_prob, _, _ = decode(decoder, distribution, encoded, mask, noise, method)
     parameters = decoder.head(decoder(decoder.shift(actions), encoded))
     ratio = (distribution.log_prob(parameters, mask, actions) - log_prob).exp()
     ratio.sum().backward()
@@ -205,9 +206,10 @@ def timed(monkeypatch):
     clock, seconds, calls = Clock(), {"parallel": 1.0, "cached": 2.0}, []
 
     def slow(*arguments):
-        calls.append(arguments[-1])
-        clock.now += seconds[arguments[-1]]
-        return arguments[-1]
+        *_, method, _ = arguments
+        calls.append(method)
+        clock.now += seconds[method]
+        return method
 
     monkeypatch.setattr(decoding, "time", clock)
     monkeypatch.setattr(decoding, "decode", slow)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rllib_seqmarl.nets.orders import to_order
 from rllib_seqmarl.nets.transformer import ActionSpec, Decoder, DecoderCache, Encoder
 
 WIDTH, AGENTS, ACTIONS = 16, 6, 5
@@ -97,7 +98,7 @@ def test_extend_equals_forward(discrete, blocks, heads, pieces):
         cache = DecoderCache(decoder, encoded)
         start, parts = 0, []
         for piece in tokens.split(pieces, dim=1):
-            parts.append(decoder.extend(cache, piece, start))
+            parts.append(cache.extend(piece, start))
             start += piece.shape[1]
         extended = torch.cat(parts, dim=1)
         torch.testing.assert_close(extended, expected, atol=1e-5, rtol=1e-5)
@@ -122,15 +123,34 @@ def test_cache_without_some_rows_is_that_of_the_others(discrete, blocks):
 
 @pytest.mark.parametrize("discrete", [True, False])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_first_decisions_are_those_of_an_agent_alone(discrete, blocks):
+def test_first_rows_are_those_of_an_agent_alone(discrete, blocks):
     torch.manual_seed(6)
     decoder = make_decoder(discrete, blocks)
     encoded = torch.randn(3, AGENTS, WIDTH)
     with torch.no_grad():
-        guess = DecoderCache(decoder, encoded).first_decisions(decoder.start_token(1))
+        guess = DecoderCache(decoder, encoded).first_rows(decoder.start_token(1))
         for agent in range(AGENTS):
             alone = decoder(decoder.start_token(3), encoded[:, agent : agent + 1])
-            torch.testing.assert_close(guess[:, agent : agent + 1], decoder.head(alone))
+            torch.testing.assert_close(guess[:, agent : agent + 1], alone)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_agents_placed_on_the_way_are_those_of_a_known_order(discrete, blocks):
+    torch.manual_seed(7)
+    decoder = make_decoder(discrete, blocks)
+    encoded = torch.randn(3, AGENTS, WIDTH)
+    tokens = decoder.shift(make_actions(discrete, 3))
+    order = torch.rand(3, AGENTS).argsort(1)
+    with torch.no_grad():
+        cache, before = DecoderCache(decoder, encoded), encoded.clone()
+        cache.place(order[:, :2], 0)
+        first = cache.extend(tokens[:, :2], 0)
+        cache.place(order[:, 2:], 2)
+        rest = cache.extend(tokens[:, 2:], 2)
+        expected = decoder(tokens, to_order(encoded, order))
+    torch.testing.assert_close(torch.cat((first, rest), 1), expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(encoded, before)
 
 
 @pytest.mark.parametrize("discrete", [True, False])

@@ -1,0 +1,90 @@
+"""AOAD-MAT's loss against a plain computation from the paper's formulas, and its settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, ORDER, ORDER_LOG_PROB
+
+
+def build(small: Any, **settings: Any) -> tuple[Any, Any, Any, Any]:
+    """Algorithm, rows with dead agents, and the loss of these with weights away from ratio 1."""
+    algorithm = small("AOAD-MAT", env_config={"episode_length": 3}, **settings).build_algo()
+    found: list[Any] = []
+    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
+    learner = found[0]
+    rows = learner.rows(algorithm.env_runner.sample()[0])
+    rows[ALIVE][::3, 1] = False
+    rows |= learner.start_minibatch(rows)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in learner.core.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    forward = learner.core.forward_train(rows)
+    loss = learner.compute_loss_for_module(
+        module_id="default_policy", config=learner.config, batch=rows, fwd_out=forward
+    )
+    return algorithm, rows, forward, loss
+
+
+@pytest.mark.parametrize("combination", ["product", "sum"])
+@pytest.mark.parametrize("advantage", ["per_agent", "mean"])
+def test_loss_is_the_formula(combination: str, advantage: str, small: Any) -> None:
+    """Eq. 6 and 7, agent by agent; entropies are bonuses."""
+    beta_2, alpha = 0.03, (0.8, 0.3)
+    algorithm, rows, forward, loss = build(
+        small,
+        next_agent_loss=combination,
+        next_agent_advantage=advantage,
+        alpha1=alpha[0],
+        alpha2=alpha[1],
+        order_entropy_coeff=beta_2,
+        vf_loss_coeff=0.0,
+    )
+    eps, alive = 0.05, rows[ALIVE]
+
+    def clipped(r: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return torch.min(r * a, r.clamp(1 - eps, 1 + eps) * a)
+
+    total = torch.zeros(())
+    for b in range(len(alive)):
+        team = rows["advantages"][b][alive[b]].mean()
+        for m in range(alive.shape[1]):
+            if not alive[b, m]:
+                continue
+            a = rows["advantages"][b, m] if advantage == "per_agent" else team
+            r_a = (forward[LOG_PROB][b, m, 0] - rows[LOG_PROB][b, m, 0]).exp()
+            r_i = (forward[ORDER_LOG_PROB][b, m] - rows[ORDER_LOG_PROB][b, m]).exp()
+            if combination == "product":
+                total = total - clipped(r_a * r_i, a)
+            else:
+                total = total - alpha[0] * clipped(r_a, a) - alpha[1] * clipped(r_i, a)
+            total = total - 0.01 * forward["entropy"][b, m]
+            total = total - beta_2 * forward["order_entropy"][b, m]
+    torch.testing.assert_close(loss, total / alive.sum(), rtol=1e-4, atol=1e-6)
+    # The last agent of every order chooses nobody.
+    last = rows[ORDER][:, -1:]
+    assert (rows[ORDER_LOG_PROB].gather(1, last) == 0).all()
+    assert (forward[ORDER_LOG_PROB].gather(1, last) == 0).all()
+    assert (forward["order_entropy"].gather(1, last) == 0).all()
+    algorithm.stop()
+
+
+def test_first_agent(small: Any) -> None:
+    algorithm, rows, _, _ = build(small, first_agent=2)
+    assert (rows[ORDER][:, 0] == 2).all()
+    assert len(rows[ORDER].unique(dim=0)) > 1
+    terms = algorithm.train()["learners"]["default_policy"]
+    assert 0.0 < terms["order_entropy"] <= 1.1  # at most log 3
+    algorithm.stop()
+    with pytest.raises(UserError, match="first_agent is 4, and the 4 agents count from 0"):
+        build(small, first_agent=4)
+
+
+def test_agents_must_see_actions(small: Any) -> None:
+    with pytest.raises(UserError, match="needs autoregressive: true"):
+        small("AOAD-MAT", autoregressive=False).validate()
