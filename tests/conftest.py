@@ -57,16 +57,16 @@ def small(ray_session: None) -> Any:
     ) -> Any:
         config = registry.config_class(algorithm)()
         config.environment(env, env_config=env_config or {})
-        config.update_from_dict(
-            {
-                "num_envs_per_env_runner": 8,
-                "rollout_fragment_length": 10,
-                "num_epochs": 2,
-                "embed_dim": 16,
-                "seed": 7,
-                **settings,
-            }
-        )
+        sizes: dict[str, Any] = {
+            "num_envs_per_env_runner": 8,
+            "rollout_fragment_length": 10,
+            "num_epochs": 2,
+            "embed_dim": 16,
+            "seed": 7,
+        }
+        if hasattr(config, "hidden_dim"):  # recurrent agents and a central critic
+            sizes |= {"hidden_dim": 16, "hypernet_dim": 16, "state": "observations"}
+        config.update_from_dict({**sizes, **settings})
         return config
 
     return build

@@ -178,7 +178,8 @@ def test_pieces_of_a_minibatch_give_its_gradient(name: str, small: Any) -> None:
 @pytest.mark.parametrize("name", WITH_ROLLED_OUT_ADVANTAGES)
 def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
     """Their actions, rewards and log-probs count nowhere in the loss or its gradient."""
-    algorithm = small(name, env_config=DISCRETE, entropy_coeff=0.0, num_epochs=1).build_algo()
+    settings = {"entropy_coeff": 0.0, "num_epochs": 1, "use_value_active_mask": True}
+    algorithm = small(name, env_config=DISCRETE, **settings).build_algo()
     block = algorithm.env_runner.sample()[0]
     learner = learner_of(algorithm)
     generator = np.random.default_rng(0)

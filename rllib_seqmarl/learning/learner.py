@@ -1,7 +1,8 @@
 """The learner of blocks of columns: minibatches, gradient steps, checks and timing.
 
 An algorithm fills in two things: `rows`, from columns to the rows that are learned from, and
-RLlib's ``compute_loss_for_module``, the loss of some of these rows.
+RLlib's ``compute_loss_for_module``, the loss of some of these rows. A row is what a minibatch takes
+or leaves as a whole: one step of one world, or all T steps of it where agents are recurrent.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_ENV_STEPS_TRAINED,
     NUM_ENV_STEPS_TRAINED_LIFETIME,
     NUM_MODULE_STEPS_TRAINED,
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
     WEIGHTS_SEQ_NO,
 )
+from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
@@ -30,6 +33,7 @@ from rllib_seqmarl.rollout.block import RolloutBlock, concatenate
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT
 
 GENERATOR = "generator"
+KEPT = "kept"
 
 _NOT_FINITE = (
     "is not finite; training stops before the weights are spoilt. Lower lr, set grad_clip, or look "
@@ -42,15 +46,27 @@ Rows = dict[str, Tensor]
 class TeamLearner(TorchLearner):
     """Learns from blocks of columns.
 
-    A minibatch is taken in pieces of ``micro_batch_size`` rows whose gradients are summed: the
+    A minibatch is taken in pieces of ``micro_batch_size`` steps whose gradients are summed: the
     same gradient, in memory that fits a processor's cache.
+
+    Attributes:
+        generator: deals out minibatches, and whatever else learning draws.
+        kept: tensors that an algorithm keeps from update to update, beside those of its module.
+        entropy_coeff: the schedule of that setting.
     """
+
+    generator: torch.Generator
+    kept: dict[str, Tensor]
+    entropy_coeff: Scheduler
 
     # -- what an algorithm fills in ------------------------------------------------------------
 
     @abstractmethod
     def rows(self, block: RolloutBlock) -> Rows:
-        """Columns [T, E, N, ...] -> rows [T E, N, ...], with advantages and targets."""
+        """Columns [T, E, N, ...] -> rows, with advantages and targets.
+
+        Rows are [T E, N, ...] or, as sequences, [E, T, N, ...]; see `steps_per_row`.
+        """
 
     @abstractmethod
     def start_minibatch(self, rows: Rows) -> Rows:
@@ -61,16 +77,34 @@ class TeamLearner(TorchLearner):
             the whole minibatch, such as the weight by which its loss is divided.
         """
 
+    # -- what an algorithm may change ----------------------------------------------------------
+
+    def steps_per_row(self, rows: Rows) -> int:
+        """Environment steps that a row holds."""
+        return 1
+
+    def learn_from(self, minibatch: Rows) -> None:
+        """The gradient steps for which a minibatch is used: one, down the algorithm's loss."""
+        self.gradient_step({**minibatch, **self.start_minibatch(minibatch)}, self.loss)
+
+    def loss(self, piece: Rows) -> Tensor:
+        """The algorithm's ``compute_loss_for_module`` after a forward pass."""
+        batch = {DEFAULT_MODULE_ID: piece}
+        forward = self.module.forward_train(batch)
+        return sum(self.compute_losses(fwd_out=forward, batch=batch).values())
+
     # -- RLlib -------------------------------------------------------------------------------
 
     def build(self) -> None:
-        """Builds module and optimiser; see RLlib's ``Learner.build``."""
+        """Builds module, optimiser and schedules; see RLlib's ``Learner.build``."""
         super().build()
+        self.entropy_coeff = Scheduler(self.config.entropy_coeff, framework="torch")
         self.generator = torch.Generator()  # on the CPU, so that its state fits any machine
         if self.config.seed is None:
             self.generator.seed()
         else:
             self.generator.manual_seed(self.config.seed)
+        self.kept = {}
         self._terms: dict[str, Tensor] = {}
         self._network_seconds = 0.0
 
@@ -118,12 +152,13 @@ class TeamLearner(TorchLearner):
         count = len(next(iter(rows.values())))
         # The same number for all learners, who wait for each other at every step.
         largest = self.max_over_learners(count)
-        pieces = -(-largest // (self.config.minibatch_size or largest))
+        size = self.config.minibatch_size
+        pieces = 1 if size is None else -(-largest // self._num_rows(size, rows))
         self._terms = {}
         for _ in range(self.config.num_epochs):
             for indices in self._minibatches(count, pieces):
                 minibatch = rows if indices is None else {k: v[indices] for k, v in rows.items()}
-                self._gradient_step(minibatch)
+                self.learn_from(minibatch)
         self._weights_seq_no += 1
         self.after_gradient_based_update(timesteps=timesteps or {})
         self._log_update(block.num_env_steps, self.config.num_epochs * pieces)
@@ -144,30 +179,61 @@ class TeamLearner(TorchLearner):
         order = torch.randperm(count, generator=self.generator)
         return list(order.to(self.device).tensor_split(pieces))
 
-    def _gradient_step(self, minibatch: Rows) -> None:
-        minibatch = {**minibatch, **self.start_minibatch(minibatch)}
-        scalars = {k: v for k, v in minibatch.items() if v.ndim == 0}
-        columns = {k: v for k, v in minibatch.items() if v.ndim > 0}
-        count = len(next(iter(columns.values())))
-        size = self.config.micro_batch_size or count
+    def _num_rows(self, steps: int | None, rows: Rows) -> int:
+        """How many of ``rows`` make ``steps`` environment steps; all of them for None."""
+        if steps is None:
+            return len(next(iter(rows.values())))
+        return max(1, steps // self.steps_per_row(rows))
+
+    # -- for algorithms ------------------------------------------------------------------------
+
+    def pieces(self, rows: Rows) -> Iterator[Rows]:
+        """Rows in pieces of ``micro_batch_size`` steps; scalars go with every piece."""
+        scalars = {k: v for k, v in rows.items() if v.ndim == 0}
+        columns = {k: v for k, v in rows.items() if v.ndim > 0}
+        size = self._num_rows(self.config.micro_batch_size, columns)
+        for start in range(0, len(next(iter(columns.values()))), size):
+            yield {k: v[start : start + size] for k, v in columns.items()} | scalars
+
+    def gradient_step(self, minibatch: Rows, loss: Callable[[Rows], Tensor]) -> None:
+        """One step of those optimisers whose parameters ``loss`` depends on.
+
+        Args:
+            minibatch: rows and what `start_minibatch` gave.
+            loss: of a piece; the pieces' losses add up to that of the minibatch.
+
+        Raises:
+            UserError: a loss or a gradient is not finite.
+        """
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
         module = self.module[DEFAULT_MODULE_ID]
-        for start in range(0, count, size):
-            piece = {k: v[start : start + size] for k, v in columns.items()} | scalars
-            last = start + size >= count
-            # With several learners, gradients travel once per step, with the last piece.
-            hold = module.no_sync() if self.distributed and not last else contextlib.nullcontext()
+        for piece in self.pieces(minibatch):
+            # Gradients of several learners meet once per step, below, and only those there are.
+            hold = module.no_sync() if self.distributed else contextlib.nullcontext()
             with hold, self.network_time():
-                batch = {DEFAULT_MODULE_ID: piece}
-                forward = self.module.forward_train(batch)
-                loss = sum(self.compute_losses(fwd_out=forward, batch=batch).values())
-                loss.backward()
+                loss(piece).backward()
+        self._average_over_learners()
         self._check_finite()
         gradients = {ref: p.grad for ref, p in self._params.items() if p.grad is not None}
         self.apply_gradients(self.postprocess_gradients(gradients))
 
-    # -- for algorithms ------------------------------------------------------------------------
+    def _average_over_learners(self) -> None:
+        """Every learner's gradients become the mean of all learners' gradients."""
+        if not self.distributed:
+            return
+        gradients = [p.grad for p in self._params.values() if p.grad is not None]
+        sizes = [gradient.numel() for gradient in gradients]
+        whole = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(whole)
+        whole /= self.num_shares
+        for gradient, mean in zip(gradients, whole.split(sizes), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Sets the entropy coefficient for the steps taken so far."""
+        super().before_gradient_based_update(timesteps=timesteps)
+        self.entropy_coeff.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
 
     def to_device(self, column: NDArray[Any]) -> Tensor:
         """A NumPy column as a tensor where the module is."""
@@ -261,10 +327,12 @@ class TeamLearner(TorchLearner):
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
     ) -> Any:
-        """RLlib's state, and that of the generator that deals out minibatches."""
+        """RLlib's state, that of the generator, and what an algorithm keeps."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(GENERATOR, components, not_components):
             state[GENERATOR] = self.generator.get_state().cpu().numpy()
+        if self._check_component(KEPT, components, not_components):
+            state[KEPT] = {name: value.cpu().numpy() for name, value in self.kept.items()}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -272,3 +340,5 @@ class TeamLearner(TorchLearner):
         super().set_state(state)
         if GENERATOR in state:
             self.generator.set_state(torch.from_numpy(state[GENERATOR]))
+        if KEPT in state:
+            self.kept = {k: torch.as_tensor(v, device=self.device) for k, v in state[KEPT].items()}

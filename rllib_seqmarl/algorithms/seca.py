@@ -1,0 +1,251 @@
+"""SeCA: Sequential Credit Assignment (Zang et al., AAMAS 2023).
+
+Recurrent agents act simultaneously, each on its own history; a central critic f_phi evaluates them
+one after another. In the paper's symbols, for an order a_1 .. a_N of evaluation:
+
+- v^{1:i} = [u^1 .. u^i, pi^{i+1} .. pi^N]: actions of the evaluated, policies of the rest.
+- eq. 5:  A^{a_i} = f(s, v^{1:i}) - f(s, v^{1:i-1}), N + 1 values for N agents.
+- eq. 12: L(phi) = (y^(lambda) - f(s, u))^2 with a target copy f_{phi-} (`learning.critics`).
+- eq. 13: J^a = log pi^a(u^a | tau^a) A^a + xi H^a, of which the entropy's gradient is divided by
+  its size (eq. 14): xi H / stop_gradient(H).
+- eq. 17, 18: the agent with the largest contribution c^a is evaluated first, c^a by gradients
+  integrated along the path that the agents' policies took (Sundararajan et al. 2017).
+
+============================  ====================================================================
+the paper's name              settings
+============================  ====================================================================
+SeCA (SeCA-IG-episode)        ``order: contribution``, ``order_window: null`` (the defaults)
+SeCA-IG-1, -IG-10, -IG-20     ``order_window: 1``, ``10``, ``20``
+SeCA-Prob, -Entro, -Fixed     ``order: probability``, ``entropy``, ``fixed``
+COMA-newArchi                 ``advantage: counterfactual`` (eq. 3 on the same critic)
+============================  ====================================================================
+
+No code, no hyper-parameters are published; set-up, critic and entropy are LICA's, whose defaults
+are used. Readings of what is not printed:
+
+- A is a constant in the policy gradient: neither critic nor pi get a gradient through it.
+- The critic takes its step first, so advantages are those of the improved critic, as in LICA.
+- The path runs straight from (s_t, pi_t) to (s_{t+1}, pi_{t+1}); the gradient is taken at
+  ``path_points`` midpoints of each such piece. The share of the state is nobody's contribution;
+  ``state_share`` in the results says how large it is. Equal contributions: slot order.
+- "Adjusted after every episode and fixed in each battle": an episode is evaluated in the order of
+  its own path, which a batch that is complete allows. With ``order_source: previous_episode`` it
+  is that of the world's episode before, random at first; with several learners, a resumed run
+  begins with the first learner's orders.
+- The last step of an episode, from which no path leads on, keeps the order of the step before.
+
+Deviations, each on purpose:
+
+- A batch is T steps of E worlds, not 32 whole episodes: one that the block's end cuts goes on in
+  the next, from the stored recurrent state, and is evaluated in two parts.
+- A truncated episode and the end of a block bootstrap with Q'(s, pi), for no action was chosen.
+- The hypernetwork of W1 is 64 wide; LICA's is N A E (``hypernet_dim: null``).
+- The entropy's ratio is each sample's own as in eq. 14; LICA's code has one of the whole batch,
+  ``entropy_ratio: batch``. Where H is below 0.001, as for agents with one legal action, it is
+  divided by that.
+- Dead agents are left out of the mean of eq. 16; ``use_policy_active_mask: false`` counts them in,
+  as LICA does, though their terms are zero.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from torch import Tensor
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.advantages import POLICY_WEIGHT
+from rllib_seqmarl.learning.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.critics import CriticConfig, CriticLearner
+from rllib_seqmarl.learning.learner import Rows
+from rllib_seqmarl.learning.module import ENTROPY
+from rllib_seqmarl.learning.recurrent import POLICY, RecurrentModule
+from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
+from rllib_seqmarl.nets.contributions import (
+    Path,
+    of_previous_episode,
+    over_windows,
+    path_contributions,
+)
+from rllib_seqmarl.nets.credit import counterfactual_credit, sequential_credit
+from rllib_seqmarl.nets.critics import HypernetworkCritic
+from rllib_seqmarl.rollout.block import ACTIONS, IS_FIRST, LOG_PROB, ORDER
+
+#: What the entropy is divided by, where it is one number for the whole minibatch.
+ENTROPY_LEVEL = "entropy_level"
+#: What the learner keeps: what orders of evaluation depend on beside the present block.
+CARRIED = "carried_orders"
+
+
+class SeCAConfig(CriticConfig):
+    """Settings of SeCA; see the module's table for the paper's variants.
+
+    Attributes:
+        embed_dim: E, width of the critic's hidden layer.
+        hypernet_dim: width of the hypernetwork that makes the critic's first layer; None: N A E.
+        advantage: ``sequential`` (eq. 5) or ``counterfactual`` (COMA's, eq. 3).
+        order: by what agents are evaluated first: a large ``contribution``, a high ``probability``
+            of the action taken, a low ``entropy``, or one random order, ``fixed`` for the run.
+        order_window: steps whose contributions make one order; None: those of the episode.
+        order_source: whose contributions: those of the ``own_episode``, or of the
+            ``previous_episode`` of the same world.
+        path_points: points per step of the path at which gradients are taken.
+        entropy_coeff: xi.
+        entropy_ratio: the adaptive entropy is divided by that of each ``sample``, or by the mean
+            of the ``batch``.
+    """
+
+    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = CriticConfig._CHOICES | {
+        "advantage": ("sequential", "counterfactual"),
+        "order": ("contribution", "probability", "entropy", "fixed"),
+        "order_source": ("own_episode", "previous_episode"),
+        "entropy_ratio": ("sample", "batch"),
+    }
+    _SIZES: ClassVar[set[str]] = {"embed_dim", "hypernet_dim", "order_window", "path_points"}
+    _OPTIONAL: ClassVar[set[str]] = CriticConfig._OPTIONAL | {"hypernet_dim", "order_window"}
+    _WHOLE: ClassVar[set[str]] = CriticConfig._WHOLE | _SIZES
+    _POSITIVE: ClassVar[set[str]] = CriticConfig._POSITIVE | _SIZES
+
+    def __init__(self, algo_class: type[Any] | None = None) -> None:
+        super().__init__(algo_class or SeCA)
+        self.embed_dim = 64
+        self.hypernet_dim: int | None = 64
+        self.advantage = "sequential"
+        self.order = "contribution"
+        self.order_window = None
+        self.order_source = "own_episode"
+        self.path_points = 5
+        self.entropy_ratio = "sample"
+
+    def validate(self) -> None:
+        """See `CriticConfig.validate`."""
+        super().validate()
+        if self.use_value_active_mask:
+            raise UserError(
+                "config key 'use_value_active_mask' has no meaning here: one value is the whole "
+                "team's; leave it at false."
+            )
+        whole_episodes = self.order == "contribution" and self.order_window is None
+        if self.order_source == "previous_episode" and not whole_episodes:
+            raise UserError(
+                "order_source 'previous_episode' is about contributions to whole episodes: leave "
+                "order at 'contribution' and order_window at null."
+            )
+
+    def get_default_learner_class(self) -> type[SeCALearner]:
+        """The learner of this file."""
+        return SeCALearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Recurrent agents and a hypernetwork critic."""
+        names = ("state", "hidden_dim", "target_update_interval", "embed_dim", "hypernet_dim")
+        settings = {name: getattr(self, name) for name in names}
+        return RLModuleSpec(module_class=SeCAModule, model_config=settings)
+
+
+class SeCAModule(RecurrentModule):
+    """Recurrent agents with LICA's critic."""
+
+    def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> HypernetworkCritic:
+        """See `RecurrentModule`."""
+        width, hypernet = self.model_config["embed_dim"], self.model_config["hypernet_dim"]
+        return HypernetworkCritic(state_dim, num_agents, num_actions, width, hypernet)
+
+
+class SeCALearner(CriticLearner):
+    """Score-function gradient with the advantage of a sequential evaluation."""
+
+    # -- order of evaluation -----------------------------------------------------------------
+
+    def more_rows(self, rows: Rows, path: Path) -> Rows:
+        """The order in which agents are evaluated, int [E, T, N]."""
+        order = self._scores(rows, path).argsort(dim=-1, descending=True, stable=True)
+        return {ORDER: order}
+
+    def _scores(self, rows: Rows, path: Path) -> Tensor:
+        """Who is evaluated first, [E, T, N]: the largest number."""
+        policy, actions = path.policy[:, :-1], rows[ACTIONS]
+        if self.config.order == "probability":
+            return policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        if self.config.order == "entropy":
+            return torch.xlogy(policy, policy).sum(-1)
+        if self.config.order == "fixed":
+            if CARRIED not in self.kept:  # the sum is the same for all learners
+                draw = torch.rand(actions.shape[-1], generator=self.generator)
+                self.kept[CARRIED] = self.sum_over_learners(draw.to(self.device))
+            return self.kept[CARRIED].expand(actions.shape)
+        contributions = self._contributions(path)
+        if self.config.order_source == "own_episode":
+            window = self.config.order_window
+            return over_windows(contributions, rows[IS_FIRST], path.goes_on, window)
+        carried = self.kept.get(CARRIED)
+        if carried is None or carried.shape[1] != len(contributions):
+            draw = torch.rand(2, *contributions[:, 0].shape, generator=self.generator)
+            carried = draw.to(self.device)
+        scores, self.kept[CARRIED] = of_previous_episode(contributions, rows[IS_FIRST], carried)
+        return scores
+
+    def _contributions(self, path: Path) -> Tensor:
+        """c^a of each step, [E, T, N]; the state's share of Q's change is logged."""
+        config = self.config
+        with self.network_time():
+            contributions, beside = path_contributions(
+                self.core.critic, path, config.path_points, config.micro_batch_size
+            )
+        share = beside.abs().sum() / (beside + contributions.sum(-1)).abs().sum().clamp(min=1e-12)
+        self.metrics.log_value(
+            (DEFAULT_MODULE_ID, "state_share"), float(share), reduce="mean", window=1
+        )
+        return contributions
+
+    # -- loss --------------------------------------------------------------------------------
+
+    def start_minibatch(self, rows: Rows) -> Rows:
+        """Weights, and with ``entropy_ratio: batch`` the mean entropy of the minibatch."""
+        extra = super().start_minibatch(rows)
+        if self.config.entropy_ratio == "batch":
+            with torch.no_grad(), self.network_time():
+                parts = [
+                    weighted_sum(self.core.forward_train(piece)[ENTROPY], piece[POLICY_WEIGHT])
+                    for piece in self.pieces(rows | extra)
+                ]
+            level = self.sum_over_learners(torch.stack(parts).sum()) / self.num_shares
+            extra[ENTROPY_LEVEL] = level
+        return extra
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: SeCAConfig, batch: Rows, fwd_out: Rows
+    ) -> Tensor:
+        """-J of eq. 13, mean over agents and steps (eq. 16); the critic is held."""
+        weight, entropy = batch[POLICY_WEIGHT], fwd_out[ENTROPY]  # [E, T, N]
+        actions, policy = batch[ACTIONS].flatten(0, 1), fwd_out[POLICY].flatten(0, 1)
+        with torch.no_grad():
+            q = partial(self.core.critic, self.core.state_of(batch).flatten(0, 1))
+            if config.advantage == "sequential":
+                advantage = sequential_credit(q, actions, policy, batch[ORDER].flatten(0, 1))
+            else:
+                advantage = counterfactual_credit(q, actions, policy)
+        advantage = advantage.view_as(entropy)
+        policy_loss = -weighted_sum(fwd_out[LOG_PROB].squeeze(-1) * advantage, weight)
+        bonus = weighted_sum(adaptive_entropy(entropy, batch.get(ENTROPY_LEVEL)), weight)
+        loss = policy_loss - self.entropy_coeff.get_current_value() * bonus
+        self.log_terms(
+            policy_loss=policy_loss,
+            entropy=weighted_sum(entropy, weight),
+            advantage_square=weighted_sum(advantage.square(), weight),
+            total_loss=loss,
+        )
+        return loss
+
+
+class SeCA(TeamAlgorithm):
+    """Sequential credit assignment."""
+
+    @classmethod
+    def get_default_config(cls) -> SeCAConfig:
+        """The builder with this algorithm's defaults."""
+        return SeCAConfig()

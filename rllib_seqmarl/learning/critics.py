@@ -1,0 +1,232 @@
+"""What algorithms with recurrent agents and a central action value share: settings and learner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from ray.rllib.core import DEFAULT_MODULE_ID
+from torch import Tensor
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.advantages import POLICY_WEIGHT, TARGETS, VALUE_WEIGHT
+from rllib_seqmarl.learning.config import TeamConfig
+from rllib_seqmarl.learning.learner import Rows, TeamLearner
+from rllib_seqmarl.learning.recurrent import CRITIC_STATES, RecurrentModule
+from rllib_seqmarl.losses import weighted_sum
+from rllib_seqmarl.nets.contributions import Path
+from rllib_seqmarl.nets.recurrent import HIDDEN, PREVIOUS_ACTIONS, Unrolled, previous_actions
+from rllib_seqmarl.returns import td_lambda
+from rllib_seqmarl.rollout.block import (
+    ACTION_MASK,
+    ACTIONS,
+    ALIVE,
+    IS_FIRST,
+    OBS,
+    OBSERVATION_COLUMNS,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    FinalObservations,
+    RolloutBlock,
+)
+
+
+class CriticConfig(TeamConfig):
+    """Settings of recurrent agents with a central critic; the defaults are those of LICA's code.
+
+    Attributes:
+        state: what the critic reads: ``environment``, its ``state`` (most environments give it
+            with ``state: true`` in env_config), or ``observations``, those of all agents.
+        hidden_dim: width of the agents' recurrent state.
+        lr: of the agents; a number or a schedule ``[[env_step, value], ...]``.
+        critic_lr: likewise, of the critic.
+        lambda_: of the critic's TD(lambda) targets.
+        target_update_interval: gradient steps of the critic until its target copy follows.
+        entropy_coeff: weight of the entropy; a number or a schedule.
+        minibatch_size: environment steps per gradient step. Minibatches are of whole sequences,
+            all ``rollout_fragment_length`` steps of a world, so they hold one at least.
+        micro_batch_size: likewise, per forward and backward pass.
+        num_epochs: passes over a rollout. More than one takes steps on data of an older policy,
+            for which the policy gradient is not corrected.
+    """
+
+    #: Recurrent agents here choose among discrete actions.
+    continuous_actions: ClassVar[bool] = False
+
+    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "state": CRITIC_STATES,
+        "time_limit": ("bootstrap", "terminate"),
+    }
+    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | {"hidden_dim", "target_update_interval"}
+    _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | {"hidden_dim", "target_update_interval"}
+    _NOT_NEGATIVE: ClassVar[set[str]] = TeamConfig._NOT_NEGATIVE | {"critic_lr"}
+    _UNIT_INTERVAL: ClassVar[set[str]] = TeamConfig._UNIT_INTERVAL | {"lambda_"}
+
+    def __init__(self, algo_class: type[Any] | None = None) -> None:
+        super().__init__(algo_class)
+        self.state = "environment"
+        self.hidden_dim = 64
+        self.lr = 2.5e-3
+        self.critic_lr = 5e-4
+        self.gamma = 0.99
+        self.lambda_ = 0.8
+        self.target_update_interval = 200
+        self.entropy_coeff = 0.06
+        self.grad_clip = 10.0
+        self.adam_epsilon = 1e-8
+        self.num_epochs = 1
+
+    def validate(self) -> None:
+        """See `TeamConfig.validate`."""
+        super().validate()
+        for name in ("minibatch_size", "micro_batch_size"):
+            steps = getattr(self, name)
+            if steps is not None and steps < self.rollout_fragment_length:
+                raise UserError(
+                    f"config key {name!r} ({steps}) holds no whole sequence of "
+                    f"rollout_fragment_length ({self.rollout_fragment_length}) steps: raise it, "
+                    "or shorten the rollouts; recurrent agents learn from whole sequences."
+                )
+
+
+class CriticLearner(TeamLearner):
+    """For each minibatch of sequences a gradient step of the critic, then one of the agents.
+
+    The critic learns the TD(lambda) targets of its target copy. An algorithm adds the agents' loss,
+    ``compute_loss_for_module``, in which the critic must be held.
+    """
+
+    @property
+    def core(self) -> RecurrentModule:
+        """The module itself, without what several learners wrap around it."""
+        return self.module[DEFAULT_MODULE_ID].unwrapped()
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """An Adam for the agents and one for the critic, whose gradients are clipped apart."""
+        core = self.module[module_id].unwrapped()
+        for part, lr in (("agent", config.lr), ("critic", config.critic_lr)):
+            parameters = list(getattr(core, part).parameters())
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=part,
+                optimizer=torch.optim.Adam(parameters, eps=config.adam_epsilon),
+                params=parameters,
+                lr_or_lr_schedule=lr,
+            )
+
+    # -- rows --------------------------------------------------------------------------------
+
+    def steps_per_row(self, rows: Rows) -> int:
+        """T: a row is the sequence of one world."""
+        return rows[ACTIONS].shape[1]
+
+    def rows(self, block: RolloutBlock) -> Rows:
+        """Columns [T, E, N, ...] -> sequences [E, T, N, ...] with targets [E, T]."""
+        c = {k: self.to_device(column).transpose(0, 1) for k, column in block.columns.items()}
+        keep = (*OBSERVATION_COLUMNS, ACTIONS, IS_FIRST)
+        steps = c[REWARD].shape[1]
+        rows = {k: c[k][:, :steps] for k in keep if k in c}
+        rows |= {k: self.to_device(block.memory[k]) for k in (HIDDEN, PREVIOUS_ACTIONS)}
+        with torch.no_grad(), self.network_time():
+            unrolled = self.core.agent.unroll(
+                rows[OBS],
+                previous_actions(rows[ACTIONS], rows[PREVIOUS_ACTIONS]),
+                rows[HIDDEN],
+                rows[IS_FIRST],
+            )
+            last = {k: c[k][:, steps] for k in OBSERVATION_COLUMNS if k in c}
+            everywhere = torch.arange(len(last[OBS]), device=self.device)
+            last_policy = self._next_policy(
+                last, rows, unrolled, everywhere, torch.full_like(everywhere, steps - 1)
+            )
+            taken = F.one_hot(rows[ACTIONS], last_policy.shape[-1]).to(last_policy.dtype)
+            # Q(s_t, u_t); at the last row pi stands for an action that was not chosen yet.
+            joint = torch.cat((taken, last_policy.unsqueeze(1)), dim=1)  # [E, T + 1, N, A]
+            state = self.core.state_of(c)  # [E, T + 1, S]
+            following = self.values(self.core.target, state[:, 1:], joint[:, 1:].unsqueeze(2))[
+                ..., 0
+            ]
+            if block.final is not None:
+                self._bootstrap(following, block.final, rows, unrolled)
+            policy = self.core.policy(unrolled.logits, rows.get(ACTION_MASK))
+        targets = td_lambda(  # [T, E]
+            c[REWARD].transpose(0, 1),
+            following.transpose(0, 1),
+            c[TERMINATED].transpose(0, 1),
+            c[TRUNCATED].transpose(0, 1),
+            gamma=self.config.gamma,
+            lambda_=self.config.lambda_,
+            time_limit=self.config.time_limit,
+        )
+        rows[TARGETS] = targets.transpose(0, 1)
+        policy = torch.cat((policy, last_policy.unsqueeze(1)), dim=1)
+        goes_on = ~(c[TERMINATED] | c[TRUNCATED])
+        return rows | self.more_rows(rows, Path(state, policy, goes_on))
+
+    def more_rows(self, rows: Rows, path: Path) -> Rows:
+        """What an algorithm puts beside the rows, one entry per sequence."""
+        return {}
+
+    def _next_policy(
+        self, obs: Rows, rows: Rows, unrolled: Unrolled, world: Tensor, step: Tensor
+    ) -> Tensor:
+        """pi [K, N, A] at observations [K, ...] that followed a step (int [K]) of a world."""
+        memory = {
+            HIDDEN: unrolled.hidden[world, step],
+            PREVIOUS_ACTIONS: rows[ACTIONS][world, step],
+        }
+        logits, _ = self.core.agent.step(obs[OBS], memory, torch.zeros_like(world).bool())
+        return self.core.policy(logits, obs.get(ACTION_MASK))
+
+    def _bootstrap(
+        self, following: Tensor, final: FinalObservations, rows: Rows, unrolled: Unrolled
+    ) -> None:
+        """Puts Q(s, pi) of truncated episodes' final states into ``following`` [E, T]."""
+        obs = {k: self.to_device(column) for k, column in final.columns.items()}
+        world, step = self.to_device(final.world), self.to_device(final.step)
+        policy = self._next_policy(obs, rows, unrolled, world, step)
+        state = self.core.state_of(obs)
+        following[world, step] = self.values(self.core.target, state, policy.unsqueeze(1))[..., 0]
+
+    def values(
+        self, critic: Callable[[Tensor, Tensor], Tensor], state: Tensor, joint_actions: Tensor
+    ) -> Tensor:
+        """A critic's values in pieces: state [..., S], joint actions [..., K, N, A] -> [..., K]."""
+        shape = state.shape[:-1]
+        states, vectors = state.flatten(0, -2), joint_actions.flatten(0, -4)
+        size = self.config.micro_batch_size or len(states)
+        pieces = zip(states.split(size), vectors.split(size), strict=True)
+        return torch.cat([critic(s, v) for s, v in pieces]).view(*shape, -1)
+
+    # -- losses ------------------------------------------------------------------------------
+
+    def start_minibatch(self, rows: Rows) -> Rows:
+        """The weight of each agent's terms and of each step's."""
+        targets = rows[TARGETS]
+        alive = rows[ALIVE].to(targets.dtype)
+        policy = alive if self.config.use_policy_active_mask else torch.ones_like(alive)
+        weights: Rows = {}
+        for name, weight in ((POLICY_WEIGHT, policy), (VALUE_WEIGHT, torch.ones_like(targets))):
+            # Learners' gradients are averaged, so each divides by its share of the weight.
+            weights[name] = weight / (self.sum_over_learners(weight.sum()) / self.num_shares)
+        return weights
+
+    def learn_from(self, minibatch: Rows) -> None:
+        """A step of the critic, whose target copy follows, and one of the agents."""
+        minibatch = {**minibatch, **self.start_minibatch(minibatch)}
+        self.gradient_step(minibatch, self.critic_loss)
+        self.core.target.follow(self.core.critic)
+        self.gradient_step(minibatch, self.loss)
+
+    def critic_loss(self, piece: Rows) -> Tensor:
+        """(y - Q(s, u))^2, mean over all steps (SeCA, eq. 12)."""
+        core = self.core
+        taken = F.one_hot(piece[ACTIONS], core.agent.num_actions).to(piece[TARGETS].dtype)
+        state = core.state_of(piece).flatten(0, 1)  # [E T, S]
+        values = core.critic(state, taken.flatten(0, 1).unsqueeze(1)).view_as(piece[TARGETS])
+        loss = weighted_sum((piece[TARGETS] - values).square(), piece[VALUE_WEIGHT])
+        self.log_terms(vf_loss=loss, q_mean=weighted_sum(values, piece[VALUE_WEIGHT]))
+        return loss

@@ -1,0 +1,154 @@
+"""The RLModule shell around recurrent agents with a central critic of their joint action."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.module import ENTROPY, action_spec, obs_dim
+from rllib_seqmarl.nets.critics import JointCritic, TargetCritic
+from rllib_seqmarl.nets.distributions import masked_logits
+from rllib_seqmarl.nets.recurrent import (
+    HIDDEN,
+    PREVIOUS_ACTIONS,
+    RecurrentAgent,
+    previous_actions,
+)
+from rllib_seqmarl.rollout.block import ACTION_MASK, ACTIONS, IS_FIRST, LOG_PROB, OBS, STATE
+
+#: Column of `RecurrentModule.forward_train` beside log-prob and entropy.
+POLICY = "policy"
+
+#: What a central critic reads: the environment's ``state``, or all agents' observations.
+CRITIC_STATES = ("environment", "observations")
+
+
+def state_dim(space: spaces.Dict, source: str) -> int:
+    """Width S of what the critic reads, from the observation space of one world.
+
+    Raises:
+        UserError: the environment has no ``state`` though it is asked for.
+    """
+    name = STATE if source == "environment" else OBS
+    if name not in space.spaces:
+        raise UserError(
+            "the critic reads the environment's state, and this environment has none: set "
+            "`state: true` in env_config where the environment offers it, or "
+            "`state: observations` for the concatenated observations of all agents."
+        )
+    return int(np.prod(space[name].shape))
+
+
+class RecurrentModule(TorchRLModule, InferenceOnlyAPI):
+    """Agents, their critic and its target copy; an algorithm says which critic.
+
+    Blocks hold what the agents carried into their first row (RLlib's ``state_in``), and learning
+    unrolls the agents from there. On rollout processes the critics are left out.
+    """
+
+    agent: RecurrentAgent
+    critic: JointCritic
+    target: TargetCritic
+
+    @abstractmethod
+    def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> JointCritic:
+        """The critic, from S, N, A and ``model_config``."""
+
+    def setup(self) -> None:
+        """Builds the networks from the spaces of one world.
+
+        Raises:
+            UserError: continuous actions, or no ``state`` where it is asked for.
+        """
+        settings, width = self.model_config, obs_dim(self.observation_space)
+        action = action_spec(self.action_space)
+        if not action.discrete:
+            raise UserError(
+                "this algorithm's agents choose among discrete actions, and this environment's "
+                "are continuous: run MAT or SrSv."
+            )
+        agents = self.observation_space[OBS].shape[0]
+        state = state_dim(self.observation_space, settings["state"])
+        self.agent = RecurrentAgent(width, action.size, agents, settings["hidden_dim"])
+        if not self.inference_only:
+            self.critic = self.make_critic(state, agents, action.size)
+            self.target = TargetCritic(self.critic, settings["target_update_interval"])
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """What acting does not need."""
+        return ["critic", "target"]
+
+    def get_initial_state(self) -> dict[str, Tensor]:
+        """What the agents of one world remember before they have seen anything."""
+        return self.agent.initial_memory()
+
+    def train(self, mode: bool = True) -> RecurrentModule:
+        """Changes the mode where it differs: RLlib sets it before and after every step."""
+        return self if mode == self.training else super().train(mode)
+
+    def state_of(self, columns: dict[str, Tensor]) -> Tensor:
+        """What the critic reads, from observation columns: [..., S]."""
+        environments = self.model_config["state"] == "environment"
+        obs = columns[OBS]
+        return columns[STATE if environments else OBS].flatten(obs.ndim - 2)
+
+    def policy(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """Probabilities [..., A], 0 for actions that are not available."""
+        return masked_logits(logits, mask).softmax(-1)
+
+    # -- passes ------------------------------------------------------------------------------
+
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self._act(batch, deterministic=True, **kwargs)
+
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self._act(batch, deterministic=False, **kwargs)
+
+    def _act(
+        self,
+        batch: dict[str, Any],
+        deterministic: bool,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        obs = batch[Columns.OBS]
+        worlds = len(obs[OBS])
+        memory, is_first = batch.get(Columns.STATE_IN), batch.get(IS_FIRST)
+        if memory is None:  # nothing was carried here: all episodes begin
+            memory = {k: v.expand(worlds, *v.shape) for k, v in self.get_initial_state().items()}
+        if is_first is None:
+            is_first = obs[OBS].new_zeros(worlds, dtype=torch.bool)
+        actions, log_prob, memory = self.agent.act(
+            obs[OBS],
+            obs.get(ACTION_MASK),
+            memory,
+            is_first,
+            deterministic=deterministic,
+            generator=generator,
+        )
+        return {ACTIONS: actions, LOG_PROB: log_prob, Columns.STATE_OUT: memory}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        """Sequences -> log-prob [B, T, N, 1], entropy [B, T, N], policy [B, T, N, A]."""
+        actions, mask = batch[ACTIONS], batch.get(ACTION_MASK)
+        logits = self.agent.unroll(
+            batch[OBS],
+            previous_actions(actions, batch[PREVIOUS_ACTIONS]),
+            batch[HIDDEN],
+            batch[IS_FIRST],
+        ).logits
+        distribution = self.agent.distribution
+        return {
+            LOG_PROB: distribution.log_prob(logits, mask, actions),
+            ENTROPY: distribution.entropy(logits, mask),
+            POLICY: self.policy(logits, mask),
+        }
