@@ -22,6 +22,11 @@ MAT's value head on 2d inputs.
 ``successors`` sets how fresh the greedy completion is: ``greedy`` computes it once per
 iteration, ``greedy_per_minibatch`` before every gradient step (Algorithm 1 to the letter),
 ``teacher_forced`` takes each successor's most likely action given the actions really taken.
+
+The ablations of Fig. 6 are other networks (`nets.networks`), with the same value: ``network: mlp``
+(SrSv-mlp), ``gnn`` (SrSv-gnn), ``encoder`` (SrSv-enc) and ``decoder`` (SrSv-dec). With a fixed
+mixture of positions (mlp, gnn), w is its last row. The paper names these networks and shows no
+equation: what is not said is read so that w keeps its meaning.
 """
 
 from __future__ import annotations
@@ -46,16 +51,14 @@ class SrSvConfig(MATConfig):
 
     def validate(self) -> None:
         """Takes ``use_successor_policy`` into account; see `MATConfig.validate`."""
-        if self.value == "encoder":
-            raise UserError("SrSv with value 'encoder' is MAT: run MAT.")
+        if self.value in ("encoder", "decoder"):
+            raise UserError(f"SrSv with value {self.value!r} is MAT: run MAT.")
         super().validate()
 
-    def get_default_rl_module_spec(self) -> Any:
-        """MAT's policy with the sequential value."""
-        spec = super().get_default_rl_module_spec()
-        if not self.use_successor_policy:
-            spec.model_config["value"] = "sequential_without_policy"
-        return spec
+    @property
+    def value_function(self) -> str:
+        """See `MATConfig.value_function`."""
+        return self.value if self.use_successor_policy else "sequential_without_policy"
 
 
 class SrSv(MAT):

@@ -23,8 +23,13 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.branches import Branches
-from rllib_seqmarl.nets.decoder_cache import causal_mask
 from rllib_seqmarl.nets.layers import GAIN, linear
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """bool [queries, keys]: which keys the LAST ``queries`` positions of ``keys`` may see."""
+    ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    return ones.tril(diagonal=keys - queries)
 
 
 class Folded(NamedTuple):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.decoder_cache import DecoderCache
+from rllib_seqmarl.nets.decoder_cache import ActionCache, DecoderCache
 from rllib_seqmarl.nets.layers import (
     GAIN_BEFORE_GELU,
     embedding,
@@ -125,6 +125,10 @@ class ActionDecoder(nn.Module, ABC):
         Returns:
             What the head reads, [B, M, D]; `head` turns it into logits or means.
         """
+
+    @abstractmethod
+    def cache(self, encoded: Tensor) -> ActionCache:
+        """For incremental passes over o_hat [B, N, D]."""
 
     # -- tokens ------------------------------------------------------------------------------
 
@@ -268,18 +272,6 @@ class Decoder(ActionDecoder):
         """The cross-attention of the last block."""
         return self.layers()[-1].cross_attention
 
-    def extend(self, cache: DecoderCache, tokens: Tensor, start: int) -> Tensor:
-        """Positions ``start`` .. ``start`` + L, given that all before are in the cache.
-
-        Writes their keys and values into the cache, over whatever stood there; for decoding,
-        under `torch.no_grad`.
-
-        Args:
-            cache: made from the same o_hat.
-            tokens: int [B, L] or float [B, L, A].
-            start: the first position to compute, from 0.
-
-        Returns:
-            The output of the last block at these positions, [B, L, D].
-        """
-        return cache.extend(tokens, start)
+    def cache(self, encoded: Tensor) -> DecoderCache:
+        """See `ActionDecoder.cache`."""
+        return DecoderCache(self, encoded)

@@ -6,7 +6,7 @@ B rows, N agents, D width, A actions or action dimensions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from rllib_seqmarl.nets.branches import Branches
 from rllib_seqmarl.nets.distributions import ActionDistribution
 from rllib_seqmarl.nets.layers import GAIN_BEFORE_GELU, head, linear
 from rllib_seqmarl.nets.mixing import Folded
-from rllib_seqmarl.nets.transformer import BlockTrace, Decoder, DecoderCache
+from rllib_seqmarl.nets.transformer import ActionDecoder, BlockTrace, Decoder
 
 #: How SrSv completes the joint action of agent i's baseline.
 SUCCESSORS = ("greedy", "greedy_per_minibatch", "teacher_forced")
@@ -30,15 +30,18 @@ class ValueFunction(nn.Module, ABC):
     needs_completions = False
     #: Whether values depend on actions at all.
     reads_actions = True
+    #: Decoder positions, beyond those of the policy's own pass, that are computed at once; where
+    #: there are more, the backward pass computes each chunk again instead of keeping it.
+    chunk_size: int | None = None
 
     @abstractmethod
     def forward(
-        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The policy's teacher-forced pass and the values.
 
         Args:
-            decoder: the policy's decoder.
+            decoder: the policy's decoder, of a network that has this value (`networks`).
             encoded: o_hat, [B, N, D].
             actions: that were taken, int [B, N] or float [B, N, A].
             completions: [B, N, N] or [B, N, N, A], where they are needed.
@@ -49,7 +52,7 @@ class ValueFunction(nn.Module, ABC):
 
     def values(
         self,
-        decoder: Decoder,
+        decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
         completions: Tensor | None,
@@ -70,7 +73,7 @@ class EncoderValue(ValueFunction):
         self.head = head(width, 1)
 
     def forward(
-        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded = decoder(decoder.shift(actions), encoded)
@@ -78,7 +81,7 @@ class EncoderValue(ValueFunction):
 
     def values(
         self,
-        decoder: Decoder,
+        decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
         completions: Tensor | None,
@@ -98,7 +101,7 @@ class DecoderValue(ValueFunction):
         self.head = head(width, 1)
 
     def forward(
-        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded = decoder(decoder.shift(actions), encoded)
@@ -144,10 +147,6 @@ class SequentialValue(ValueFunction):
     where e^{j-1} is the decoder's output at the position whose newest token is a^{j-1}.
 
     The N sequences are computed as branches of the policy's own pass, see `Branches`.
-
-    Attributes:
-        chunk_size: decoder positions of branches that are computed at once; where there are more,
-            the backward pass computes each chunk again instead of keeping it. None: no limit.
     """
 
     needs_completions = True
@@ -155,7 +154,6 @@ class SequentialValue(ValueFunction):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.position_value = PositionValue(width)
-        self.chunk_size: int | None = None
 
     def forward(
         self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
@@ -297,7 +295,7 @@ VALUES: dict[str, type[ValueFunction]] = {
 
 @torch.no_grad()
 def complete(
-    decoder: Decoder,
+    decoder: ActionDecoder,
     distribution: ActionDistribution,
     encoded: Tensor,
     mask: Tensor | None,
@@ -333,7 +331,7 @@ def complete(
         row, agent = chunk // agents, chunk % agents
         row_mask = None if mask is None else mask[row]
         completion = actions[row]  # [S, N(, A)]
-        cache = DecoderCache(decoder, encoded[row])
+        cache = decoder.cache(encoded[row])
         token = decoder.start_token(len(chunk))
         for k in range(agents):
             parameters = cache.head(cache.extend(token, k))

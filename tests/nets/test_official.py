@@ -45,7 +45,7 @@ def test_greedy_actions(reference, state_dict, method):
     policy = load_mat(state_dict, heads=2)
     with torch.no_grad():
         encoded = policy.encoder(reference["obs"])
-    actions, log_prob = decode(
+    actions, log_prob, _, _ = decode(
         policy.decoder, policy.distribution, encoded, reference["action_mask"], None, method
     )
     assert torch.equal(actions, reference["greedy_actions"])
