@@ -197,9 +197,8 @@ class MATLearner(AdvantageLearner):
     """Clipped PPO on the advantages of each agent's own value."""
 
     def build(self) -> None:
-        """Adds the schedules of the entropy coefficient and of the clip range."""
+        """Adds the schedule of the clip range."""
         super().build()
-        self.entropy_coeff = Scheduler(self.config.entropy_coeff, framework="torch")
         self.clip_param = Scheduler(self.config.clip_param, framework="torch")
 
     def compute_loss_for_module(
@@ -237,10 +236,9 @@ class MATLearner(AdvantageLearner):
         return loss
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Sets what is a schedule for the steps taken so far."""
+        """Sets the clip range for the steps taken so far."""
         super().before_gradient_based_update(timesteps=timesteps)
-        for scheduled in (self.entropy_coeff, self.clip_param):
-            scheduled.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+        self.clip_param.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
 
 
 class MAT(TeamAlgorithm):
