@@ -86,15 +86,13 @@ def trained_case(checkpoint: str, batch: int, steps: int = 20) -> Case:
     for step in range(steps + 1):
         seen = torch.as_tensor(obs["obs"])
         mask = torch.as_tensor(obs["action_mask"]).bool() if "action_mask" in obs else None
+        decision = policy.act(seen, mask, deterministic=False)
         if step < steps:
-            decision = policy.act(seen, mask, deterministic=False)
             obs, *_ = env.step(decision.actions.numpy())
     env.close()
     with torch.no_grad():
-        encoded = policy.encoder(seen)
-        order = policy.choose_order(encoded, None)
-    mask = None if mask is None else to_order(mask, order)
-    encoded = to_order(encoded, order)
+        encoded = to_order(policy.encoder(seen), decision.order)
+    mask = None if mask is None else to_order(mask, decision.order)
     noise = policy.distribution.noise(tuple(encoded.shape[:2]), encoded.device, None)
     kind = "discrete" if policy.action.discrete else "continuous"
     name = f"{kind:10} {'trained':9}"
