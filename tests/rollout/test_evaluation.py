@@ -113,7 +113,8 @@ def test_controllers_play_the_worlds_of_the_policy(small: Any, tmp_path: Path) -
         played: list[NDArray[np.float32]] = []  # noqa: RUF012 - of this class, not of an instance
 
     def creator(context: Mapping[str, Any]) -> Noted:
-        return Noted(context["num_envs"], dubins_car.check(CARS))
+        config = dubins_car.check(CARS)
+        return Noted(context["num_envs"], config, dubins_car.side_of(config))
 
     tune.register_env("noted_cars", creator)
     algorithm = small("MAT", "noted_cars").build_algo()
