@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import cluster
@@ -34,12 +34,14 @@ def import_mat(
     cluster.quieten(verbose=False)
     from rllib_seqmarl import registry
     from rllib_seqmarl.nets.official import load_mat
+    from rllib_seqmarl.nets.transformer import Decoder, Encoder
 
     policy = load_mat(source, heads=heads)
+    encoder, decoder = cast(Encoder, policy.encoder), cast(Decoder, policy.decoder)
     config = registry.config_class("MAT")().environment(env, env_config=dict(env_config))
     config.training(
-        embed_dim=policy.encoder.norm.normalized_shape[0],
-        num_blocks=len(policy.decoder.blocks),
+        embed_dim=encoder.norm.normalized_shape[0],
+        num_blocks=len(decoder.blocks),
         num_heads=heads,
     )
     cluster.set_log_levels(verbose=False)
