@@ -26,6 +26,8 @@ class Branches:
     Attributes:
         shape: C and G.
         agents: int [I], the branches in here; branch i belongs to agent i.
+        branch: int [R], which branch each row is of.
+        start: int [R], the first row of that branch.
         agent: int [R], whose o_hat is the query and the residual of each row.
         token: int [R], which of the N x N completed actions each row reads.
         last: int [I], the row that reads the value of each branch.
@@ -38,6 +40,8 @@ class Branches:
 
     shape: tuple[int, int]
     agents: Tensor
+    branch: Tensor
+    start: Tensor
     agent: Tensor
     token: Tensor
     last: Tensor
@@ -64,10 +68,13 @@ class Branches:
         visible = torch.cat((of_trunk, of_group), dim=-1)
         last = [index for index, (_, p) in enumerate(flat) if p == agents]
         size = len(rows[0])
+        first = {i: index for index, (i, p) in enumerate(flat) if p == i + 1}
         bias = torch.zeros(visible.shape).masked_fill(~visible, float("-inf"))
         return Branches(
             shape=(len(rows), size),
             agents=torch.tensor([flat[index][0] for index in last], device=device),
+            branch=branch.flatten().to(device),
+            start=torch.tensor([first[i] for i, _ in flat], device=device),
             agent=torch.tensor([p if p < agents else i for i, p in flat], device=device),
             token=torch.tensor([i * agents + p - 1 for i, p in flat], device=device),
             last=torch.tensor(last, device=device),
@@ -105,12 +112,13 @@ class Branches:
         batch, agents, _ = trunk.shape
         groups, size = self.shape
         heads = weights.shape[-1]
-        of_trunk, of_group = weights.split((agents, size), dim=-2)  # [B, C, G, N or G, H]
-        of_trunk = of_trunk.reshape(len(weights), groups * size, agents * heads)
-        of_group = of_group.reshape(len(weights), groups, size, size * heads)
+        of_trunk, of_group = weights.expand(batch, -1, -1, -1, -1).split((agents, size), dim=-2)
+        of_trunk = of_trunk.reshape(batch, groups * size, agents * heads)
+        of_group = of_group.reshape(batch * groups, size, size * heads)
         heard = of_trunk @ trunk.view(batch, agents * heads, -1)  # [B, R, D]
-        own = own.view(batch, groups, size * heads, -1)
-        return heard + (of_group @ own).flatten(1, 2)
+        own = own.view(batch * groups, size * heads, -1)
+        heard = heard.view(batch * groups, size, -1)
+        return torch.baddbmm(heard, of_group, own).view(batch, groups * size, -1)
 
     def read(self, weights: Tensor, trunk: Tensor, own: Tensor) -> Tensor:
         """The mean of scalars [B, N] and [B, R] that the last row of each branch reads: [B, I].

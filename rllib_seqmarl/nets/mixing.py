@@ -105,6 +105,17 @@ class Mixing(nn.Module, ABC):
             [B or 1, C, G, N + G, H].
         """
 
+    def symbol_scores(self, symbols: Tensor) -> Tensor | None:
+        """How each of K symbols is scored by each, where the weights are the softmax of that.
+
+        Args:
+            symbols: [K, D].
+
+        Returns:
+            [K, H, K]; None where the weights depend on more.
+        """
+        return None
+
     # -- shared ------------------------------------------------------------------------------
 
     def project(self, x: Tensor) -> Tensor:
@@ -197,6 +208,12 @@ class Attention(Mixing):
         scores = torch.cat((to_trunk.view(shape), to_own.view(shape)), dim=-1)
         scores += branches.bias.to(scores.dtype).unsqueeze(2)  # [C, G, 1, N + G]
         return scores.softmax(-1).transpose(-1, -2)
+
+    def symbol_scores(self, symbols: Tensor) -> Tensor:
+        """See `Mixing.symbol_scores`."""
+        query = self.fold().query
+        assert query is not None
+        return F.linear(symbols, *query).unflatten(-1, (self.heads, -1)) @ symbols.T
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, H, N, D / H]."""
@@ -293,3 +310,7 @@ class MeanMixing(_FixedMixing):
     def _weights(self, visible: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
         seen = visible.to(self.out_projection.weight.dtype)
         return (seen / seen.sum(-1, keepdim=True)).unsqueeze(0)
+
+    def symbol_scores(self, symbols: Tensor) -> Tensor:
+        """See `Mixing.symbol_scores`."""
+        return symbols.new_zeros(len(symbols), self.heads, len(symbols))

@@ -6,18 +6,18 @@ B rows, N agents, D width, A actions or action dimensions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rllib_seqmarl.nets.branch_pass import BranchPass
 from rllib_seqmarl.nets.branches import Branches
 from rllib_seqmarl.nets.distributions import ActionDistribution
 from rllib_seqmarl.nets.layers import GAIN_BEFORE_GELU, head, linear
-from rllib_seqmarl.nets.mixing import Folded
-from rllib_seqmarl.nets.transformer import ActionDecoder, BlockTrace, Decoder
+from rllib_seqmarl.nets.transformer import ActionDecoder, Decoder
 
 #: How SrSv completes the joint action of agent i's baseline.
 SUCCESSORS = ("greedy", "greedy_per_minibatch", "teacher_forced")
@@ -162,104 +162,27 @@ class SequentialValue(ValueFunction):
         if completions is None:
             raise ValueError("SequentialValue needs the joint actions from `complete`.")
         batch, agents, _ = encoded.shape
-        tokens = decoder.shift(actions)
+        tokens, f = decoder.shift(actions), self.position_value
         decoded, trace = decoder.trace(tokens, encoded)
-        trunk = _Trunk.of(decoder, tokens, encoded, trace, self.position_value, decoded)
+        branch_pass = BranchPass(decoder, tokens, encoded, trace)
+        from_encoded = f.from_encoded(encoded)
+        scalars = f(from_encoded, decoded)  # [B, N]
         completed = decoder.as_tokens(completions).flatten(1, 2)  # [B, N N(, A)]
+
+        def of(branches: Branches) -> Tensor:
+            """V of the agents of some branches, [B, I]."""
+            x, weights = branch_pass(completed.index_select(1, branches.token), branches)
+            own = f(from_encoded.index_select(1, branches.agent), x)  # [B, R]
+            return branches.read(weights, scalars, own)
+
         chunks = list(Branches.chunks(agents, batch, self.chunk_size, encoded.device))
-        values = []
-        for branches in chunks:
-            rows = completed.index_select(1, branches.token)  # [B, R(, A)]
-            if len(chunks) == 1 or not torch.is_grad_enabled():
-                values.append(self._of(decoder, trunk, rows, branches))
-            else:
-                again = (self._of, decoder, trunk, rows, branches)
-                values.append(checkpoint(*again, use_reentrant=False, preserve_rng_state=False))
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            values = [of(branches) for branches in chunks]
+        else:
+            again = {"use_reentrant": False, "preserve_rng_state": False}
+            values = [checkpoint(of, branches, **again) for branches in chunks]
         agent = torch.cat([branches.agents for branches in chunks])
         return decoded, torch.cat(values, dim=1).index_select(1, agent.argsort())
-
-    def _of(self, decoder: Decoder, trunk: _Trunk, tokens: Tensor, branches: Branches) -> Tensor:
-        """V of the agents of some branches: tokens [B, R(, A)] -> [B, I]."""
-        symbols = trunk.symbols
-        x = decoder.embed(tokens, symbols)  # [B, R, D]
-        encoded = trunk.encoded.index_select(1, branches.agent)
-        for index, (block, seen) in enumerate(zip(decoder.layers(), trunk.blocks, strict=True)):
-            first = tokens if index == 0 else None
-            query = None
-            if seen.self_fold.query is not None:
-                query = _map(x, seen.self_fold.query, first, symbols)
-            value = _map(x, seen.self_fold.value, first, symbols)
-            weights = block.self_attention.branch_weights(query, seen.self_input, x, branches)
-            x = block.norm_self(x + branches.hear(weights, seen.self_value, value))
-            query = None
-            if seen.cross_query is not None:
-                query = seen.cross_query.index_select(1, branches.agent)
-            value = F.linear(x, *seen.cross_fold.value)
-            weights = block.cross_attention.branch_weights(query, seen.cross_input, x, branches)
-            x = block.norm_cross(encoded + branches.hear(weights, seen.cross_value, value))
-            x = block.norm_feed_forward(x + block.feed_forward(x))
-        scalars = self.position_value(trunk.position.index_select(1, branches.agent), x)  # [B, R]
-        return branches.read(weights, trunk.scalars, scalars)
-
-
-class _BlockTrunk(NamedTuple):
-    """What branches need of a block of the trunk."""
-
-    self_fold: Folded
-    self_input: Tensor  # [B, N, D]
-    self_value: Tensor  # [B, N, H D]
-    cross_fold: Folded
-    cross_input: Tensor  # [B, N, D]
-    cross_query: Tensor | None  # [B, N, H D]
-    cross_value: Tensor  # [B, N, H D]
-
-
-class _Trunk(NamedTuple):
-    """What branches need of the policy's own pass over N positions."""
-
-    symbols: Tensor | None  # see `Decoder.symbols`
-    encoded: Tensor  # o_hat, [B, N, D]
-    position: Tensor  # what o_hat gives to f_theta, [B, N, D]
-    scalars: Tensor  # f_theta, [B, N]
-    blocks: list[_BlockTrunk]
-
-    @staticmethod
-    def of(
-        decoder: Decoder,
-        tokens: Tensor,
-        encoded: Tensor,
-        trace: list[BlockTrace],
-        position_value: PositionValue,
-        decoded: Tensor,
-    ) -> _Trunk:
-        """From the pass over ``tokens`` and its ``trace``."""
-        symbols, blocks = decoder.symbols(), []
-        for index, (block, seen) in enumerate(zip(decoder.layers(), trace, strict=True)):
-            self_fold, cross_fold = block.self_attention.fold(), block.cross_attention.fold()
-            first = tokens if index == 0 else None
-            ask = cross_fold.query
-            blocks.append(
-                _BlockTrunk(
-                    self_fold,
-                    seen.self_input,
-                    _map(seen.self_input, self_fold.value, first, symbols),
-                    cross_fold,
-                    seen.cross_input,
-                    None if ask is None else F.linear(encoded, *ask),
-                    F.linear(seen.cross_input, *cross_fold.value),
-                )
-            )
-        position = position_value.from_encoded(encoded)
-        return _Trunk(symbols, encoded, position, position_value(position, decoded), blocks)
-
-
-def _map(
-    x: Tensor, layer: tuple[Tensor, Tensor], tokens: Tensor | None, symbols: Tensor | None
-) -> Tensor:
-    """A linear layer on x [B, M, D]; where x is that of ``tokens``, on the A + 1 symbols only."""
-    if tokens is None or symbols is None:
-        return F.linear(x, *layer)
-    return F.embedding(tokens, F.linear(symbols, *layer))
 
 
 class SequentialValueWithoutPolicy(ValueFunction):
