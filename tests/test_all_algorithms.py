@@ -122,7 +122,7 @@ def test_any_order_with_any_value(
     order: str, value: str, env_config: dict[str, Any], small: Any
 ) -> None:
     """All pairs train, and no probability has moved before the first gradient step."""
-    name = "MAT" if value == "encoder" else "SrSv"
+    name = "SrSv" if value.startswith("sequential") else "MAT"
     config = small(name, env_config=env_config, order=order, value=value, lr=1e-2)
     ratio_is_one_before_the_first_step(config)
 

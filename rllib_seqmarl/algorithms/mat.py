@@ -133,7 +133,7 @@ class MATConfig(OrderConfig):
         self.autoregressive = True
         self.decode = "auto"
         self.successors = "greedy"
-        self.value_chunk_size: int | None = 65_536
+        self.value_chunk_size: int | None = 131_072
         self.lr = 5e-4
         self.num_epochs = 15
         self.clip_param = 0.05

@@ -6,6 +6,8 @@ B rows, N agents, D width, A actions or action dimensions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -176,11 +178,10 @@ class SequentialValue(ValueFunction):
             return branches.read(weights, scalars, own)
 
         chunks = list(Branches.chunks(agents, batch, self.chunk_size, encoded.device))
-        if len(chunks) == 1 or not torch.is_grad_enabled():
-            values = [of(branches) for branches in chunks]
-        else:
-            again = {"use_reentrant": False, "preserve_rng_state": False}
-            values = [checkpoint(of, branches, **again) for branches in chunks]
+        compute: Callable[[Branches], Tensor] = of
+        if len(chunks) > 1 and torch.is_grad_enabled():
+            compute = partial(checkpoint, of, use_reentrant=False, preserve_rng_state=False)
+        values = [compute(branches) for branches in chunks]
         agent = torch.cat([branches.agents for branches in chunks])
         return decoded, torch.cat(values, dim=1).index_select(1, agent.argsort())
 

@@ -195,7 +195,8 @@ def _restore(runner: TeamEnvRunner, path: Path) -> None:
         first = str(error).splitlines()[1:2] or [str(error)]
         raise UserError(
             f"the policy of {path} does not fit this environment ({first[0].strip()}): "
-            "observation and action sizes must be those of the training."
+            "observation and action sizes must be those of the training, and so must the number of "
+            "agents where a network depends on it."
         ) from error
     except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is damaged: {error}") from error

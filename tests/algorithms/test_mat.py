@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 
@@ -47,3 +48,27 @@ def test_loss_is_the_formula(small: Any) -> None:
     # What the dead may do is not learned, what their team will earn is.
     expected = policy_sum / alive.sum() + value_sum / alive.numel()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("network", "value"),
+    [
+        ("encoder", "encoder"),
+        ("decoder", "decoder"),
+        ("gru", "encoder"),
+        ("decentralised", "encoder"),
+    ],
+)
+@pytest.mark.parametrize("continuous", [False, True])
+def test_trains_with_the_other_networks_of_the_official_code(
+    network: str, value: str, continuous: bool, small: Any
+) -> None:
+    env_config = {"episode_length": 3, "continuous": continuous}
+    algorithm = small("MAT", env_config=env_config, network=network, value=value).build_algo()
+    terms = algorithm.train()["learners"]["default_policy"]
+    assert terms["vf_loss"] > 0
+    assert terms["ratio_deviation"] < 0.5
+    acting = [name for name, _ in algorithm.get_module().named_parameters()]
+    # MAT-Dec's encoder is the critic's.
+    assert any(".encoder." in name for name in acting) == (network != "decentralised")
+    algorithm.stop()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.module import COMPLETIONS
 from rllib_seqmarl.nets.values import (
     SUCCESSORS,
@@ -74,6 +75,53 @@ def test_value_of_each_variant(small: Any) -> None:
         algorithm, learner = build(small, name, **settings)
         assert type(learner.core.policy.value) is value
         algorithm.stop()
+
+
+@pytest.mark.parametrize("network", ["mlp", "gnn", "encoder", "decoder"])
+def test_trains_with_the_networks_of_the_ablations(network: str, small: Any) -> None:
+    """SrSv paper, Fig. 6; every parameter takes part, as several learners need it."""
+    algorithm, learner = build(small, network=network)
+    before = {name: p.clone() for name, p in learner.core.named_parameters()}
+    terms = algorithm.train()["learners"]["default_policy"]
+    assert terms["vf_loss"] > 0
+    for name, parameter in learner.core.named_parameters():
+        assert parameter.grad is not None, name
+    assert any(not torch.equal(p, before[name]) for name, p in learner.core.named_parameters())
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("value_chunk_size", [1, None])
+def test_chunks_of_the_value_give_the_same_step(value_chunk_size: int | None, small: Any) -> None:
+    gradients = []
+    for size in (131_072, value_chunk_size):
+        algorithm, learner = build(small, value_chunk_size=size, num_epochs=1)
+        algorithm.train()
+        gradients.append([p.grad.clone() for p in learner.core.parameters()])
+        algorithm.stop()
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"network": "gru"}, "network 'gru' has no value 'sequential'"),
+        ({"network": "decentralised"}, "network 'decentralised' has no value 'sequential'"),
+        (
+            {"network": "encoder", "use_successor_policy": False},
+            "network 'encoder' has no value 'sequential_without_policy'",
+        ),
+        ({"network": "gnn", "num_heads": 2}, "leave num_heads at 1"),
+        ({"network": "lstm"}, "'network' must be one of transformer, mlp"),
+        ({"value": "decoder"}, "SrSv with value 'decoder' is MAT"),
+        ({"value_chunk_size": 0}, "'value_chunk_size' must be above 0"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    settings: dict[str, Any], line: str, small: Any
+) -> None:
+    with pytest.raises(UserError, match=line):
+        small("SrSv", **settings).validate()
 
 
 def test_acting_carries_no_value_function(small: Any) -> None:

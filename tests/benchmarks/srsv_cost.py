@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--agents", type=int, nargs="+", default=AGENTS)
     parser.add_argument("--rows", type=int, help="rows of a minibatch; default 6400 / N")
     parser.add_argument("--micro-batch", type=int, default=400)
-    parser.add_argument("--chunk", type=int, default=65_536, help="value_chunk_size")
+    parser.add_argument("--chunk", type=int, default=131_072, help="value_chunk_size")
     parser.add_argument("--blocks", type=int, default=1)
     parser.add_argument("--heads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=8)
