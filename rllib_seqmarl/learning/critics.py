@@ -43,6 +43,7 @@ class CriticConfig(TeamConfig):
         hidden_dim: width of the agents' recurrent state.
         lr: of the agents; a number or a schedule ``[[env_step, value], ...]``.
         critic_lr: likewise, of the critic.
+        critic_steps: gradient steps of the critic for each step of the agents.
         lambda_: of the critic's TD(lambda) targets.
         target_update_interval: gradient steps of the critic until its target copy follows.
         entropy_coeff: weight of the entropy; a number or a schedule.
@@ -60,8 +61,9 @@ class CriticConfig(TeamConfig):
         "state": CRITIC_STATES,
         "time_limit": ("bootstrap", "terminate"),
     }
-    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | {"hidden_dim", "target_update_interval"}
-    _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | {"hidden_dim", "target_update_interval"}
+    _NUMBERS: ClassVar[set[str]] = {"hidden_dim", "critic_steps", "target_update_interval"}
+    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | _NUMBERS
+    _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | _NUMBERS
     _NOT_NEGATIVE: ClassVar[set[str]] = TeamConfig._NOT_NEGATIVE | {"critic_lr"}
     _UNIT_INTERVAL: ClassVar[set[str]] = TeamConfig._UNIT_INTERVAL | {"lambda_"}
 
@@ -71,6 +73,7 @@ class CriticConfig(TeamConfig):
         self.hidden_dim = 64
         self.lr = 2.5e-3
         self.critic_lr = 5e-4
+        self.critic_steps = 1
         self.gamma = 0.99
         self.lambda_ = 0.8
         self.target_update_interval = 200
@@ -93,7 +96,7 @@ class CriticConfig(TeamConfig):
 
 
 class CriticLearner(TeamLearner):
-    """For each minibatch of sequences a gradient step of the critic, then one of the agents.
+    """For each minibatch of sequences gradient steps of the critic, then one of the agents.
 
     The critic learns the TD(lambda) targets of its target copy. An algorithm adds the agents' loss,
     ``compute_loss_for_module``, in which the critic must be held.
@@ -215,10 +218,11 @@ class CriticLearner(TeamLearner):
         return weights
 
     def learn_from(self, minibatch: Rows) -> None:
-        """A step of the critic, whose target copy follows, and one of the agents."""
+        """Steps of the critic, which its target copy follows, and one of the agents."""
         minibatch = {**minibatch, **self.start_minibatch(minibatch)}
-        self.gradient_step(minibatch, self.critic_loss)
-        self.core.target.follow(self.core.critic)
+        for _ in range(self.config.critic_steps):
+            self.gradient_step(minibatch, self.critic_loss)
+            self.core.target.follow(self.core.critic)
         self.gradient_step(minibatch, self.loss)
 
     def critic_loss(self, piece: Rows) -> Tensor:
@@ -228,5 +232,7 @@ class CriticLearner(TeamLearner):
         state = core.state_of(piece).flatten(0, 1)  # [E T, S]
         values = core.critic(state, taken.flatten(0, 1).unsqueeze(1)).view_as(piece[TARGETS])
         loss = weighted_sum((piece[TARGETS] - values).square(), piece[VALUE_WEIGHT])
-        self.log_terms(vf_loss=loss, q_mean=weighted_sum(values, piece[VALUE_WEIGHT]))
+        mean = weighted_sum(values, piece[VALUE_WEIGHT])
+        steps = self.config.critic_steps
+        self.log_terms(vf_loss=loss / steps, q_mean=mean / steps)
         return loss
