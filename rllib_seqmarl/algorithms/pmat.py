@@ -59,7 +59,7 @@ class PMATConfig(MATConfig):
 
 
 class PMAT(MAT):
-    """Prioritised Multi-Agent Transformer."""
+    """Prioritized Multi-Agent Transformer."""
 
     @classmethod
     def get_default_config(cls) -> PMATConfig:
