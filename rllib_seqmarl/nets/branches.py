@@ -35,7 +35,6 @@ class Branches:
         position: int [C, G], where in its sequence each row stands, from 0.
         key_position: int [C, N + G], likewise of the positions a group sees: trunk, then group.
         visible: bool [C, G, N + G], which of them each row may see.
-        bias: float [C, G, N + G], 0 where it may and -inf where not.
     """
 
     shape: tuple[int, int]
@@ -49,10 +48,9 @@ class Branches:
     position: Tensor
     key_position: Tensor
     visible: Tensor
-    bias: Tensor
 
     @staticmethod
-    @lru_cache(maxsize=64)
+    @lru_cache(maxsize=256)
     def of(agents: int, groups: tuple[int, int], device: torch.device) -> Branches:
         """The groups from ``groups[0]`` to before ``groups[1]`` of all that N agents have."""
         members = _groups(agents)[slice(*groups)]
@@ -69,7 +67,6 @@ class Branches:
         last = [index for index, (_, p) in enumerate(flat) if p == agents]
         size = len(rows[0])
         first = {i: index for index, (i, p) in enumerate(flat) if p == i + 1}
-        bias = torch.zeros(visible.shape).masked_fill(~visible, float("-inf"))
         return Branches(
             shape=(len(rows), size),
             agents=torch.tensor([flat[index][0] for index in last], device=device),
@@ -82,7 +79,6 @@ class Branches:
             position=position.to(device),
             key_position=torch.cat((trunk, position), dim=1).to(device),
             visible=visible.to(device),
-            bias=bias.to(device),
         )
 
     @staticmethod

@@ -206,7 +206,8 @@ class Attention(Mixing):
         to_own = query.view(batch * groups, -1, width) @ own.view(batch * groups, size, width).mT
         shape = (batch, groups, size, self.heads, -1)
         scores = torch.cat((to_trunk.view(shape), to_own.view(shape)), dim=-1)
-        scores += branches.bias.to(scores.dtype).unsqueeze(2)  # [C, G, 1, N + G]
+        bias = scores.new_zeros(branches.visible.shape)  # [C, G, N + G]
+        scores += bias.masked_fill_(~branches.visible, float("-inf")).unsqueeze(2)
         return scores.softmax(-1).transpose(-1, -2)
 
     def symbol_scores(self, symbols: Tensor) -> Tensor:
