@@ -47,6 +47,8 @@ class SrSvConfig(MATConfig):
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class or SrSv)
         self.value = "sequential"
+        # A row is several times as many decoder positions as with MAT.
+        self.micro_batch_size = 200
         self.use_successor_policy = True
 
     def validate(self) -> None:

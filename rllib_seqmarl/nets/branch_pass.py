@@ -63,13 +63,13 @@ class BranchPass:
         encoded = self.encoded.index_select(1, branches.agent)  # [B, R, D]
         for block, own, cross, queries in self.blocks:
             if isinstance(own, _Symbols):
-                heard = own.hear(tokens, branches)
+                heard = own.hear(x, tokens, branches)
             else:
-                heard, _ = own.hear(own.ask(x), x, branches)
-            x = block.norm_self(x + heard)
+                heard, _ = own.hear(x, own.ask(x), x, branches)
+            x = block.norm_self(heard)
             query = None if queries is None else queries.index_select(1, branches.agent)
-            heard, weights = cross.hear(query, x, branches)
-            x = block.norm_cross(encoded + heard)
+            heard, weights = cross.hear(encoded, query, x, branches)
+            x = block.norm_cross(heard)
             x = block.norm_feed_forward(x + block.feed_forward(x))
         return x, weights
 
@@ -86,11 +86,13 @@ class _Positions:
         """Queries of ``x``: [B, M, D] -> [B, M, H D]; None where nothing is asked."""
         return None if self.fold.query is None else F.linear(x, *self.fold.query)
 
-    def hear(self, query: Tensor | None, x: Tensor, branches: Branches) -> tuple[Tensor, Tensor]:
-        """What the rows hear, [B, R, D], and with which weights; ``x`` is theirs, [B, R, D]."""
+    def hear(
+        self, residual: Tensor, query: Tensor | None, x: Tensor, branches: Branches
+    ) -> tuple[Tensor, Tensor]:
+        """``residual`` plus what the rows of ``x`` hear, all [B, R, D]; and with which weights."""
         weights = self.mixing.branch_weights(query, self.trunk, x, branches)
         own = F.linear(x, *self.fold.value)  # [B, R, H D]
-        return branches.hear(weights, self.value, own), weights
+        return branches.hear(residual, weights, self.value, own), weights
 
 
 class _Symbols:
@@ -113,11 +115,12 @@ class _Symbols:
         self.one_hot = torch.eye(len(symbols), dtype=symbols.dtype, device=symbols.device)
         self.count = F.embedding(tokens, self.one_hot).cumsum(1)  # [B, N, K], up to each position
 
-    def hear(self, tokens: Tensor, branches: Branches) -> Tensor:
-        """What rows with these tokens, int [B, R], hear: [B, R, D]."""
+    def hear(self, residual: Tensor, tokens: Tensor, branches: Branches) -> Tensor:
+        """``residual`` [B, R, D] plus what rows with these tokens, int [B, R], hear."""
         own = F.embedding(tokens, self.one_hot)  # [B, R, K]
         before_branch = (own.cumsum(1) - own).index_select(1, branches.start)
         count = own.cumsum(1) - before_branch + self.count.index_select(1, branches.branch)
         scores = F.embedding(tokens, self.scores.flatten(1)).unflatten(-1, self.scores.shape[1:])
         weights = (scores + count.log().unsqueeze(2)).softmax(-1)  # [B, R, H, K]
-        return weights.flatten(2) @ self.value
+        heard = torch.addmm(residual.flatten(0, 1), weights.flatten(2).flatten(0, 1), self.value)
+        return heard.view_as(residual)

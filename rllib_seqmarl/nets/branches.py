@@ -99,8 +99,14 @@ class Branches:
         for start in range(0, len(groups), step):
             yield Branches.of(agents, (start, min(start + step, len(groups))), device)
 
-    def hear(self, weights: Tensor, trunk: Tensor, own: Tensor) -> Tensor:
-        """What each row hears: weights as from `Mixing.branch_weights`, [B, N, H D], [B, R, H D].
+    def hear(self, x: Tensor, weights: Tensor, trunk: Tensor, own: Tensor) -> Tensor:
+        """``x`` plus what each row hears.
+
+        Args:
+            x: [B, R, D].
+            weights: as from `Mixing.branch_weights`.
+            trunk: folded values of the trunk, [B, N, H D].
+            own: of the rows, [B, R, H D].
 
         Returns:
             [B, R, D].
@@ -111,10 +117,10 @@ class Branches:
         of_trunk, of_group = weights.expand(batch, -1, -1, -1, -1).split((agents, size), dim=-2)
         of_trunk = of_trunk.reshape(batch, groups * size, agents * heads)
         of_group = of_group.reshape(batch * groups, size, size * heads)
-        heard = of_trunk @ trunk.view(batch, agents * heads, -1)  # [B, R, D]
+        x = torch.baddbmm(x, of_trunk, trunk.view(batch, agents * heads, -1))
         own = own.view(batch * groups, size * heads, -1)
-        heard = heard.view(batch * groups, size, -1)
-        return torch.baddbmm(heard, of_group, own).view(batch, groups * size, -1)
+        x = torch.baddbmm(x.view(batch * groups, size, -1), of_group, own)
+        return x.view(batch, groups * size, -1)
 
     def read(self, weights: Tensor, trunk: Tensor, own: Tensor) -> Tensor:
         """The mean of scalars [B, N] and [B, R] that the last row of each branch reads: [B, I].

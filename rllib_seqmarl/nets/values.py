@@ -133,8 +133,9 @@ class PositionValue(nn.Module):
         Returns:
             [B, M].
         """
-        hidden = from_encoded + F.linear(decoded, self.hidden.weight.chunk(2, dim=1)[1])
-        return self.out(self.norm(F.gelu(hidden))).squeeze(-1)
+        weight = self.hidden.weight.chunk(2, dim=1)[1]
+        hidden = torch.addmm(from_encoded.flatten(0, 1), decoded.flatten(0, 1), weight.T)
+        return self.out(self.norm(F.gelu(hidden))).view(decoded.shape[:2])
 
 
 class SequentialValue(ValueFunction):

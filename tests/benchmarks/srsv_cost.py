@@ -23,6 +23,8 @@ from rllib_seqmarl.nets.policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer import ActionSpec
 
 AGENTS = (3, 5, 8, 16, 27, 64)
+#: Value -> rows of a piece of a minibatch: what MAT's and SrSv's configs have.
+MICRO_BATCH = {"encoder": 400, "sequential_without_policy": 200, "sequential": 200}
 OBS, ACTIONS, WIDTH = 205, 13, 64
 
 
@@ -41,7 +43,7 @@ class Step:
             value=value,
             value_chunk_size=arguments.chunk,
         )
-        self.micro_batch = arguments.micro_batch
+        self.micro_batch = arguments.micro_batch or MICRO_BATCH[value]
         self.obs = torch.randn(rows, agents, OBS)
         self.mask = torch.rand(rows, agents, ACTIONS) < 0.7
         self.mask[..., 0] = True
@@ -91,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--agents", type=int, nargs="+", default=AGENTS)
     parser.add_argument("--rows", type=int, help="rows of a minibatch; default 6400 / N")
-    parser.add_argument("--micro-batch", type=int, default=400)
+    parser.add_argument("--micro-batch", type=int, help="rows of a piece; default the configs'")
     parser.add_argument("--chunk", type=int, default=131_072, help="value_chunk_size")
     parser.add_argument("--blocks", type=int, default=1)
     parser.add_argument("--heads", type=int, default=1)
@@ -102,10 +104,7 @@ def main() -> None:
     print("    N   rows   MAT ms  w/o pi ms  SrSv ms   w/o pi/MAT  SrSv/MAT   MAT MiB  SrSv MiB")
     for agents in arguments.agents:
         rows = arguments.rows or max(1, 6400 // agents)
-        steps = [
-            Step(value, agents, rows, arguments)
-            for value in ("encoder", "sequential_without_policy", "sequential")
-        ]
+        steps = [Step(value, agents, rows, arguments) for value in MICRO_BATCH]
         sizes = [memory(step) for step in steps]
         times: list[list[float]] = [[] for _ in steps]
         for _ in range(arguments.rounds):
