@@ -23,15 +23,15 @@ COMA-newArchi                 ``advantage: counterfactual`` (eq. 3 on the same c
 No code, no hyper-parameters are published; set-up, critic and entropy are LICA's, whose defaults
 are used. Readings of what is not printed:
 
-- A is a constant in the policy gradient: neither critic nor pi get a gradient through it.
+- A is a constant in the policy gradient: neither critic nor pi get a gradient through it. As f
+  is learned at actions and read at policies, its mean over actions need not be zero.
 - The critic takes its step first, so advantages are those of the improved critic, as in LICA.
 - The path runs straight from (s_t, pi_t) to (s_{t+1}, pi_{t+1}); the gradient is taken at
   ``path_points`` midpoints of each such piece. The share of the state is nobody's contribution;
   ``state_share`` in the results says how large it is. Equal contributions: slot order.
 - "Adjusted after every episode and fixed in each battle": an episode is evaluated in the order of
-  its own path, which a batch that is complete allows. With ``order_source: previous_episode`` it
-  is that of the world's episode before, random at first; with several learners, a resumed run
-  begins with the first learner's orders.
+  its own path. With ``order_source: previous_episode`` it is that of the world's episode before,
+  random at first; with several learners, a resumed run begins with the first learner's orders.
 - The last step of an episode, from which no path leads on, keeps the order of the step before.
 
 Deviations, each on purpose:
@@ -40,9 +40,8 @@ Deviations, each on purpose:
   the next, from the stored recurrent state, and is evaluated in two parts.
 - A truncated episode and the end of a block bootstrap with Q'(s, pi), for no action was chosen.
 - The hypernetwork of W1 is 64 wide; LICA's is N A E (``hypernet_dim: null``).
-- The entropy's ratio is each sample's own as in eq. 14; LICA's code has one of the whole batch,
-  ``entropy_ratio: batch``. Where H is below 0.001, as for agents with one legal action, it is
-  divided by that.
+- The entropy's ratio is each sample's own as in eq. 14, with H of at least 0.001; LICA's code has
+  one of the whole batch, ``entropy_ratio: batch``.
 - Dead agents are left out of the mean of eq. 16; ``use_policy_active_mask: false`` counts them in,
   as LICA does, though their terms are zero.
 """
