@@ -41,6 +41,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 #: Keys that take the word ``density`` or a number of this type.
 _BY_DENSITY: dict[str, type] = {"area": float, "obstacles": int}
 
+#: Upper bounds of such numbers: boxes are looked up in a grid over the whole area.
+_LARGEST = {"area": 1_000, "obstacles": 100_000}
+
+#: Keys that only the ``ego`` observation has.
+_EGO_KEYS = ("num_neighbours", "num_rays")
+
 DEFAULTS: dict[str, Any] = {
     "num_agents": 8,
     "area": "density",
@@ -71,17 +77,18 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
 
     Keys:
         num_agents: N, 1 to 4,096.
-        area: side of the square of starts and goals, or ``density``: 4 sqrt(N / 8), as much room
-            per car as 8 cars have in 4 x 4. Nothing keeps cars inside.
+        area: side of the square of starts and goals, at most 1,000, or ``density``:
+            4 sqrt(N / 8), as much room per car as 8 cars have in 4 x 4. Nothing keeps cars inside.
         obstacles: boxes per world, or ``density``: N.
         min_travel, max_travel: bounds of the distance from start to goal; 0 for none.
+            ``min_travel`` lies below the distance from the middle of the area to a corner.
         time_limit: steps until an episode is truncated.
         on_collision: ``continue`` only counts collisions; ``freeze`` stops a car for good: it no
             longer reaches its goal, is not alive, and stays where it is as an obstacle.
         end_when_all_reached: terminates once every car has reached its goal or is stopped.
         observation: ``ego``, in the frame of the car (see `dubins_worlds.DubinsCar`), or
             ``paper``, in absolute coordinates (SrSv eq. 10).
-        num_neighbours, num_rays: of the ``ego`` observation.
+        num_neighbours, num_rays: of the ``ego`` observation only.
         state: adds ``state`` [8 N]: x and y as shares of the side, cos theta, sin theta, v,
             goal x and y, and whether the car has reached it, of every car.
         action_mode: ``direct``, u = 3 a, or ``residual``, u = u_ref + 3 a; a in [-1, 1].
@@ -92,15 +99,15 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
         autoreset: ``same_step`` or ``next_step``.
 
     Raises:
-        UserError: unknown key, wrong type, or a value that makes no world.
+        UserError: unknown key, wrong type, a value that makes no world, or a key that has no
+            meaning with the observation.
     """
     others = {key: value for key, value in env_config.items() if key not in _BY_DENSITY}
     defaults = {key: value for key, value in DEFAULTS.items() if key not in _BY_DENSITY}
     unknown = next((key for key in others if key not in DEFAULTS), None)
     if unknown is not None:
-        raise UserError(
-            f"dubins_car: unknown env_config key {unknown!r}. {nearest(unknown, DEFAULTS)}"
-        )
+        hint = nearest(str(unknown), DEFAULTS)
+        raise UserError(f"dubins_car: unknown env_config key {unknown!r}. {hint}")
     config = check_env_config(others, defaults, "dubins_car")
 
     def refuse(key: str, why: str) -> None:
@@ -109,9 +116,9 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
     for key, number in _BY_DENSITY.items():
         value = config[key] = env_config.get(key, DEFAULTS[key])
         fits = type(value) is number or (number is float and type(value) is int)
-        if value != "density" and not (fits and value >= 0):
+        if value != "density" and not (fits and 0 <= value <= _LARGEST[key]):
             kind = "a number" if number is float else "a whole number"
-            refuse(key, f"must be 'density' or {kind}, at least 0")
+            refuse(key, f"must be 'density' or {kind} from 0 to {_LARGEST[key]:,}")
     for key, known in _CHOICES.items():
         if config[key] not in known:
             refuse(key, f"must be one of {', '.join(known)} ({nearest(config[key], known)})")
@@ -121,14 +128,21 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
         if config[key] < 1:
             refuse(key, "must be at least 1")
     for key in DEFAULTS:
-        if isinstance(config[key], int | float) and not 0 <= config[key] < math.inf:
-            refuse(key, "must be finite and not negative")
+        if isinstance(config[key], int | float) and config[key] < 0:
+            refuse(key, "must not be negative")
     for key in ("turn_gain", "goal_radius"):
         if config[key] == 0:
             refuse(key, "must be above 0")
     if 0.0 < config["max_travel"] <= config["min_travel"]:
         refuse("max_travel", f"must be above min_travel ({config['min_travel']:g}), or 0")
+    if config["observation"] != "ego":
+        for key in _EGO_KEYS:
+            if config[key] != DEFAULTS[key]:
+                refuse(key, f"has no meaning with observation {config['observation']!r}")
     check_room(config["num_agents"], side_of(config))
+    reach = math.sqrt(0.5) * side_of(config)
+    if config["min_travel"] >= reach:
+        refuse("min_travel", f"must be below {reach:.4g}, how far a car in the middle can get")
     return config
 
 

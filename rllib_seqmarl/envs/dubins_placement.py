@@ -42,6 +42,14 @@ def _no_room(num_cars: int, side: float) -> str:
     )
 
 
+def _no_goals(min_travel: float, max_travel: float, side: float) -> str:
+    most = f"at most {max_travel:g} and " if max_travel > 0.0 else ""
+    return (
+        f"dubins_car: found no free goals {most}at least {min_travel:g} away from the starts in an "
+        f"area of side {side:g}: set a wider range of travel, a larger 'area', or fewer obstacles."
+    )
+
+
 def place(
     worlds: NDArray[np.int64],
     rngs: list[np.random.Generator],
@@ -65,7 +73,7 @@ def place(
         Starts float32 [W, N, 2], goals float32 [W, N, 2], headings float32 [W, N] in [-pi, pi).
 
     Raises:
-        UserError: no room for all cars was found in several attempts.
+        UserError: no room for all cars, or no goals, were found in several attempts.
     """
     starts = np.zeros((len(worlds), num_cars, 2), np.float32)
     goals = np.zeros_like(starts)
@@ -80,7 +88,9 @@ def place(
         if not len(waiting):
             uniform = np.array([rngs[world].random(num_cars) for world in worlds])
             return starts, goals, (2.0 * np.pi * uniform - np.pi).astype(np.float32)
-    raise UserError(_no_room(num_cars, boxes.side))
+    if not started.all():
+        raise UserError(_no_room(num_cars, boxes.side))
+    raise UserError(_no_goals(min_travel, max_travel, boxes.side))
 
 
 def _scatter(

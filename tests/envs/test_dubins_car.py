@@ -13,7 +13,7 @@ from rllib_seqmarl.envs.dubins_boxes import Boxes, away, ray_distances
 from rllib_seqmarl.envs.dubins_car import check, make
 from rllib_seqmarl.envs.dubins_controllers import Cars, drive, nominal, wrap
 from rllib_seqmarl.envs.dubins_neighbours import neighbours
-from rllib_seqmarl.envs.dubins_placement import SPACING
+from rllib_seqmarl.envs.dubins_placement import SPACING, place
 from rllib_seqmarl.envs.dubins_worlds import DubinsCar
 from rllib_seqmarl.errors import UserError
 
@@ -280,6 +280,12 @@ def test_a_world_without_room_is_refused() -> None:
         crowded.reset(seed=0)
 
 
+def test_goals_that_are_not_found_are_not_called_a_lack_of_room() -> None:
+    rngs = [np.random.default_rng(0)]
+    with pytest.raises(UserError, match=r"no free goals at most 7 and at least 6 away"):
+        place(np.arange(1), rngs, Boxes(1, 0, 4.0), 8, min_travel=6.0, max_travel=7.0)
+
+
 def test_side_by_density() -> None:
     for cars_, side in ((8, 4.0), (64, 11.31), (256, 22.63), (512, 32.0), (1024, 45.25)):
         assert make(1, num_agents=cars_).side == pytest.approx(side, abs=0.01)
@@ -533,7 +539,13 @@ def test_unknown_controller() -> None:
         ({"obstacles": 2.5}, "'obstacles' must be 'density' or a whole number"),
         ({"obstacle": 3}, "unknown env_config key 'obstacle'.*'obstacles'"),
         ({"on_collision": "stop"}, "'on_collision' must be one of continue, freeze"),
-        ({"w_goal": -1.0}, "'w_goal' must be finite and not negative"),
+        ({3: 3}, "unknown env_config key 3"),
+        ({"area": 1001}, "'area' must be 'density' or a number from 0 to 1,000"),
+        ({"area": float("nan")}, "'area' must be 'density' or a number"),
+        ({"w_goal": -1.0}, "'w_goal' must not be negative"),
+        ({"w_goal": float("nan")}, "'w_goal' must be finite"),
+        ({"observation": "paper", "num_rays": 8}, "'num_rays' has no meaning with observation"),
+        ({"min_travel": 2.9}, "'min_travel' must be below 2.828"),
         ({"goal_radius": 0.0}, "'goal_radius' must be above 0"),
         ({"min_travel": 5.0}, "'max_travel' must be above min_travel"),
     ],
