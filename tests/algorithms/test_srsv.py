@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from rllib_seqmarl.nets.values import (
     SequentialValue,
     SequentialValueWithoutPolicy,
 )
+from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
 
 
 def build(small: Any, name: str = "SrSv", **settings: Any) -> tuple[Any, Any]:
@@ -131,3 +133,14 @@ def test_acting_carries_no_value_function(small: Any) -> None:
     assert acting < learning
     assert all(name.startswith("policy.value") for name in learning - acting)
     algorithm.stop()
+
+
+def test_a_learned_mixture_of_positions_refuses_another_number_of_agents(
+    small: Any, tmp_path: Path
+) -> None:
+    env_config = {"episode_length": 3, "num_agents": 3, "num_actions": 5}
+    algorithm = small("SrSv", env_config=env_config, network="mlp").build_algo()
+    checkpoint = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    algorithm.stop()
+    with pytest.raises(UserError, match=r"logits.*number of agents where a network depends on it"):
+        evaluate_checkpoint(checkpoint, episodes=1, env_config={"num_agents": 4})
