@@ -21,7 +21,8 @@ from gymnasium.utils import EzPickle
 from rllib_seqmarl.envs.separate_worlds import SeparateWorlds, World
 from rllib_seqmarl.envs.team_env import Observation, random_actions
 
-#: Steps before the copy is made, and steps that it must share with the original.
+#: Steps before the copy is made, and steps of each of two episodes, the one that is going on and
+#: the next, that it must share with the original.
 _STEPS = 10
 
 
@@ -73,9 +74,9 @@ def fault_of_copies(
         world.save()  # most that cannot be saved fail at once
         before = _play(env, obs, seed=1)[-1][0]
         saved = world.save()
-        original = _play(env, before, seed=2)
+        original = _play_on(env, world, before)
         world.restore(saved)
-        copy = _play(env, before, seed=2)
+        copy = _play_on(env, world, before)
     except Exception as error:
         return f"fails ({type(error).__name__}: {' '.join(str(error).split())})"
     finally:
@@ -85,6 +86,17 @@ def fault_of_copies(
         for (obs, reward), (other, other_reward) in zip(original, copy, strict=True)
     )
     return None if same else "does not go on as the original does"
+
+
+def _play_on(
+    env: SeparateWorlds, world: World, obs: Observation
+) -> list[tuple[Observation, float]]:
+    """Goes on, then starts an episode unseeded, which some games draw from what they share."""
+    going_on = _play(env, obs, seed=2)
+    world.reset(None)
+    first = {name: value.copy() for name, value in obs.items()}
+    world.observe({name: value[0] for name, value in first.items()})
+    return [*going_on, (first, 0.0), *_play(env, first, seed=3)]
 
 
 def _play(env: SeparateWorlds, obs: Observation, seed: int) -> list[tuple[Observation, float]]:

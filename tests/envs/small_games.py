@@ -101,6 +101,14 @@ class Herd(ParallelEnv):
         return obs, rewards, terminated, truncated, infos
 
 
+class SharedStarts(Herd):
+    """Draws the noise in first observations alone from NumPy's global generator."""
+
+    def _speak(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.shared = self.time == 0
+        return super()._speak()
+
+
 class Faulty(Herd):
     """A herd with one property that is no team's, or one that it does not keep to."""
 

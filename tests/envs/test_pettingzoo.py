@@ -298,6 +298,8 @@ def test_saving_is_tried_and_never_pretended() -> None:
         kaz.get_state()
     # The state of the game is not all that its next step depends on.
     assert "does not go on as the original" in str(herd(shared=True).cannot_be_saved())
+    late = pettingzoo.make(1, env="small_games:SharedStarts")
+    assert "does not go on as the original" in str(late.cannot_be_saved())
 
 
 def test_a_restored_run_starts_new_episodes_and_says_so(
