@@ -22,7 +22,6 @@ from rllib_seqmarl.envs.team_env import (
     continuous_actions,
     observation_space,
 )
-from rllib_seqmarl.errors import UserError
 
 #: What the next step and observation depend on beside MuJoCo's integration state: quantities of
 #: the last simulation step, which rewards compare with those of the next one.
@@ -168,14 +167,8 @@ class MAMuJoCo(TeamVectorEnv):
         return obs
 
     def _controls(self, actions: NDArray[Any]) -> NDArray[np.float64]:
-        """What the actuators get, [E, U], from the agents' actions [E, N, A].
-
-        Raises:
-            UserError: an action is NaN or infinite.
-        """
+        """What the actuators get, [E, U], from the agents' actions [E, N, A]."""
         flat = actions.reshape(self.num_envs, -1)[:, self._layout.slots].astype(np.float64)
-        if not np.isfinite(flat).all():
-            raise UserError("mamujoco: an action is NaN or infinite.")
         return self._center + self._half_range * flat.clip(-1.0, 1.0)
 
     def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:

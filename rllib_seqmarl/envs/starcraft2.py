@@ -250,9 +250,7 @@ class StarCraft2TeamEnv(TeamVectorEnv):
     def _refuse_illegal(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> None:
         """SMAC itself fails an assertion, or takes the action where Python skips assertions."""
         legal = np.stack([look.action_mask for look in self._looks])
-        inside = (actions >= 0) & (actions < legal.shape[-1])
-        index = np.where(inside, actions, 0)[..., None]
-        allowed = inside & np.take_along_axis(legal, index, axis=-1)[..., 0]
+        allowed = np.take_along_axis(legal, actions[..., None], axis=-1)[..., 0]
         wrong = np.argwhere(~allowed & active[:, None])
         if len(wrong):
             world, agent = wrong[0]

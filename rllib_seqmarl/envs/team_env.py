@@ -11,6 +11,7 @@ To write an environment, derive from :class:`TeamVectorEnv`, build the spaces wi
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -250,13 +251,11 @@ class TeamVectorEnv(VectorEnv, ABC):
             where ``_final_obs`` is True.
 
         Raises:
-            UserError: ``actions`` has another shape.
+            UserError: ``actions`` has another shape, is not of whole numbers in [0, A), or holds
+                a real number that is NaN or infinite.
         """
         actions = np.asarray(actions)
-        if actions.shape != self._action_shape:
-            raise UserError(
-                f"step: actions must have shape {self._action_shape}, got {actions.shape}."
-            )
+        self._check_actions(actions)
         obs, reward, terminated, truncated = self._step_worlds(actions, self._frozen)
         self._episode_return += reward
         self._episode_length += 1
@@ -321,6 +320,25 @@ class TeamVectorEnv(VectorEnv, ABC):
         self._frozen = None if state["frozen"] is None else state["frozen"].copy()
         self._set_worlds(state["worlds"])
 
+    def _check_actions(self, actions: NDArray[Any]) -> None:
+        if actions.shape != self._action_shape:
+            raise UserError(
+                f"step: actions must have shape {self._action_shape}, got {actions.shape}."
+            )
+        if isinstance(self.single_action_space, spaces.Box):
+            wrong, kind = ~np.isfinite(actions).all(-1), "finite numbers"
+        elif actions.dtype.kind in "iu":
+            most = self.single_action_space.nvec - 1
+            wrong, kind = (actions < 0) | (actions > most), f"0 to {most.max()}"
+        else:
+            raise UserError(f"step: actions must be integers, got {actions.dtype}.")
+        if wrong.any():
+            world, agent = np.argwhere(wrong)[0]
+            raise UserError(
+                f"step: the action of agent {agent} of world {world} is "
+                f"{actions[world, agent].tolist()}, it must be {kind}."
+            )
+
     def _clear_episodes(self) -> None:
         self._episode_return = np.zeros(self.num_envs, np.float64)
         self._episode_length = np.zeros(self.num_envs, np.int64)
@@ -335,17 +353,22 @@ def check_env_config(
     An int is taken where the default is a float; a bool is never taken for a number.
 
     Raises:
-        UserError: unknown key (the line names the nearest one) or wrong type.
+        UserError: unknown key (the line names the nearest one), wrong type, or a real number
+            that is NaN, infinite or too large for a float.
     """
     for key, value in env_config.items():
         if key not in defaults:
-            raise UserError(f"{env_name}: unknown env_config key {key!r}. {nearest(key, defaults)}")
+            hint = nearest(str(key), defaults)
+            raise UserError(f"{env_name}: unknown env_config key {key!r}. {hint}")
         wanted = type(defaults[key])
         is_int_for_float = wanted is float and type(value) is int
         if type(value) is not wanted and not is_int_for_float:
             raise UserError(
                 f"{env_name}: env_config {key!r} must be {wanted.__name__}, got {value!r}."
             )
+        # Not math.isfinite, which cannot compare an int that no float holds.
+        if wanted is float and not abs(value) <= sys.float_info.max:
+            raise UserError(f"{env_name}: env_config {key!r} must be finite, got {value!r}.")
     return {
         key: type(default)(env_config[key]) if key in env_config else default
         for key, default in defaults.items()

@@ -233,6 +233,19 @@ def test_wrong_calls_are_refused(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> N
     env.reset(seed=0)
     with pytest.raises(UserError, match="actions must have shape"):
         env.step(np.zeros((WORLDS, env.num_agents + 1), int))
+    right = np.zeros(env.action_space.shape, env.action_space.dtype)
+    if isinstance(env.single_action_space, spaces.Box):
+        wrong = [(np.nan, "nan.* must be finite"), (np.inf, "inf.* must be finite")]
+    else:
+        most = int(env.single_action_space.nvec.max()) - 1
+        wrong = [(-1, f"is -1, it must be 0 to {most}"), (most + 1, f"must be 0 to {most}")]
+        with pytest.raises(UserError, match="actions must be integers, got float64"):
+            env.step(right.astype(np.float64))
+    for value, message in wrong:
+        actions = right.copy()
+        actions[2, 1] = value
+        with pytest.raises(UserError, match=f"action of agent 1 of world 2 .*{message}"):
+            env.step(actions)
     with pytest.raises(UserError, match="unknown options"):
         env.reset(options={"difficulty": 7})
 
@@ -262,6 +275,11 @@ def test_types_of_env_config() -> None:
     for key, value in (("flag", 1), ("count", True), ("count", 3.0), ("scale", "1"), ("name", 3)):
         with pytest.raises(UserError, match=f"toy: env_config '{key}' must be"):
             check_env_config({key: value}, defaults, "toy")
+    for value in (float("nan"), float("inf"), -(10**400)):
+        with pytest.raises(UserError, match="toy: env_config 'scale' must be finite"):
+            check_env_config({"scale": value}, defaults, "toy")
+    with pytest.raises(UserError, match=r"toy: unknown env_config key None\. Known: count"):
+        check_env_config({None: 1}, defaults, "toy")  # type: ignore[dict-item]
 
 
 class Broken(DistinctActions):
