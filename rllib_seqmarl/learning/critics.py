@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.advantages import POLICY_WEIGHT, TARGETS, VALUE_WEIGHT
 from rllib_seqmarl.learning.config import TeamConfig
 from rllib_seqmarl.learning.learner import Rows, TeamLearner
-from rllib_seqmarl.learning.recurrent import CRITIC_STATES, RecurrentModule
+from rllib_seqmarl.learning.recurrent import CRITIC_STATES, NO_STATE, RecurrentModule
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.contributions import Path
 from rllib_seqmarl.nets.recurrent import HIDDEN, PREVIOUS_ACTIONS, Unrolled, previous_actions
@@ -85,6 +86,11 @@ class CriticConfig(TeamConfig):
     def validate(self) -> None:
         """See `TeamConfig.validate`."""
         super().validate()
+        # Of the user's own environments only their spaces tell; see `RecurrentModule.setup`.
+        known = self.env in registry.ENVIRONMENTS
+        stateless = self.env_config.get("state") in (None, False, "none")
+        if self.state == "environment" and known and stateless:
+            raise UserError(NO_STATE)
         for name in ("minibatch_size", "micro_batch_size"):
             steps = getattr(self, name)
             if steps is not None and steps < self.rollout_fragment_length:

@@ -31,6 +31,12 @@ POLICY = "policy"
 #: What a central critic reads: the environment's ``state``, or all agents' observations.
 CRITIC_STATES = ("environment", "observations")
 
+NO_STATE = (
+    "the critic reads the environment's state, and this environment has none: set `state` in "
+    "env_config where the environment offers it (`state: true`), or the config key "
+    "`state: observations` for the concatenated observations of all agents."
+)
+
 
 def state_dim(space: spaces.Dict, source: str) -> int:
     """Width S of what the critic reads, from the observation space of one world.
@@ -40,11 +46,7 @@ def state_dim(space: spaces.Dict, source: str) -> int:
     """
     name = STATE if source == "environment" else OBS
     if name not in space.spaces:
-        raise UserError(
-            "the critic reads the environment's state, and this environment has none: set "
-            "`state: true` in env_config where the environment offers it, or "
-            "`state: observations` for the concatenated observations of all agents."
-        )
+        raise UserError(NO_STATE)
     return int(np.prod(space[name].shape))
 
 

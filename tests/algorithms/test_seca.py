@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from rllib_seqmarl.envs.team_env import observation_space
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.recurrent import state_dim
 from rllib_seqmarl.nets.credit import counterfactual_credit, sequential_credit
 from rllib_seqmarl.rollout.block import (
     ALIVE,
@@ -331,6 +333,7 @@ def test_critic_reads_the_environments_state(small: Any) -> None:
     ("settings", "message"),
     [
         ({"state": "environment"}, "the critic reads the environment's state, and this"),
+        ({"env": "mpe", "env_config": {}, "state": "environment"}, "the critic reads the"),
         ({"micro_batch_size": 9}, "'micro_batch_size' .9. holds no whole sequence"),
         ({"minibatch_size": 9}, "'minibatch_size' .9. holds no whole sequence"),
         ({"use_value_active_mask": True}, "'use_value_active_mask' has no meaning here"),
@@ -349,6 +352,14 @@ def test_refusals(settings: dict[str, Any], message: str, small: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
         build(small, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_the_users_own_environment_is_looked_for_in_its_spaces() -> None:
+    for shape, width in (((5,), 5), ((3, 5), 15)):
+        assert state_dim(observation_space(3, 4, 2, shape), "environment") == width
+    assert state_dim(observation_space(3, 4, 2), "observations") == 12
+    with pytest.raises(UserError, match="this environment has none"):
+        state_dim(observation_space(3, 4, 2), "environment")
 
 
 def test_acting_carries_no_critic(small: Any) -> None:
