@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,4 +73,34 @@ def test_trains_with_the_other_networks_of_the_official_code(
     acting = [name for name, _ in algorithm.get_module().named_parameters()]
     # MAT-Dec's encoder is the critic's.
     assert any(".encoder." in name for name in acting) == (network != "decentralised")
+    algorithm.stop()
+
+
+def test_random_order_of_an_episode(small: Any, tmp_path: Path) -> None:
+    """rMAT as in the authors' environments: over blocks, and over a checkpoint, until it ends."""
+    settings = {"order": "random", "order_granularity": "episode", "rollout_fragment_length": 4}
+    algorithm = small("MAT", env_config={"episode_length": 6}, **settings).build_algo()
+    blocks = [algorithm.env_runner.sample()[0].columns]
+    algorithm.save_to_path(str(tmp_path))
+    resumed = type(algorithm).from_checkpoint(str(tmp_path))
+    blocks += [resumed.env_runner.sample()[0].columns for _ in range(2)]
+    order, first = (np.concatenate([block[k] for block in blocks]) for k in ("order", "is_first"))
+    same = (order[1:] == order[:-1]).all(-1)
+    assert same[~first[1:]].all()
+    assert not same[first[1:]].all()
+    for one in (algorithm, resumed):
+        one.stop()
+
+
+def test_clip_range_may_be_a_schedule(small: Any) -> None:
+    """The other reading of MAT-adjust: from 0.05 to 0.01."""
+    settings = {"clip_param": [[0, 0.05], [160, 0.01]]}
+    algorithm = small("MAT", env_config={"episode_length": 3}, **settings).build_algo()
+    found: list[Any] = []
+    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
+    used = []
+    for _ in range(3):  # of 80 environment steps each
+        algorithm.train()
+        used.append(float(found[0].clip_param.get_current_value()))
+    assert used == pytest.approx([0.03, 0.01, 0.01])
     algorithm.stop()
