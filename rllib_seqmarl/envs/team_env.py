@@ -144,6 +144,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         self.num_agents: int = single_action_space.shape[0]
         self._same_step = autoreset == "same_step"
         self._action_shape = (num_envs, *single_action_space.shape)
+        self._started = False
         self._clear_episodes()
 
     # What an environment fills in.
@@ -230,6 +231,7 @@ class TeamVectorEnv(VectorEnv, ABC):
             raise UserError(f"reset: unknown options {sorted(options)}; this takes none.")
         super().reset(seed=seed)
         self._clear_episodes()
+        self._started = True
         return self._reset_worlds(), {}
 
     def step(
@@ -251,9 +253,11 @@ class TeamVectorEnv(VectorEnv, ABC):
             where ``_final_obs`` is True.
 
         Raises:
-            UserError: ``actions`` has another shape, is not of whole numbers in [0, A), or holds
+            UserError: no ``reset`` came before, or ``actions`` has another shape, is not of whole numbers in [0, A), or holds
                 a real number that is NaN or infinite.
         """
+        if not self._started:
+            raise UserError(f"step: the worlds ({self.simulator}) have not started: reset first.")
         actions = np.asarray(actions)
         self._check_actions(actions)
         obs, reward, terminated, truncated = self._step_worlds(actions, self._frozen)

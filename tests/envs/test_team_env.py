@@ -268,6 +268,12 @@ def test_config_mistakes_of_every_environment(
         registry.make_environment(name, 0, SMALL[name])
 
 
+def test_a_step_before_the_first_reset_is_refused() -> None:
+    env = make(2)
+    with pytest.raises(UserError, match="have not started: reset first"):
+        env.step(np.zeros((2, 4), int))
+
+
 def test_types_of_env_config() -> None:
     defaults = {"flag": True, "count": 3, "scale": 1.0, "name": "x"}
     assert check_env_config({"scale": 2}, defaults, "toy") == defaults | {"scale": 2.0}
