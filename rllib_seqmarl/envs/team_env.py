@@ -253,8 +253,8 @@ class TeamVectorEnv(VectorEnv, ABC):
             where ``_final_obs`` is True.
 
         Raises:
-            UserError: no ``reset`` came before, or ``actions`` has another shape, is not of whole numbers in [0, A), or holds
-                a real number that is NaN or infinite.
+            UserError: no ``reset`` came before, or ``actions`` has another shape, is not of whole
+                numbers in [0, A), or holds a real number that is NaN or infinite.
         """
         if not self._started:
             raise UserError(f"step: the worlds ({self.simulator}) have not started: reset first.")
