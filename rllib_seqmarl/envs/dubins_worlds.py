@@ -194,13 +194,12 @@ class DubinsCar(TeamVectorEnv):
         alive = np.ones(cars.x.shape, np.bool_)
         if self._freeze:
             alive = ~self.collided[worlds]
-        at_goal = self.at_goal[worlds]
-        rows = self._ego_rows if self._ego else self._paper_rows
-        obs: Observation = {
-            "obs": rows(worlds, cars, at_goal, near_cars, near_boxes),
-            "alive": alive,
-        }
-        obs["obs"][~alive] = 0.0
+        if self._ego:
+            rows = self._ego_rows(cars, self.at_goal[worlds], near_cars, near_boxes)
+        else:
+            rows = self._paper_rows(cars, self.boxes.array[worlds])
+        rows[~alive] = 0.0
+        obs: Observation = {"obs": rows, "alive": alive}
         if self.config["state"]:
             columns = [
                 *(array / self.side for array in (cars.x, cars.y)),
@@ -215,7 +214,6 @@ class DubinsCar(TeamVectorEnv):
 
     def _ego_rows(
         self,
-        worlds: NDArray[np.int64],
         cars: Cars,
         at_goal: NDArray[np.bool_],
         near_cars: Neighbours,
@@ -251,18 +249,9 @@ class DubinsCar(TeamVectorEnv):
         ).reshape(*cars.x.shape, rays)
         return rows
 
-    def _paper_rows(
-        self,
-        worlds: NDArray[np.int64],
-        cars: Cars,
-        at_goal: NDArray[np.bool_],
-        near_cars: Neighbours,
-        near_boxes: NearBoxes,
-    ) -> NDArray[np.float32]:
-        own = np.stack(
-            [cars.x, cars.y, cars.theta, cars.v, cars.goal_x, cars.goal_y], axis=-1
-        )  # [W, N, 6]
-        centres = self.boxes.array[worlds, :, :2].reshape(len(worlds), 1, -1)
+    def _paper_rows(self, cars: Cars, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        own = np.stack(cars, axis=-1)  # [W, N, 6]
+        centres = boxes[:, :, :2].reshape(len(boxes), 1, -1)
         shape = (*own.shape[:2], centres.shape[-1])
         return np.concatenate([own, np.broadcast_to(centres, shape)], axis=-1)
 
