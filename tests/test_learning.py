@@ -22,12 +22,12 @@ SETTINGS = {
     "num_epochs": 5,
     "embed_dim": 32,
     "seed": 0,
-    "evaluation_interval": 60,
+    "evaluation_interval": 80,
     "evaluation_duration": 200,
 }
 
 
-def train(small: Any, name: str, iterations: int = 60, **settings: Any) -> tuple[float, float]:
+def train(small: Any, name: str, iterations: int = 80, **settings: Any) -> tuple[float, float]:
     """Share of games won while exploring (last 500) and greedily (200 games)."""
     smoothing = {"metrics_num_episodes_for_smoothing": 500}
     algorithm = small(name, env_config=GAME, **SETTINGS, **smoothing, **settings).build_algo()
