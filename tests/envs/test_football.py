@@ -332,9 +332,10 @@ def test_gfootball_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) 
         football.check({})
 
 
-def test_the_install_commands_are_those_that_are_run() -> None:
-    script = (Path(__file__).parents[2] / ".ci" / "run").read_text().replace("\\\n", "")
-    words = " ".join(script.split())
+@pytest.mark.parametrize("file", [".ci/run", "README.md"])
+def test_the_install_commands_are_those_that_are_run(file: str) -> None:
+    text = (Path(__file__).parents[2] / file).read_text().replace("\\\n", "")
+    words = " ".join(text.split())
     system_packages, _, engine = football.INSTALL
     assert system_packages in words
     assert engine in words
