@@ -34,6 +34,7 @@ from rllib_seqmarl.envs.team_env import (
     discrete_actions,
     observation_space,
 )
+from rllib_seqmarl.envs.world_generators import WorldGenerators
 from rllib_seqmarl.errors import UserError, nearest
 
 CONTEXT_SIZE = 2
@@ -146,14 +147,12 @@ class DistinctActions(TeamVectorEnv):
         self._min_gap = min_gap
         self._time = np.zeros(num_envs, np.int64)
         self._context = np.zeros((num_envs, CONTEXT_SIZE), np.float32)
-        # Every world has its own generator: its episodes do not depend on when others end.
-        self._world_rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self._world_rngs = WorldGenerators(num_envs)
         self._distinct_sum = np.zeros(num_envs)
         self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
     def _reset_worlds(self) -> Observation:
-        seeds = self.np_random.integers(2**63, size=self.num_envs)
-        self._world_rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._world_rngs.reseed(self.np_random)
         self._start(np.ones(self.num_envs, np.bool_))
         return self._observe()
 
@@ -210,12 +209,11 @@ class DistinctActions(TeamVectorEnv):
             "time": self._time.copy(),
             "context": self._context.copy(),
             "distinct_sum": self._distinct_sum.copy(),
-            "random": [rng.bit_generator.state for rng in self._world_rngs],
+            "random": self._world_rngs.get_state(),
         }
 
     def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
         self._time = worlds["time"].copy()
         self._context = worlds["context"].copy()
         self._distinct_sum = worlds["distinct_sum"].copy()
-        for rng, state in zip(self._world_rngs, worlds["random"], strict=True):
-            rng.bit_generator.state = state
+        self._world_rngs.set_state(worlds["random"])

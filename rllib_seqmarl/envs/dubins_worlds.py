@@ -22,6 +22,7 @@ from rllib_seqmarl.envs.team_env import (
     continuous_actions,
     observation_space,
 )
+from rllib_seqmarl.envs.world_generators import WorldGenerators
 
 
 class DubinsCar(TeamVectorEnv):
@@ -73,8 +74,7 @@ class DubinsCar(TeamVectorEnv):
         self.time = np.zeros(num_envs, np.int64)
         self.at_goal, self.reached = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
         self.colliding, self.collided = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-        # Every world has its own generator: its episodes do not depend on the other worlds.
-        self._rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self._rngs = WorldGenerators(num_envs)
         self._trail: deque[tuple[NDArray[np.float32], ...]] = deque(maxlen=TRAIL_STEPS)
         self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
         self._near_cars, self._near_boxes = self._look_around(np.arange(num_envs))
@@ -82,8 +82,7 @@ class DubinsCar(TeamVectorEnv):
     # -- the worlds ----------------------------------------------------------------------------
 
     def _reset_worlds(self) -> Observation:
-        seeds = self.np_random.integers(2**63, size=self.num_envs)
-        self._rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._rngs.reseed(self.np_random)
         everywhere = np.arange(self.num_envs)
         self._start(everywhere)
         self._near_cars, self._near_boxes = self._look_around(everywhere)
@@ -113,9 +112,8 @@ class DubinsCar(TeamVectorEnv):
         _, _, distance_before = before.to_goal()
         # Cars that a collision has stopped neither move nor reach anything any more.
         stopped = self.collided if self._freeze else np.zeros_like(self.collided)
-        moves = ~stopped & (distance_before >= PARKING_RADIUS)
-        if frozen is not None:
-            moves &= ~frozen[:, None]
+        active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
+        moves = ~stopped & (distance_before >= PARKING_RADIUS) & active[:, None]
         self.cars = control_laws.drive(before, u, config["turn_gain"], moves)
         self._near_cars, self._near_boxes = self._look_around(np.arange(self.num_envs))
 
@@ -133,13 +131,9 @@ class DubinsCar(TeamVectorEnv):
         )
         reward = np.where(stopped, np.float32(0.0), reward)
         reward -= np.float32(config["w_collision"]) * self.colliding
-        team_reward = reward.mean(1, dtype=np.float32)
+        team_reward = reward.mean(1, dtype=np.float32) * active
         self.reached = self.reached | self.at_goal
         self.collided = self.collided | self.colliding
-        active = np.ones(self.num_envs, np.bool_)
-        if frozen is not None:
-            active = ~frozen
-            team_reward *= active
         self.time = self.time + active
         terminated = np.zeros(self.num_envs, np.bool_)
         if config["end_when_all_reached"]:
@@ -287,7 +281,7 @@ class DubinsCar(TeamVectorEnv):
             "reached": self.reached.copy(),
             "colliding": self.colliding.copy(),
             "collided": self.collided.copy(),
-            "random": [rng.bit_generator.state for rng in self._rngs],
+            "random": self._rngs.get_state(),
         }
 
     def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
@@ -299,6 +293,5 @@ class DubinsCar(TeamVectorEnv):
         self.time = worlds["time"].copy()
         self.at_goal, self.reached = worlds["at_goal"].copy(), worlds["reached"].copy()
         self.colliding, self.collided = worlds["colliding"].copy(), worlds["collided"].copy()
-        for rng, state in zip(self._rngs, worlds["random"], strict=True):
-            rng.bit_generator.state = state
+        self._rngs.set_state(worlds["random"])
         self._near_cars, self._near_boxes = self._look_around(everywhere)

@@ -20,6 +20,7 @@ from rllib_seqmarl.envs.team_env import (
     discrete_actions,
     observation_space,
 )
+from rllib_seqmarl.envs.world_generators import WorldGenerators
 
 NUM_ACTIONS = 5
 #: Direction of the force of each action under each set of rules, [5, 2].
@@ -119,7 +120,7 @@ class ParticleTask(TeamVectorEnv):
         # Actions of what is scripted, drawn for a whole episode when it starts. Every world has
         # its own generator: its episodes do not depend on when others end.
         self._scripted = np.zeros((num_envs, episode_length, moving - num_agents), np.int8)
-        self._world_rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self._world_rngs = WorldGenerators(num_envs)
         self._tally = np.zeros(num_envs)
         self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
@@ -140,8 +141,7 @@ class ParticleTask(TeamVectorEnv):
         """The task's own metrics [E], right for the worlds whose episode ends now."""
 
     def _reset_worlds(self) -> Observation:
-        seeds = self.np_random.integers(2**63, size=self.num_envs)
-        self._world_rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._world_rngs.reseed(self.np_random)
         self._start(self._worlds)
         return self._observe()
 
@@ -224,7 +224,7 @@ class ParticleTask(TeamVectorEnv):
             "time": self._time.copy(),
             "scripted": self._scripted.copy(),
             "tally": self._tally.copy(),
-            "random": [rng.bit_generator.state for rng in self._world_rngs],
+            "random": self._world_rngs.get_state(),
         }
 
     def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
@@ -234,8 +234,7 @@ class ParticleTask(TeamVectorEnv):
         self._time = worlds["time"].copy()
         self._scripted = worlds["scripted"].copy()
         self._tally = worlds["tally"].copy()
-        for rng, state in zip(self._world_rngs, worlds["random"], strict=True):
-            rng.bit_generator.state = state
+        self._world_rngs.set_state(worlds["random"])
 
 
 class CooperativeNavigation(ParticleTask):

@@ -33,6 +33,7 @@ from rllib_seqmarl.envs.team_env import (
     discrete_actions,
     observation_space,
 )
+from rllib_seqmarl.envs.world_generators import WorldGenerators
 from rllib_seqmarl.errors import UserError, nearest
 
 DEFAULTS: dict[str, Any] = {
@@ -132,14 +133,12 @@ class PrivateCue(TeamVectorEnv):
         self._time = np.zeros(num_envs, np.int64)
         self._informed = np.zeros(num_envs, np.int64)
         self._cue = np.zeros(num_envs, np.int64)
-        # Every world has its own generator: its episodes do not depend on when others end.
-        self._world_rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self._world_rngs = WorldGenerators(num_envs)
         self._match_sum = np.zeros(num_envs)
         self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
     def _reset_worlds(self) -> Observation:
-        seeds = self.np_random.integers(2**63, size=self.num_envs)
-        self._world_rngs = [np.random.default_rng(seed) for seed in seeds]
+        self._world_rngs.reseed(self.np_random)
         self._time[:] = 0
         self._match_sum[:] = 0.0
         self._draw(np.ones(self.num_envs, np.bool_))
@@ -194,7 +193,7 @@ class PrivateCue(TeamVectorEnv):
             "informed": self._informed.copy(),
             "cue": self._cue.copy(),
             "match_sum": self._match_sum.copy(),
-            "random": [rng.bit_generator.state for rng in self._world_rngs],
+            "random": self._world_rngs.get_state(),
         }
 
     def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
@@ -202,5 +201,4 @@ class PrivateCue(TeamVectorEnv):
         self._informed = worlds["informed"].copy()
         self._cue = worlds["cue"].copy()
         self._match_sum = worlds["match_sum"].copy()
-        for rng, state in zip(self._world_rngs, worlds["random"], strict=True):
-            rng.bit_generator.state = state
+        self._world_rngs.set_state(worlds["random"])
