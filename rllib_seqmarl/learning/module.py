@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
+from typing_extensions import Self
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.orders import ChosenOrder
@@ -66,7 +68,31 @@ def obs_dim(space: spaces.Space[Any]) -> int:
     )
 
 
-class SequentialModule(TorchRLModule, InferenceOnlyAPI):
+class TeamModule(TorchRLModule, InferenceOnlyAPI):
+    """What all modules of a team share: one way to act, greedily or not."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Changes the mode where it differs: RLlib sets it before and after every step."""
+        return self if mode == self.training else super().train(mode)
+
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self._act(batch, deterministic=True, **kwargs)
+
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self._act(batch, deterministic=False, **kwargs)
+
+    @abstractmethod
+    def _act(
+        self,
+        batch: dict[str, Any],
+        deterministic: bool,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What the runner stores: actions, log-prob, and what is handed to the next step."""
+
+
+class SequentialModule(TeamModule):
     """Policy and value normalisation of a team; ``model_config`` is that of the policy.
 
     On rollout processes the value function and its normalisation are left out.
@@ -107,16 +133,6 @@ class SequentialModule(TorchRLModule, InferenceOnlyAPI):
     @property
     def _keeps_order(self) -> bool:
         return isinstance(self.policy.order, ChosenOrder) and self.policy.order.kept
-
-    def train(self, mode: bool = True) -> SequentialModule:
-        """Changes the mode where it differs: RLlib sets it before and after every step."""
-        return self if mode == self.training else super().train(mode)
-
-    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self._act(batch, deterministic=True, **kwargs)
-
-    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self._act(batch, deterministic=False, **kwargs)
 
     def _act(
         self,

@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
-from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.module import ENTROPY, action_spec, obs_dim
+from rllib_seqmarl.learning.module import ENTROPY, TeamModule, action_spec, obs_dim
 from rllib_seqmarl.nets.critics import JointCritic, TargetCritic
 from rllib_seqmarl.nets.distributions import masked_logits
 from rllib_seqmarl.nets.recurrent import (
@@ -50,7 +48,7 @@ def state_dim(space: spaces.Dict, source: str) -> int:
     return int(np.prod(space[name].shape))
 
 
-class RecurrentModule(TorchRLModule, InferenceOnlyAPI):
+class RecurrentModule(TeamModule):
     """Agents, their critic and its target copy; an algorithm says which critic.
 
     Blocks hold what the agents carried into their first row (RLlib's ``state_in``), and learning
@@ -93,10 +91,6 @@ class RecurrentModule(TorchRLModule, InferenceOnlyAPI):
         """What the agents of one world remember before they have seen anything."""
         return self.agent.initial_memory()
 
-    def train(self, mode: bool = True) -> RecurrentModule:
-        """Changes the mode where it differs: RLlib sets it before and after every step."""
-        return self if mode == self.training else super().train(mode)
-
     def state_of(self, columns: dict[str, Tensor]) -> Tensor:
         """What the critic reads, from observation columns: [..., S]."""
         environments = self.model_config["state"] == "environment"
@@ -108,12 +102,6 @@ class RecurrentModule(TorchRLModule, InferenceOnlyAPI):
         return masked_logits(logits, mask).softmax(-1)
 
     # -- passes ------------------------------------------------------------------------------
-
-    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self._act(batch, deterministic=True, **kwargs)
-
-    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self._act(batch, deterministic=False, **kwargs)
 
     def _act(
         self,
