@@ -123,11 +123,6 @@ class SeCAConfig(CriticConfig):
     def validate(self) -> None:
         """See `CriticConfig.validate`."""
         super().validate()
-        if self.use_value_active_mask:
-            raise UserError(
-                "config key 'use_value_active_mask' has no meaning here: one value is the whole "
-                "team's; leave it at false."
-            )
         whole_episodes = self.order == "contribution" and self.order_window is None
         if self.order_source == "previous_episode" and not whole_episodes:
             raise UserError(
@@ -141,9 +136,7 @@ class SeCAConfig(CriticConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Recurrent agents and a hypernetwork critic."""
-        names = ("state", "hidden_dim", "target_update_interval", "embed_dim", "hypernet_dim")
-        settings = {name: getattr(self, name) for name in names}
-        return RLModuleSpec(module_class=SeCAModule, model_config=settings)
+        return self.module_spec(SeCAModule, "embed_dim", "hypernet_dim")
 
 
 class SeCAModule(RecurrentModule):

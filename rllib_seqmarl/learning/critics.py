@@ -1,4 +1,8 @@
-"""What algorithms with recurrent agents and a central action value share: settings and learner."""
+"""What algorithms with recurrent agents and a central action value share: settings and learner.
+
+A critic's values are those of the team, [E, T], or of every agent, [E, T, N] (COMA); below,
+[E, T(, N)].
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl import registry
@@ -15,7 +20,12 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.advantages import POLICY_WEIGHT, TARGETS, VALUE_WEIGHT
 from rllib_seqmarl.learning.config import TeamConfig
 from rllib_seqmarl.learning.learner import Rows, TeamLearner
-from rllib_seqmarl.learning.recurrent import CRITIC_STATES, NO_STATE, RecurrentModule
+from rllib_seqmarl.learning.recurrent import (
+    CRITIC_STATES,
+    LAST_ACTIONS,
+    NO_STATE,
+    RecurrentModule,
+)
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.contributions import Path
 from rllib_seqmarl.nets.recurrent import HIDDEN, PREVIOUS_ACTIONS, Unrolled, previous_actions
@@ -57,6 +67,8 @@ class CriticConfig(TeamConfig):
 
     #: Recurrent agents here choose among discrete actions.
     continuous_actions: ClassVar[bool] = False
+    #: Whether the critic has one value for the whole team, not one for each agent.
+    team_value: ClassVar[bool] = True
 
     _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         "state": CRITIC_STATES,
@@ -86,6 +98,11 @@ class CriticConfig(TeamConfig):
     def validate(self) -> None:
         """See `TeamConfig.validate`."""
         super().validate()
+        if self.team_value and self.use_value_active_mask:
+            raise UserError(
+                "config key 'use_value_active_mask' has no meaning here: one value is the whole "
+                "team's; leave it at false."
+            )
         # Of the user's own environments only their spaces tell; see `RecurrentModule.setup`.
         known = self.env in registry.ENVIRONMENTS
         stateless = self.env_config.get("state") in (None, False, "none")
@@ -99,6 +116,12 @@ class CriticConfig(TeamConfig):
                     f"rollout_fragment_length ({self.rollout_fragment_length}) steps: raise it, "
                     "or shorten the rollouts; recurrent agents learn from whole sequences."
                 )
+
+    def module_spec(self, module_class: type[RecurrentModule], *names: str) -> RLModuleSpec:
+        """``module_class`` with those settings that all such modules have, and with ``names``."""
+        names = ("state", "hidden_dim", "target_update_interval", *names)
+        settings = {name: getattr(self, name) for name in names}
+        return RLModuleSpec(module_class=module_class, model_config=settings)
 
 
 class CriticLearner(TeamLearner):
@@ -133,12 +156,16 @@ class CriticLearner(TeamLearner):
         return rows[ACTIONS].shape[1]
 
     def rows(self, block: RolloutBlock) -> Rows:
-        """Columns [T, E, N, ...] -> sequences [E, T, N, ...] with targets [E, T]."""
+        """Columns [T, E, N, ...] -> sequences [E, T, N, ...] with targets [E, T(, N)]."""
         c = {k: self.to_device(column).transpose(0, 1) for k, column in block.columns.items()}
-        keep = (*OBSERVATION_COLUMNS, ACTIONS, IS_FIRST)
+        keep = (*OBSERVATION_COLUMNS, ACTIONS, IS_FIRST, LAST_ACTIONS)
         steps = c[REWARD].shape[1]
-        rows = {k: c[k][:, :steps] for k in keep if k in c}
-        rows |= {k: self.to_device(block.memory[k]) for k in (HIDDEN, PREVIOUS_ACTIONS)}
+        memory = {k: self.to_device(block.memory[k]) for k in (HIDDEN, PREVIOUS_ACTIONS)}
+        goes_on = ~(c[TERMINATED] | c[TRUNCATED])
+        begins = torch.cat((c[IS_FIRST], ~goes_on[:, -1:]), dim=1).unsqueeze(-1)  # [E, T + 1, 1]
+        last_actions = torch.cat((memory[PREVIOUS_ACTIONS].unsqueeze(1), c[ACTIONS]), dim=1)
+        c[LAST_ACTIONS] = last_actions.masked_fill(begins, -1)  # [E, T + 1, N]
+        rows = {k: c[k][:, :steps] for k in keep if k in c} | memory
         with torch.no_grad(), self.network_time():
             unrolled = self.core.agent.unroll(
                 rows[OBS],
@@ -155,13 +182,12 @@ class CriticLearner(TeamLearner):
             # Q(s_t, u_t); at the last row pi stands for an action that was not chosen yet.
             joint = torch.cat((taken, last_policy.unsqueeze(1)), dim=1)  # [E, T + 1, N, A]
             state = self.core.state_of(c)  # [E, T + 1, S]
-            following = self.values(self.core.target, state[:, 1:], joint[:, 1:].unsqueeze(2))[
-                ..., 0
-            ]
+            following = self.values(self.core.target, state[:, 1:], joint[:, 1:].unsqueeze(2))
+            following = following[:, :, 0]  # [E, T(, N)]
             if block.final is not None:
                 self._bootstrap(following, block.final, rows, unrolled)
             policy = self.core.policy(unrolled.logits, rows.get(ACTION_MASK))
-        targets = td_lambda(  # [T, E]
+        targets = td_lambda(  # [T, E(, N)]
             c[REWARD].transpose(0, 1),
             following.transpose(0, 1),
             c[TERMINATED].transpose(0, 1),
@@ -172,7 +198,6 @@ class CriticLearner(TeamLearner):
         )
         rows[TARGETS] = targets.transpose(0, 1)
         policy = torch.cat((policy, last_policy.unsqueeze(1)), dim=1)
-        goes_on = ~(c[TERMINATED] | c[TRUNCATED])
         return rows | self.more_rows(rows, Path(state, policy, goes_on))
 
     def more_rows(self, rows: Rows, path: Path) -> Rows:
@@ -193,22 +218,22 @@ class CriticLearner(TeamLearner):
     def _bootstrap(
         self, following: Tensor, final: FinalObservations, rows: Rows, unrolled: Unrolled
     ) -> None:
-        """Puts Q(s, pi) of truncated episodes' final states into ``following`` [E, T]."""
+        """Puts Q(s, pi) of truncated episodes' final states into ``following`` [E, T(, N)]."""
         obs = {k: self.to_device(column) for k, column in final.columns.items()}
         world, step = self.to_device(final.world), self.to_device(final.step)
         policy = self._next_policy(obs, rows, unrolled, world, step)
-        state = self.core.state_of(obs)
-        following[world, step] = self.values(self.core.target, state, policy.unsqueeze(1))[..., 0]
+        state = self.core.state_of(obs | {LAST_ACTIONS: rows[ACTIONS][world, step]})
+        following[world, step] = self.values(self.core.target, state, policy.unsqueeze(1))[:, 0]
 
     def values(
         self, critic: Callable[[Tensor, Tensor], Tensor], state: Tensor, joint_actions: Tensor
     ) -> Tensor:
-        """A critic's values in pieces: state [..., S], joint actions [..., K, N, A] -> [..., K]."""
+        """A critic's values in pieces: state [..., S], joint [..., K, N, A] -> [..., K(, N)]."""
         shape = state.shape[:-1]
         states, vectors = state.flatten(0, -2), joint_actions.flatten(0, -4)
         size = self.config.micro_batch_size or len(states)
         pieces = zip(states.split(size), vectors.split(size), strict=True)
-        return torch.cat([critic(s, v) for s, v in pieces]).view(*shape, -1)
+        return torch.cat([critic(s, v) for s, v in pieces]).unflatten(0, shape)
 
     # -- losses ------------------------------------------------------------------------------
 
@@ -216,9 +241,11 @@ class CriticLearner(TeamLearner):
         """The weight of each agent's terms and of each step's."""
         targets = rows[TARGETS]
         alive = rows[ALIVE].to(targets.dtype)
-        policy = alive if self.config.use_policy_active_mask else torch.ones_like(alive)
+        config = self.config
+        policy = alive if config.use_policy_active_mask else torch.ones_like(alive)
+        value = alive if config.use_value_active_mask else torch.ones_like(targets)
         weights: Rows = {}
-        for name, weight in ((POLICY_WEIGHT, policy), (VALUE_WEIGHT, torch.ones_like(targets))):
+        for name, weight in ((POLICY_WEIGHT, policy), (VALUE_WEIGHT, value)):
             # Learners' gradients are averaged, so each divides by its share of the weight.
             weights[name] = weight / (self.sum_over_learners(weight.sum()) / self.num_shares)
         return weights
@@ -232,7 +259,7 @@ class CriticLearner(TeamLearner):
         self.gradient_step(minibatch, self.loss)
 
     def critic_loss(self, piece: Rows) -> Tensor:
-        """(y - Q(s, u))^2, mean over all steps (SeCA, eq. 12)."""
+        """(y - Q(s, u))^2 (SeCA, eq. 12), mean over steps, or steps and agents."""
         core = self.core
         taken = F.one_hot(piece[ACTIONS], core.agent.num_actions).to(piece[TARGETS].dtype)
         state = core.state_of(piece).flatten(0, 1)  # [E T, S]

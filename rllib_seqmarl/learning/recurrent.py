@@ -23,8 +23,13 @@ from rllib_seqmarl.nets.recurrent import (
 )
 from rllib_seqmarl.rollout.block import ACTION_MASK, ACTIONS, IS_FIRST, LOG_PROB, OBS, STATE
 
-#: Column of `RecurrentModule.forward_train` beside log-prob and entropy.
+#: Columns of `RecurrentModule.forward_train` beside log-prob and entropy.
 POLICY = "policy"
+LOGITS = "logits"
+
+#: What each agent did at the step before, -1 at the first step of an episode: beside the
+#: observation columns for critics that read it, int [..., N].
+LAST_ACTIONS = "last_actions"
 
 #: What a central critic reads: the environment's ``state``, or all agents' observations.
 CRITIC_STATES = ("environment", "observations")
@@ -92,7 +97,7 @@ class RecurrentModule(TeamModule):
         return self.agent.initial_memory()
 
     def state_of(self, columns: dict[str, Tensor]) -> Tensor:
-        """What the critic reads, from observation columns: [..., S]."""
+        """What the critic reads, from observation columns and `LAST_ACTIONS`: [..., S]."""
         environments = self.model_config["state"] == "environment"
         obs = columns[OBS]
         return columns[STATE if environments else OBS].flatten(obs.ndim - 2)
@@ -128,7 +133,7 @@ class RecurrentModule(TeamModule):
         return {ACTIONS: actions, LOG_PROB: log_prob, Columns.STATE_OUT: memory}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        """Sequences -> log-prob [B, T, N, 1], entropy [B, T, N], policy [B, T, N, A]."""
+        """Sequences -> log-prob [B, T, N, 1], entropy [B, T, N], policy and logits [B, T, N, A]."""
         actions, mask = batch[ACTIONS], batch.get(ACTION_MASK)
         logits = self.agent.unroll(
             batch[OBS],
@@ -141,4 +146,5 @@ class RecurrentModule(TeamModule):
             LOG_PROB: distribution.log_prob(logits, mask, actions),
             ENTROPY: distribution.entropy(logits, mask),
             POLICY: self.policy(logits, mask),
+            LOGITS: logits,
         }

@@ -20,14 +20,14 @@ class JointCritic(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
-        """The team's action values.
+        """Action values.
 
         Args:
-            state: [B, S].
+            state: [B, S], what the critic reads beside the joint action.
             joint_actions: [B, K, N, A].
 
         Returns:
-            Q [B, K].
+            Q [B, K]; [B, K, N] of a critic that has a value for every agent.
         """
 
 
