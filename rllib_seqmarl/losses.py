@@ -40,19 +40,20 @@ def probability_ratio(
     return difference.exp()
 
 
-def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float | Tensor) -> Tensor:
     """-sum_k min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7).
 
     Args:
         ratio: [B, N, K].
         advantage: [B, N].
-        clip: eps.
+        clip: eps; of each agent by itself, [N, 1].
 
     Returns:
         [B, N], to be minimised.
     """
     advantage = advantage.unsqueeze(-1)
-    clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
+    eps = torch.as_tensor(clip, dtype=ratio.dtype, device=ratio.device)
+    clipped = ratio.clamp(1.0 - eps, 1.0 + eps)
     return -torch.minimum(ratio * advantage, clipped * advantage).sum(-1)
 
 

@@ -24,8 +24,12 @@ def generalized_advantages(
     gamma: float,
     lambda_: float,
     time_limit: str = "bootstrap",
+    trace: Tensor | None = None,
 ) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2016), for every agent by itself.
+
+    With ``trace`` c it is A2PO's preceding-agent off-policy correction (Wang et al. 2023), as a
+    scan: A_t = delta_t + gamma lambda c_{t+1} A_{t+1}.
 
     Args:
         rewards: [T, E] of the team or [T, E, N], in the units of ``values``.
@@ -37,6 +41,7 @@ def generalized_advantages(
         gamma: discount.
         lambda_: trace decay.
         time_limit: one of `TIME_LIMITS`.
+        trace: c_t, [T, E, N], how likely step t still is; None is 1 everywhere, plain estimation.
 
     Returns:
         Advantages [T, E, N]; adding ``values`` gives the returns.
@@ -52,8 +57,9 @@ def generalized_advantages(
     advantage = torch.zeros_like(values[0])
     decay = gamma * lambda_ * goes_on
     for t in range(len(deltas) - 1, -1, -1):
-        advantage = torch.addcmul(deltas[t], decay[t], advantage)
-        advantages[t] = advantage
+        advantage = advantages[t] = torch.addcmul(deltas[t], decay[t], advantage)
+        if trace is not None:
+            advantage = advantage * trace[t]
     return advantages
 
 

@@ -37,8 +37,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
-from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
@@ -47,13 +45,13 @@ from rllib_seqmarl.learning.advantages import (
     POLICY_WEIGHT,
     TARGETS,
     VALUE_WEIGHT,
-    AdvantageLearner,
 )
 from rllib_seqmarl.learning.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.learner import Rows
 from rllib_seqmarl.learning.module import ENTROPY, VALUES, SequentialModule
 from rllib_seqmarl.learning.order_config import OrderConfig
 from rllib_seqmarl.learning.order_objectives import OBJECTIVES
+from rllib_seqmarl.learning.sequential import SequentialLearner
 from rllib_seqmarl.losses import (
     RATIO_AGGREGATIONS,
     clipped_value_loss,
@@ -193,13 +191,8 @@ class MATConfig(OrderConfig):
         )
 
 
-class MATLearner(AdvantageLearner):
+class MATLearner(SequentialLearner):
     """Clipped PPO on the advantages of each agent's own value."""
-
-    def build(self) -> None:
-        """Adds the schedule of the clip range."""
-        super().build()
-        self.clip_param = Scheduler(self.config.clip_param, framework="torch")
 
     def compute_loss_for_module(
         self, *, module_id: str, config: MATConfig, batch: Rows, fwd_out: Rows
@@ -234,11 +227,6 @@ class MATLearner(AdvantageLearner):
             **order_terms,
         )
         return loss
-
-    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Sets the clip range for the steps taken so far."""
-        super().before_gradient_based_update(timesteps=timesteps)
-        self.clip_param.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
 
 
 class MAT(TeamAlgorithm):

@@ -43,6 +43,11 @@ _NOT_FINITE = (
 Rows = dict[str, Tensor]
 
 
+def _columns(rows: Rows) -> Rows:
+    """What has an entry per row; the rest are scalars that hold for all of them."""
+    return {name: value for name, value in rows.items() if value.ndim > 0}
+
+
 class TeamLearner(TorchLearner):
     """Learns from blocks of columns.
 
@@ -82,6 +87,11 @@ class TeamLearner(TorchLearner):
     def steps_per_row(self, rows: Rows) -> int:
         """Environment steps that a row holds."""
         return 1
+
+    def learn(self, rows: Rows) -> None:
+        """All gradient steps on the rows of an iteration."""
+        for minibatch in self.minibatches(rows):
+            self.learn_from(minibatch)
 
     def learn_from(self, minibatch: Rows) -> None:
         """The gradient steps for which a minibatch is used: one, down the algorithm's loss."""
@@ -149,19 +159,11 @@ class TeamLearner(TorchLearner):
         block = concatenate(blocks)
         self._network_seconds = 0.0
         rows = self.rows(block)
-        count = len(next(iter(rows.values())))
-        # The same number for all learners, who wait for each other at every step.
-        largest = self.max_over_learners(count)
-        size = self.config.minibatch_size
-        pieces = 1 if size is None else -(-largest // self._num_rows(size, rows))
         self._terms = {}
-        for _ in range(self.config.num_epochs):
-            for indices in self._minibatches(count, pieces):
-                minibatch = rows if indices is None else {k: v[indices] for k, v in rows.items()}
-                self.learn_from(minibatch)
+        self.learn(rows)
         self._weights_seq_no += 1
         self.after_gradient_based_update(timesteps=timesteps or {})
-        self._log_update(block.num_env_steps, self.config.num_epochs * pieces)
+        self._log_update(block.num_env_steps, self.config.num_epochs * self._num_minibatches(rows))
         total = time.perf_counter() - begin
         for part, value in (
             ("forward_backward", self._network_seconds),
@@ -172,12 +174,11 @@ class TeamLearner(TorchLearner):
             )
         return self.metrics.reduce()
 
-    def _minibatches(self, count: int, pieces: int) -> list[Tensor | None]:
-        """Row indices of one epoch's minibatches, of near-equal size; no row is dropped."""
-        if pieces == 1:
-            return [None]
-        order = torch.randperm(count, generator=self.generator)
-        return list(order.to(self.device).tensor_split(pieces))
+    def _num_minibatches(self, rows: Rows) -> int:
+        """Minibatches of an epoch: as many for all learners, who wait for each other."""
+        size, columns = self.config.minibatch_size, _columns(rows)
+        largest = self.max_over_learners(len(next(iter(columns.values()))))
+        return 1 if size is None else -(-largest // self._num_rows(size, columns))
 
     def _num_rows(self, steps: int | None, rows: Rows) -> int:
         """How many of ``rows`` make ``steps`` environment steps; all of them for None."""
@@ -187,10 +188,25 @@ class TeamLearner(TorchLearner):
 
     # -- for algorithms ------------------------------------------------------------------------
 
+    def minibatches(self, rows: Rows) -> Iterator[Rows]:
+        """``num_epochs`` passes over rows in minibatches of near-equal size; no row is dropped.
+
+        Scalars among the rows go with every minibatch.
+        """
+        number, columns = self._num_minibatches(rows), _columns(rows)
+        count = len(next(iter(columns.values())))
+        for _ in range(self.config.num_epochs):
+            if number == 1:
+                yield rows
+                continue
+            order = torch.randperm(count, generator=self.generator).to(self.device)
+            for indices in order.tensor_split(number):
+                yield {**rows, **{k: v[indices] for k, v in columns.items()}}
+
     def pieces(self, rows: Rows) -> Iterator[Rows]:
         """Rows in pieces of ``micro_batch_size`` steps; scalars go with every piece."""
         scalars = {k: v for k, v in rows.items() if v.ndim == 0}
-        columns = {k: v for k, v in rows.items() if v.ndim > 0}
+        columns = _columns(rows)
         size = self._num_rows(self.config.micro_batch_size, columns)
         for start in range(0, len(next(iter(columns.values()))), size):
             yield {k: v[start : start + size] for k, v in columns.items()} | scalars

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.learning.advantages import ADVANTAGES, POLICY_WEIGHT, ROW_WEIGHT
+from rllib_seqmarl.learning.advantages import ADVANTAGES, POLICY_WEIGHT
 from rllib_seqmarl.learning.learner import Rows
 from rllib_seqmarl.learning.module import ORDER_ENTROPY, ORDER_SCORES
+from rllib_seqmarl.learning.sequential import ROW_WEIGHT
 from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
 from rllib_seqmarl.rollout.block import ORDER_LOG_PROB
 

@@ -83,10 +83,13 @@ def test_counters_and_time_split(small: Any) -> None:
 
 
 def test_minibatches_deal_out_every_row_once(small: Any) -> None:
-    algorithm, learner = build(small)
-    pieces = learner._minibatches(83, 4)
-    assert sorted(torch.cat(pieces).tolist()) == list(range(83))
-    assert {len(p) for p in pieces} == {20, 21}
+    algorithm, learner = build(small, num_epochs=1, minibatch_size=25)
+    rows = {"number": torch.arange(83), "the_same_for_all": torch.tensor(5)}
+    minibatches = list(learner.minibatches(rows))
+    numbers = [minibatch["number"] for minibatch in minibatches]
+    assert sorted(torch.cat(numbers).tolist()) == list(range(83))
+    assert {len(n) for n in numbers} == {20, 21}
+    assert all(minibatch["the_same_for_all"] == 5 for minibatch in minibatches)
     algorithm.stop()
 
 
