@@ -57,13 +57,16 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.adaptive_entropy import (
+    AdaptiveEntropyConfig,
+    AdaptiveEntropyLearner,
+)
 from rllib_seqmarl.learning.advantages import POLICY_WEIGHT
 from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.critics import CriticConfig, CriticLearner
 from rllib_seqmarl.learning.learner import Rows
 from rllib_seqmarl.learning.module import ENTROPY
 from rllib_seqmarl.learning.recurrent import POLICY, RecurrentModule
-from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
+from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.contributions import (
     Path,
     of_previous_episode,
@@ -74,13 +77,11 @@ from rllib_seqmarl.nets.credit import counterfactual_credit, sequential_credit
 from rllib_seqmarl.nets.critics import HypernetworkCritic
 from rllib_seqmarl.rollout.block import ACTIONS, IS_FIRST, LOG_PROB, ORDER
 
-#: What the entropy is divided by, where it is one number for the whole minibatch.
-ENTROPY_LEVEL = "entropy_level"
 #: What the learner keeps: what orders of evaluation depend on beside the present block.
 CARRIED = "carried_orders"
 
 
-class SeCAConfig(CriticConfig):
+class SeCAConfig(AdaptiveEntropyConfig):
     """Settings of SeCA; see the module's table for the paper's variants.
 
     Attributes:
@@ -93,21 +94,20 @@ class SeCAConfig(CriticConfig):
         order_source: whose contributions: those of the ``own_episode``, or of the
             ``previous_episode`` of the same world.
         path_points: points per step of the path at which gradients are taken.
-        entropy_coeff: xi.
-        entropy_ratio: the adaptive entropy is divided by that of each ``sample``, or by the mean
-            of the ``batch``.
     """
 
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = CriticConfig._CHOICES | {
+    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = AdaptiveEntropyConfig._CHOICES | {
         "advantage": ("sequential", "counterfactual"),
         "order": ("contribution", "probability", "entropy", "fixed"),
         "order_source": ("own_episode", "previous_episode"),
-        "entropy_ratio": ("sample", "batch"),
     }
     _SIZES: ClassVar[set[str]] = {"embed_dim", "hypernet_dim", "order_window", "path_points"}
-    _OPTIONAL: ClassVar[set[str]] = CriticConfig._OPTIONAL | {"hypernet_dim", "order_window"}
-    _WHOLE: ClassVar[set[str]] = CriticConfig._WHOLE | _SIZES
-    _POSITIVE: ClassVar[set[str]] = CriticConfig._POSITIVE | _SIZES
+    _OPTIONAL: ClassVar[set[str]] = AdaptiveEntropyConfig._OPTIONAL | {
+        "hypernet_dim",
+        "order_window",
+    }
+    _WHOLE: ClassVar[set[str]] = AdaptiveEntropyConfig._WHOLE | _SIZES
+    _POSITIVE: ClassVar[set[str]] = AdaptiveEntropyConfig._POSITIVE | _SIZES
 
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class or SeCA)
@@ -121,7 +121,7 @@ class SeCAConfig(CriticConfig):
         self.entropy_ratio = "sample"
 
     def validate(self) -> None:
-        """See `CriticConfig.validate`."""
+        """See `AdaptiveEntropyConfig.validate`."""
         super().validate()
         whole_episodes = self.order == "contribution" and self.order_window is None
         if self.order_source == "previous_episode" and not whole_episodes:
@@ -148,7 +148,7 @@ class SeCAModule(RecurrentModule):
         return HypernetworkCritic(state_dim, num_agents, num_actions, width, hypernet)
 
 
-class SeCALearner(CriticLearner):
+class SeCALearner(AdaptiveEntropyLearner):
     """Score-function gradient with the advantage of a sequential evaluation."""
 
     # -- order of evaluation -----------------------------------------------------------------
@@ -196,19 +196,6 @@ class SeCALearner(CriticLearner):
 
     # -- loss --------------------------------------------------------------------------------
 
-    def start_minibatch(self, rows: Rows) -> Rows:
-        """Weights, and with ``entropy_ratio: batch`` the mean entropy of the minibatch."""
-        extra = super().start_minibatch(rows)
-        if self.config.entropy_ratio == "batch":
-            with torch.no_grad(), self.network_time():
-                parts = [
-                    weighted_sum(self.core.forward_train(piece)[ENTROPY], piece[POLICY_WEIGHT])
-                    for piece in self.pieces(rows | extra)
-                ]
-            level = self.sum_over_learners(torch.stack(parts).sum()) / self.num_shares
-            extra[ENTROPY_LEVEL] = level
-        return extra
-
     def compute_loss_for_module(
         self, *, module_id: str, config: SeCAConfig, batch: Rows, fwd_out: Rows
     ) -> Tensor:
@@ -223,8 +210,7 @@ class SeCALearner(CriticLearner):
                 advantage = counterfactual_credit(q, actions, policy)
         advantage = advantage.view_as(entropy)
         policy_loss = -weighted_sum(fwd_out[LOG_PROB].squeeze(-1) * advantage, weight)
-        bonus = weighted_sum(adaptive_entropy(entropy, batch.get(ENTROPY_LEVEL)), weight)
-        loss = policy_loss - self.entropy_coeff.get_current_value() * bonus
+        loss = policy_loss - self.entropy_bonus(batch, entropy)
         self.log_terms(
             policy_loss=policy_loss,
             entropy=weighted_sum(entropy, weight),
