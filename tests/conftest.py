@@ -61,11 +61,12 @@ def small(ray_session: None) -> Any:
             "num_envs_per_env_runner": 8,
             "rollout_fragment_length": 10,
             "num_epochs": 2,
-            "embed_dim": 16,
             "seed": 7,
         }
+        widths = ("embed_dim", "hidden_dim", "hypernet_dim", "critic_dim")
+        sizes |= {name: 16 for name in widths if hasattr(config, name)}
         if hasattr(config, "hidden_dim"):  # recurrent agents and a central critic
-            sizes |= {"hidden_dim": 16, "hypernet_dim": 16, "state": "observations"}
+            sizes["state"] = "observations"
         config.update_from_dict({**sizes, **settings})
         return config
 

@@ -78,7 +78,7 @@ _RLLIB_CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 #: Settings that may be a schedule ``[[env_step, value], ...]``.
-_SCHEDULES = ("lr", "critic_lr", "entropy_coeff", "clip_param")
+_SCHEDULES = ("lr", "critic_lr", "entropy_coeff", "clip_param", "epsilon")
 
 #: Callbacks for every step or start of an episode, which a columnar runner does not make.
 _UNSUPPORTED_CALLBACKS = ("on_episode_created", "on_episode_start", "on_episode_step")

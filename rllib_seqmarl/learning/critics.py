@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from rllib_seqmarl import registry
@@ -28,6 +30,7 @@ from rllib_seqmarl.learning.recurrent import (
 )
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.contributions import Path
+from rllib_seqmarl.nets.distributions import EpsilonCategorical
 from rllib_seqmarl.nets.recurrent import HIDDEN, PREVIOUS_ACTIONS, Unrolled, previous_actions
 from rllib_seqmarl.returns import td_lambda
 from rllib_seqmarl.rollout.block import (
@@ -58,6 +61,9 @@ class CriticConfig(TeamConfig):
         lambda_: of the critic's TD(lambda) targets.
         target_update_interval: gradient steps of the critic until its target copy follows.
         entropy_coeff: weight of the entropy; a number or a schedule.
+        epsilon: share of uniformly random actions among those that the agents explore with, as in
+            PyMARL; a number or a schedule. The policy gradient takes them for actions of pi, so
+            with any of them it is no longer that of the policy that acted.
         minibatch_size: environment steps per gradient step. Minibatches are of whole sequences,
             all ``rollout_fragment_length`` steps of a world, so they hold one at least.
         micro_batch_size: likewise, per forward and backward pass.
@@ -78,7 +84,7 @@ class CriticConfig(TeamConfig):
     _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | _NUMBERS
     _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | _NUMBERS
     _NOT_NEGATIVE: ClassVar[set[str]] = TeamConfig._NOT_NEGATIVE | {"critic_lr"}
-    _UNIT_INTERVAL: ClassVar[set[str]] = TeamConfig._UNIT_INTERVAL | {"lambda_"}
+    _UNIT_INTERVAL: ClassVar[set[str]] = TeamConfig._UNIT_INTERVAL | {"lambda_", "epsilon"}
 
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class)
@@ -91,6 +97,7 @@ class CriticConfig(TeamConfig):
         self.lambda_ = 0.8
         self.target_update_interval = 200
         self.entropy_coeff = 0.06
+        self.epsilon: Any = 0.0
         self.grad_clip = 10.0
         self.adam_epsilon = 1e-8
         self.num_epochs = 1
@@ -103,6 +110,8 @@ class CriticConfig(TeamConfig):
                 "config key 'use_value_active_mask' has no meaning here: one value is the whole "
                 "team's; leave it at false."
             )
+        if not isinstance(self.epsilon, int | float) and max(e for _, e in self.epsilon) > 1:
+            raise UserError(f"config key 'epsilon' must lie between 0 and 1, got {self.epsilon!r}.")
         # Of the user's own environments only their spaces tell; see `RecurrentModule.setup`.
         known = self.env in registry.ENVIRONMENTS
         stateless = self.env_config.get("state") in (None, False, "none")
@@ -121,6 +130,9 @@ class CriticConfig(TeamConfig):
         """``module_class`` with those settings that all such modules have, and with ``names``."""
         names = ("state", "hidden_dim", "target_update_interval", *names)
         settings = {name: getattr(self, name) for name in names}
+        # The first value, which the learner follows up; None: there are no random actions.
+        first = self.epsilon if isinstance(self.epsilon, int | float) else self.epsilon[0][1]
+        settings["epsilon"] = None if self.epsilon == 0 else first
         return RLModuleSpec(module_class=module_class, model_config=settings)
 
 
@@ -148,6 +160,19 @@ class CriticLearner(TeamLearner):
                 params=parameters,
                 lr_or_lr_schedule=lr,
             )
+
+    def build(self) -> None:
+        """See `TeamLearner.build`."""
+        super().build()
+        self.epsilon = Scheduler(self.config.epsilon, framework="torch")
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Sets epsilon, which travels to the runners with the weights, for the steps so far."""
+        super().before_gradient_based_update(timesteps=timesteps)
+        behaviour = self.core.agent.behaviour
+        if isinstance(behaviour, EpsilonCategorical):
+            value = self.epsilon.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+            behaviour.epsilon.fill_(value)
 
     # -- rows --------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.module import ENTROPY, TeamModule, action_spec, obs_dim
 from rllib_seqmarl.nets.critics import JointCritic, TargetCritic
-from rllib_seqmarl.nets.distributions import masked_logits
+from rllib_seqmarl.nets.distributions import EpsilonCategorical, masked_logits
 from rllib_seqmarl.nets.recurrent import (
     HIDDEN,
     PREVIOUS_ACTIONS,
@@ -68,6 +68,13 @@ class RecurrentModule(TeamModule):
     def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> JointCritic:
         """The critic, from S, N, A and ``model_config``."""
 
+    def make_behaviour(self, num_actions: int) -> EpsilonCategorical | None:
+        """What actions are drawn from while exploring; None: from pi."""
+        epsilon = self.model_config["epsilon"]
+        if epsilon is None:
+            return None
+        return EpsilonCategorical(num_actions, greedy=False, epsilon=epsilon)
+
     def setup(self) -> None:
         """Builds the networks from the spaces of one world.
 
@@ -83,7 +90,8 @@ class RecurrentModule(TeamModule):
             )
         agents = self.observation_space[OBS].shape[0]
         state = state_dim(self.observation_space, settings["state"])
-        self.agent = RecurrentAgent(width, action.size, agents, settings["hidden_dim"])
+        behaviour = self.make_behaviour(action.size)
+        self.agent = RecurrentAgent(width, action.size, agents, settings["hidden_dim"], behaviour)
         if not self.inference_only:
             self.critic = self.make_critic(state, agents, action.size)
             self.target = TargetCritic(self.critic, settings["target_update_interval"])

@@ -16,6 +16,7 @@ import math
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: Logit of an action that is not available. Finite: the entropy's 0 * log 0 must stay 0.
@@ -114,23 +115,68 @@ class Categorical(nn.Module):
         return -(log_probs.exp() * log_probs).sum(-1)
 
 
-class DiagonalGaussian(nn.Module):
-    """A real vector: mean from the decoder, one standard deviation per dimension for all agents.
+class EpsilonCategorical(Categorical):
+    """An own choice with probability 1 - epsilon, else any of the available actions.
 
-    std = 0.5 * sigmoid(log_std), log_std initialised to 1 (std 0.3655), as in the official MAT
-    code. Samples are not squashed; the environment's adapter maps [-1, 1] to its bounds.
-    Agents that have fewer than A dimensions say so in their mask.
+    The own choice is drawn from softmax(logits), or is the best action (epsilon-greedy). Without
+    noise it is the best action whatever epsilon is.
+
+    Args:
+        size: A.
+        greedy: the own choice is the best action.
+        epsilon: to begin with; part of the state dict, so that it travels with the weights.
     """
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-        self.log_std = nn.Parameter(torch.ones(size))
+    epsilon: Tensor
+
+    def __init__(self, size: int, greedy: bool, epsilon: float) -> None:
+        super().__init__(size)
+        self.greedy = greedy
+        self.register_buffer("epsilon", torch.tensor(float(epsilon)))
+
+    def probabilities(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
+        """[..., A] -> [..., A], 0 for actions that are not available."""
+        logits = masked_logits(parameters, mask)
+        if self.greedy:
+            own = F.one_hot(logits.argmax(-1), self.size).to(logits.dtype)
+        else:
+            own = logits.softmax(-1)
+        available = torch.ones_like(own) if mask is None else mask.to(own.dtype)
+        return torch.lerp(own, available / available.sum(-1, keepdim=True), self.epsilon)
+
+    def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+        """A sample for this noise, the best action without: [..., A] -> int [...]."""
+        if noise is not None:
+            parameters = self._log_probabilities(parameters, mask)
+        return super().choose(parameters, mask, noise)
+
+    def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
+        """Of the mixture: [..., A], int [...] -> [..., 1]."""
+        return super().log_prob(self._log_probabilities(parameters, mask), mask, actions)
+
+    def entropy(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
+        """Of the mixture: [..., A] -> [...]."""
+        return super().entropy(self._log_probabilities(parameters, mask), mask)
+
+    def _log_probabilities(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
+        # Finite: the logarithm of what is never chosen, below any Gumbel noise all the same.
+        probabilities = self.probabilities(parameters, mask)
+        return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+
+
+class Gaussian:
+    """A real vector with independent dimensions: the mean is given, the deviation held.
+
+    Samples are not squashed; the environment's adapter maps [-1, 1] to its bounds. Agents that
+    have fewer than A dimensions say so in their mask.
+    """
+
+    size: int
 
     @property
     def std(self) -> Tensor:
-        """[A]."""
-        return 0.5 * torch.sigmoid(self.log_std)
+        """[A], or [N, A] where agents differ."""
+        raise NotImplementedError
 
     def noise(
         self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
@@ -148,7 +194,7 @@ class DiagonalGaussian(nn.Module):
         scaled = None if noise is None else self.std * noise
         if mask is None:
             return scaled
-        exists = mask.to(self.log_std.dtype)
+        exists = mask.to(self.std.dtype)
         scaled = torch.zeros_like(exists) if scaled is None else scaled * exists
         return torch.cat((scaled, exists), dim=-1)
 
@@ -178,4 +224,36 @@ class DiagonalGaussian(nn.Module):
         per_dimension = self.std.log() + 0.5 * math.log(2.0 * math.pi * math.e)
         if mask is not None:
             return (per_dimension * mask).sum(-1)
-        return per_dimension.sum().expand(parameters.shape[:-1])
+        return per_dimension.sum(-1).expand(parameters.shape[:-1])
+
+
+def bounded_std(log_std: Tensor) -> Tensor:
+    """0.5 * sigmoid(log_std), as in the official code of MAT and in HARL; same shape."""
+    return 0.5 * torch.sigmoid(log_std)
+
+
+class DiagonalGaussian(Gaussian, nn.Module):
+    """A `Gaussian` with one learned deviation per dimension for all agents, 0.3655 at first."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.log_std = nn.Parameter(torch.ones(size))
+
+    @property
+    def std(self) -> Tensor:
+        """[A]."""
+        return bounded_std(self.log_std)
+
+
+class GaussianOfStd(Gaussian):
+    """A `Gaussian` whose deviation is given, [A] or [N, A]."""
+
+    def __init__(self, std: Tensor) -> None:
+        self.size = std.shape[-1]
+        self._std = std
+
+    @property
+    def std(self) -> Tensor:
+        """As given."""
+        return self._std

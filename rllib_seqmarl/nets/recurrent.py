@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.distributions import Categorical
+from rllib_seqmarl.nets.distributions import Categorical, EpsilonCategorical
 
 #: Names of what an agent carries from one step to the next.
 HIDDEN = "hidden"
@@ -40,9 +40,17 @@ class RecurrentAgent(nn.Module):
         num_actions: A.
         num_agents: N.
         hidden_dim: H.
+        behaviour: what actions are drawn from, where that is not the agents' own distribution.
     """
 
-    def __init__(self, obs_dim: int, num_actions: int, num_agents: int, hidden_dim: int) -> None:
+    def __init__(
+        self,
+        obs_dim: int,
+        num_actions: int,
+        num_agents: int,
+        hidden_dim: int,
+        behaviour: EpsilonCategorical | None = None,
+    ) -> None:
         super().__init__()
         self.num_actions = num_actions
         self.num_agents = num_agents
@@ -51,6 +59,7 @@ class RecurrentAgent(nn.Module):
         self.cell = nn.GRUCell(hidden_dim, hidden_dim)
         self.head = nn.Linear(hidden_dim, num_actions)
         self.distribution = Categorical(num_actions)
+        self.behaviour = behaviour or self.distribution
 
     def initial_memory(self) -> Memory:
         """What the N agents of one world carry into its first step: [N, H] and int [N]."""
@@ -82,14 +91,15 @@ class RecurrentAgent(nn.Module):
             generator: source of the noise; torch's global one without it.
 
         Returns:
-            Actions int [B, N], log-probs [B, N, 1], and the memory for the next step.
+            Actions int [B, N], log-probs [B, N, 1] of ``behaviour``, and the memory for the next
+            step.
         """
         logits, hidden = self.step(obs, memory, is_first)
         noise = None
         if not deterministic:
-            noise = self.distribution.noise(obs.shape[:2], obs.device, generator)
-        actions = self.distribution.choose(logits, mask, noise)
-        log_prob = self.distribution.log_prob(logits, mask, actions)
+            noise = self.behaviour.noise(obs.shape[:2], obs.device, generator)
+        actions = self.behaviour.choose(logits, mask, noise)
+        log_prob = self.behaviour.log_prob(logits, mask, actions)
         return actions, log_prob, {HIDDEN: hidden, PREVIOUS_ACTIONS: actions}
 
     def step(self, obs: Tensor, memory: Memory, is_first: Tensor) -> tuple[Tensor, Tensor]:
