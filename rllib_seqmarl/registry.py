@@ -21,8 +21,10 @@ ALGORITHMS: dict[str, str] = {
     "MAT": "rllib_seqmarl.algorithms.mat:MAT",
     "SrSv": "rllib_seqmarl.algorithms.srsv:SrSv",
     "SeCA": "rllib_seqmarl.algorithms.seca:SeCA",
+    "LICA": "rllib_seqmarl.algorithms.lica:LICA",
     "PMAT": "rllib_seqmarl.algorithms.pmat:PMAT",
     "AOAD-MAT": "rllib_seqmarl.algorithms.aoad_mat:AOADMAT",
+    "COMA": "rllib_seqmarl.algorithms.coma:COMA",
 }
 
 #: Environment name -> module with ``check(env_config)`` and ``make(num_envs, **env_config)``.
@@ -43,10 +45,12 @@ ALIASES: dict[str, str] = {
     "mat": "MAT",
     "srsv": "SrSv",
     "seca": "SeCA",
+    "lica": "LICA",
     "pmat": "PMAT",
     "aoad-mat": "AOAD-MAT",
     "aoad_mat": "AOAD-MAT",
     "aoadmat": "AOAD-MAT",
+    "coma": "COMA",
     "smax": "smac",
 }
 

@@ -58,6 +58,21 @@ def sequential_credit(q: Q, actions: Tensor, policy: Tensor, order: Tensor) -> T
     return values.diff(dim=-1).gather(-1, ranks(order))
 
 
+def counterfactual_advantage(action_values: Tensor, policy: Tensor, actions: Tensor) -> Tensor:
+    """A^a = Q(u) - sum_u' pi^a(u') Q(u^-a, u') (COMA, eq. 4); its mean under pi^a is zero.
+
+    Args:
+        action_values: Q of each own action, the others' held, [..., A].
+        policy: pi, [..., A].
+        actions: int [...].
+
+    Returns:
+        [...].
+    """
+    chosen = action_values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    return chosen - (policy * action_values).sum(-1)
+
+
 def counterfactual_credit(q: Q, actions: Tensor, policy: Tensor) -> Tensor:
     """A^a = Q(u) - Q(u with pi^a in the slot of a): COMA's advantage (eq. 3) on SeCA's critic.
 
