@@ -53,19 +53,16 @@ from typing import Any, ClassVar
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
+from rllib_seqmarl.algorithms.lica import LICAConfig
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.adaptive_entropy import (
-    AdaptiveEntropyConfig,
-    AdaptiveEntropyLearner,
-)
+from rllib_seqmarl.learning.adaptive_entropy import AdaptiveEntropyLearner
 from rllib_seqmarl.learning.advantages import POLICY_WEIGHT
 from rllib_seqmarl.learning.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.learner import Rows
 from rllib_seqmarl.learning.module import ENTROPY
-from rllib_seqmarl.learning.recurrent import POLICY, RecurrentModule
+from rllib_seqmarl.learning.recurrent import POLICY
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.contributions import (
     Path,
@@ -74,19 +71,16 @@ from rllib_seqmarl.nets.contributions import (
     path_contributions,
 )
 from rllib_seqmarl.nets.credit import counterfactual_credit, sequential_credit
-from rllib_seqmarl.nets.critics import HypernetworkCritic
 from rllib_seqmarl.rollout.block import ACTIONS, IS_FIRST, LOG_PROB, ORDER
 
 #: What the learner keeps: what orders of evaluation depend on beside the present block.
 CARRIED = "carried_orders"
 
 
-class SeCAConfig(AdaptiveEntropyConfig):
-    """Settings of SeCA; see the module's table for the paper's variants.
+class SeCAConfig(LICAConfig):
+    """Settings of SeCA: LICA's and these; see the module's table for the paper's variants.
 
     Attributes:
-        embed_dim: E, width of the critic's hidden layer.
-        hypernet_dim: width of the hypernetwork that makes the critic's first layer; None: N A E.
         advantage: ``sequential`` (eq. 5) or ``counterfactual`` (COMA's, eq. 3).
         order: by what agents are evaluated first: a large ``contribution``, a high ``probability``
             of the action taken, a low ``entropy``, or one random order, ``fixed`` for the run.
@@ -96,23 +90,18 @@ class SeCAConfig(AdaptiveEntropyConfig):
         path_points: points per step of the path at which gradients are taken.
     """
 
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = AdaptiveEntropyConfig._CHOICES | {
+    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = LICAConfig._CHOICES | {
         "advantage": ("sequential", "counterfactual"),
         "order": ("contribution", "probability", "entropy", "fixed"),
         "order_source": ("own_episode", "previous_episode"),
     }
-    _SIZES: ClassVar[set[str]] = {"embed_dim", "hypernet_dim", "order_window", "path_points"}
-    _OPTIONAL: ClassVar[set[str]] = AdaptiveEntropyConfig._OPTIONAL | {
-        "hypernet_dim",
-        "order_window",
-    }
-    _WHOLE: ClassVar[set[str]] = AdaptiveEntropyConfig._WHOLE | _SIZES
-    _POSITIVE: ClassVar[set[str]] = AdaptiveEntropyConfig._POSITIVE | _SIZES
+    _NUMBERS: ClassVar[set[str]] = {"order_window", "path_points"}
+    _OPTIONAL: ClassVar[set[str]] = LICAConfig._OPTIONAL | {"order_window"}
+    _WHOLE: ClassVar[set[str]] = LICAConfig._WHOLE | _NUMBERS
+    _POSITIVE: ClassVar[set[str]] = LICAConfig._POSITIVE | _NUMBERS
 
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class or SeCA)
-        self.embed_dim = 64
-        self.hypernet_dim: int | None = 64
         self.advantage = "sequential"
         self.order = "contribution"
         self.order_window = None
@@ -121,7 +110,7 @@ class SeCAConfig(AdaptiveEntropyConfig):
         self.entropy_ratio = "sample"
 
     def validate(self) -> None:
-        """See `AdaptiveEntropyConfig.validate`."""
+        """See `CriticConfig.validate`."""
         super().validate()
         whole_episodes = self.order == "contribution" and self.order_window is None
         if self.order_source == "previous_episode" and not whole_episodes:
@@ -133,19 +122,6 @@ class SeCAConfig(AdaptiveEntropyConfig):
     def get_default_learner_class(self) -> type[SeCALearner]:
         """The learner of this file."""
         return SeCALearner
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Recurrent agents and a hypernetwork critic."""
-        return self.module_spec(SeCAModule, "embed_dim", "hypernet_dim")
-
-
-class SeCAModule(RecurrentModule):
-    """Recurrent agents with LICA's critic."""
-
-    def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> HypernetworkCritic:
-        """See `RecurrentModule`."""
-        width, hypernet = self.model_config["embed_dim"], self.model_config["hypernet_dim"]
-        return HypernetworkCritic(state_dim, num_agents, num_actions, width, hypernet)
 
 
 class SeCALearner(AdaptiveEntropyLearner):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class JointCritic(nn.Module, ABC):
@@ -36,19 +38,60 @@ def two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
+class MixingNetwork(nn.Module):
+    """A hidden layer whose weights the state sets (Rashid et al. 2018).
+
+        h = g(x W1(s) + b1(s)),   Q = h . w2(s) + b2(s)
+
+    with g = relu. A monotone one takes |W1| and |w2|, and g = elu, so that dQ/dx >= 0 everywhere.
+    The hypernetworks run once per state, however many x are mixed in it.
+
+    Args:
+        state_dim: S.
+        embed_dim: E, width of h.
+        weight1: the hypernetwork of W1, S -> I E for an x of I numbers.
+        weight2: that of w2, S -> E.
+        monotone: in every number of x.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        embed_dim: int,
+        weight1: nn.Module,
+        weight2: nn.Module,
+        *,
+        monotone: bool,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.monotone = monotone
+        self.weight1 = weight1
+        self.bias1 = nn.Linear(state_dim, embed_dim)
+        self.weight2 = weight2
+        self.bias2 = two_layers(state_dim, embed_dim, 1)
+
+    def forward(self, state: Tensor, x: Tensor) -> Tensor:
+        """State [B, S], x [B, K, I] -> Q [B, K]."""
+        weight1 = self.weight1(state).unflatten(-1, (-1, self.embed_dim))  # [B, I, E]
+        weight2 = self.weight2(state).unsqueeze(-1)  # [B, E, 1]
+        if self.monotone:
+            weight1, weight2 = weight1.abs(), weight2.abs()
+        hidden = torch.baddbmm(self.bias1(state).unsqueeze(1), x, weight1)  # [B, K, E]
+        hidden = F.elu(hidden) if self.monotone else F.relu(hidden)
+        return (hidden @ weight2).squeeze(-1) + self.bias2(state)
+
+
 class HypernetworkCritic(JointCritic):
-    """LICA's critic (Zhou et al. 2020, sec. 4.1): a mixing network whose weights the state sets.
+    """LICA's critic (Zhou et al. 2020, sec. 4.1): the N A numbers of a joint action are mixed.
 
-        h = relu(v W1(s) + b1(s)),   Q = h . w2(s) + b2(s)
-
-    with v the N A numbers of a joint action. Nothing is monotone. The hypernetworks run once per
-    state, however many joint actions are evaluated in it.
+    Nothing is monotone.
 
     Args:
         state_dim: S.
         num_agents: N.
         num_actions: A.
-        embed_dim: E, width of h.
+        embed_dim: E, width of the hidden layer.
         hypernet_dim: hidden width of the hypernetwork of W1. None is LICA's own N A E, of which
             the weights grow with (N A E)^2: 136 million for ten agents with 18 actions.
     """
@@ -63,18 +106,83 @@ class HypernetworkCritic(JointCritic):
     ) -> None:
         super().__init__()
         weights = num_agents * num_actions * embed_dim
-        self.embed_dim = embed_dim
-        self.weight1 = two_layers(state_dim, hypernet_dim or weights, weights)
-        self.bias1 = nn.Linear(state_dim, embed_dim)
-        self.weight2 = two_layers(state_dim, embed_dim, embed_dim)
-        self.bias2 = two_layers(state_dim, embed_dim, 1)
+        self.mixer = MixingNetwork(
+            state_dim,
+            embed_dim,
+            two_layers(state_dim, hypernet_dim or weights, weights),
+            two_layers(state_dim, embed_dim, embed_dim),
+            monotone=False,
+        )
 
     def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
         """See `JointCritic`."""
-        weight1 = self.weight1(state).unflatten(-1, (-1, self.embed_dim))  # [B, N A, E]
-        bias1 = self.bias1(state).unsqueeze(1)  # [B, 1, E]
-        hidden = F.relu(torch.baddbmm(bias1, joint_actions.flatten(2), weight1))  # [B, K, E]
-        return (hidden @ self.weight2(state).unsqueeze(-1)).squeeze(-1) + self.bias2(state)
+        return self.mixer(state, joint_actions.flatten(2))
+
+
+class FactoredCritic(JointCritic):
+    """RIIT's critic (Hu et al. 2021): a value of every agent, mixed as in QMIX.
+
+        Q_tot = mix_s(q_1, .., q_N),   q_i = q(o_i, i, v_i),   dQ_tot / dq_i >= 0
+
+    with one q for all agents, Linear, ReLU, Linear, ReLU, Linear, and hypernetworks of one layer.
+
+    Args:
+        obs_dim: O, length of one agent's observation.
+        state_dim: S, of the state that sets the mixing weights.
+        num_agents: N.
+        num_actions: A.
+        critic_dim: width of q.
+        embed_dim: width of the mixing network.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        state_dim: int,
+        num_agents: int,
+        num_actions: int,
+        critic_dim: int,
+        embed_dim: int,
+    ) -> None:
+        super().__init__()
+        self.num_agents = num_agents
+        self.widths = (num_agents * obs_dim, state_dim)
+        self.agent_value = nn.Sequential(
+            nn.Linear(obs_dim + num_agents + num_actions, critic_dim),
+            nn.ReLU(),
+            two_layers(critic_dim, critic_dim, 1),
+        )
+        self.mixer = MixingNetwork(
+            state_dim,
+            embed_dim,
+            nn.Linear(state_dim, num_agents * embed_dim),
+            nn.Linear(state_dim, embed_dim),
+            monotone=True,
+        )
+
+    def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
+        """See `JointCritic`; what is read is all observations and then the state, [B, N O + S]."""
+        obs, state = state.split(self.widths, dim=-1)
+        return self.mixer(state, self.agent_values(obs, joint_actions))
+
+    def agent_values(self, obs: Tensor, joint_actions: Tensor) -> Tensor:
+        """All observations [B, N O], joint actions [B, K, N, A] -> q_i [B, K, N]."""
+        slots = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)
+        slots = slots.expand(len(obs), -1, -1)
+        known = torch.cat((obs.unflatten(-1, (self.num_agents, -1)), slots), dim=-1)
+        known = known.unsqueeze(1).expand(-1, joint_actions.shape[1], -1, -1)  # [B, K, N, O + N]
+        return self.agent_value(torch.cat((known, joint_actions), dim=-1)).squeeze(-1)
+
+
+def held(critic: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """The critic as a function through which gradients pass that stop before its weights."""
+    weights = {name: weight.detach() for name, weight in critic.named_parameters()}
+
+    def values(state: Tensor, joint_actions: Tensor) -> Tensor:
+        out: Tensor = functional_call(critic, weights, (state, joint_actions))
+        return out
+
+    return values
 
 
 class TargetCritic(nn.Module):

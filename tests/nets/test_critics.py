@@ -16,16 +16,16 @@ def test_mixing_network_is_the_formula() -> None:
     state, vectors = torch.randn(B, S), torch.rand(B, K, N, A)
     values = critic(state, vectors)
     for b in range(B):
-        weight1 = critic.weight1(state[b]).view(N * A, E)
+        weight1 = critic.mixer.weight1(state[b]).view(N * A, E)
         for k in range(K):
-            hidden = torch.relu(vectors[b, k].flatten() @ weight1 + critic.bias1(state[b]))
-            expected = hidden @ critic.weight2(state[b]) + critic.bias2(state[b])
+            hidden = torch.relu(vectors[b, k].flatten() @ weight1 + critic.mixer.bias1(state[b]))
+            expected = hidden @ critic.mixer.weight2(state[b]) + critic.mixer.bias2(state[b])
             torch.testing.assert_close(values[b, k], expected[0])
 
 
 def test_width_of_the_hypernetwork() -> None:
-    assert HypernetworkCritic(S, N, A, E, 16).weight1[0].out_features == 16
-    assert HypernetworkCritic(S, N, A, E, None).weight1[0].out_features == N * A * E
+    assert HypernetworkCritic(S, N, A, E, 16).mixer.weight1[0].out_features == 16
+    assert HypernetworkCritic(S, N, A, E, None).mixer.weight1[0].out_features == N * A * E
 
 
 def test_target_follows_when_it_is_time() -> None:
