@@ -24,6 +24,9 @@ ALGORITHMS: dict[str, str] = {
     "LICA": "rllib_seqmarl.algorithms.lica:LICA",
     "PMAT": "rllib_seqmarl.algorithms.pmat:PMAT",
     "AOAD-MAT": "rllib_seqmarl.algorithms.aoad_mat:AOADMAT",
+    "MAPPO": "rllib_seqmarl.algorithms.mappo:MAPPO",
+    "HAPPO": "rllib_seqmarl.algorithms.happo:HAPPO",
+    "A2PO": "rllib_seqmarl.algorithms.a2po:A2PO",
     "COMA": "rllib_seqmarl.algorithms.coma:COMA",
 }
 
@@ -51,6 +54,9 @@ ALIASES: dict[str, str] = {
     "aoad_mat": "AOAD-MAT",
     "aoadmat": "AOAD-MAT",
     "coma": "COMA",
+    "mappo": "MAPPO",
+    "happo": "HAPPO",
+    "a2po": "A2PO",
     "smax": "smac",
 }
 

@@ -65,7 +65,9 @@ def small(ray_session: None) -> Any:
         }
         widths = ("embed_dim", "hidden_dim", "hypernet_dim", "critic_dim")
         sizes |= {name: 16 for name in widths if hasattr(config, name)}
-        if hasattr(config, "hidden_dim"):  # recurrent agents and a central critic
+        if hasattr(config, "hidden_sizes"):
+            sizes["hidden_sizes"] = [16, 16]
+        if hasattr(config, "state"):  # a central critic
             sizes["state"] = "observations"
         config.update_from_dict({**sizes, **settings})
         return config

@@ -134,11 +134,20 @@ class AdvantageLearner(TeamLearner):
             ADVANTAGES: self.standardise(self.to_rows(advantages), alive),
         }
 
+    @property
+    def standardised_per_agent(self) -> bool:
+        """Whether each agent's advantages are standardised by themselves."""
+        return False
+
     def standardise(self, advantages: Tensor, alive: Tensor) -> Tensor:
         """Advantages [..., N] minus mean, by standard deviation, both over living agents."""
         counted = torch.where(alive, advantages, 0.0).double()
-        sums = torch.stack((counted.sum(), counted.square().sum(), alive.sum().double()))
+        over = tuple(range(alive.ndim - self.standardised_per_agent))
+        sums = torch.stack(
+            (counted.sum(over), counted.square().sum(over), alive.double().sum(over))
+        )
         total, squares, count = self.sum_over_learners(sums)
+        count = count.clamp(min=1.0)  # of an agent that nobody saw alive
         mean = total / count
         std = (squares / count - mean.square()).clamp(min=0.0).sqrt()
         return ((advantages - mean) / (std + 1e-5)).float()

@@ -188,14 +188,18 @@ class TeamLearner(TorchLearner):
 
     # -- for algorithms ------------------------------------------------------------------------
 
-    def minibatches(self, rows: Rows) -> Iterator[Rows]:
-        """``num_epochs`` passes over rows in minibatches of near-equal size; no row is dropped.
+    def minibatches(self, rows: Rows, epochs: int | None = None) -> Iterator[Rows]:
+        """Passes over rows in minibatches of near-equal size; no row is dropped.
 
         Scalars among the rows go with every minibatch.
+
+        Args:
+            rows: what is dealt out.
+            epochs: how many passes; None for the config's ``num_epochs``.
         """
         number, columns = self._num_minibatches(rows), _columns(rows)
         count = len(next(iter(columns.values())))
-        for _ in range(self.config.num_epochs):
+        for _ in range(self.config.num_epochs if epochs is None else epochs):
             if number == 1:
                 yield rows
                 continue

@@ -1,0 +1,114 @@
+"""HAPPO: Trust Region Policy Optimisation in Multi-Agent RL (Kuba et al. 2022, Algorithm 4).
+
+Agents with actors of their own are updated one after another, i_1 .. i_n in random order, each with
+all its epochs, and each knows what the agents before it have become:
+
+    M^{i_{1:m}} = prod_{k<m} pi_new^{i_k}(a | o) / pi_old^{i_k}(a | o) A        (eq. 10, 11)
+    L(theta^{i_m}) = -mean_t [min(r M, clip(r, 1 - eps, 1 + eps) M) + c_ent H],  r of agent i_m
+
+The product of ratios, ``factor`` here, is outside of the clip and has no bound. Advantages are
+estimated once, before any agent moves; the critic learns after the actors.
+
+What differs from HARL's code beside `mappo`'s list:
+
+- With recurrent agents the factor comes from the same chunks that are learned from; HARL unrolls
+  the whole fragment from its first state.
+- Shared parameters are refused: a step of one agent would move all of them, which the factor does
+  not know. MAPPO shares, and A2PO has a loop for it.
+
+Kept from it: with one value for the team, each agent standardises its advantages over the steps
+at which it lives; with a value per agent, all do so together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.actor_module import CRITIC_INPUTS
+from rllib_seqmarl.learning.actors import ActorConfig, ActorLearner
+from rllib_seqmarl.learning.advantages import ADVANTAGES
+from rllib_seqmarl.learning.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.learner import Rows
+from rllib_seqmarl.losses import clipped_surrogate
+from rllib_seqmarl.rollout.block import LOG_PROB, RolloutBlock
+
+#: Product of the ratios of the agents that have moved, [B, N].
+FACTOR = "factor"
+
+
+class HAPPOConfig(ActorConfig):
+    """Settings of HAPPO.
+
+    Attributes:
+        fixed_order: agents are updated in the order of their slots.
+    """
+
+    def __init__(self, algo_class: type[Any] | None = None) -> None:
+        super().__init__(algo_class or HAPPO)
+        self.share_parameters = False
+        self.fixed_order = False
+
+    def validate(self) -> None:
+        """See `ActorConfig.validate`."""
+        super().validate()
+        if self.share_parameters:
+            raise UserError(
+                "HAPPO updates one agent after another and needs share_parameters: false; run "
+                "MAPPO, or A2PO, for one actor that all agents share."
+            )
+
+    def get_default_learner_class(self) -> type[HAPPOLearner]:
+        """The learner of this file."""
+        return HAPPOLearner
+
+
+class HAPPOLearner(ActorLearner):
+    """Agents one after another, then the critic."""
+
+    @property
+    def standardised_per_agent(self) -> bool:
+        """Where all agents have one value."""
+        return not CRITIC_INPUTS[self.config.state]
+
+    def rows(self, block: RolloutBlock) -> Rows:
+        """Adds the factor of agents before anyone has moved."""
+        rows = super().rows(block)
+        return {**rows, FACTOR: torch.ones_like(rows[ADVANTAGES])}
+
+    def learn(self, rows: Rows) -> None:
+        """Algorithm 4: the loop over i_1 .. i_n, then the critic."""
+        agents = self.core.num_agents
+        draw = self.agreed_draw()
+        order = range(agents) if self.config.fixed_order else draw.argsort().tolist()
+        factor = rows[FACTOR][..., :1]
+        self.step_share = 1 / agents
+        for agent in order:
+            own = {**self.of_agents(rows, [agent]), FACTOR: factor}
+            for minibatch in self.minibatches(own):
+                self.gradient_step(minibatch | self.weights(minibatch), self.actor_loss([agent]))
+            factor = factor * self.moved(own, [agent])
+        self.step_share = 1.0
+        for minibatch in self.minibatches(rows):
+            self.gradient_step(minibatch | self.start_minibatch(minibatch), self.critic_loss)
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: HAPPOConfig, batch: Rows, fwd_out: Rows
+    ) -> Tensor:
+        """L(theta) of the module docstring, of the agents in ``batch``."""
+        ratio = self.ratio(fwd_out[LOG_PROB], batch)  # [B, n, K]
+        eps = float(self.clip_param.get_current_value())
+        surrogate = batch[FACTOR] * clipped_surrogate(ratio, batch[ADVANTAGES], eps)
+        return self.regularised(surrogate, ratio, batch, fwd_out)
+
+
+class HAPPO(TeamAlgorithm):
+    """Heterogeneous-agent proximal policy optimisation."""
+
+    @classmethod
+    def get_default_config(cls) -> HAPPOConfig:
+        """The builder with this algorithm's defaults."""
+        return HAPPOConfig()

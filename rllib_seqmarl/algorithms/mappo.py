@@ -1,0 +1,78 @@
+"""MAPPO: The Surprising Effectiveness of PPO in Cooperative Multi-Agent Games (Yu et al. 2022).
+
+Agents act on their own observations, simultaneously; a critic sees what they do not. Actors and
+critic step together, on
+
+    r_i      = pi(a_i | o_i) / pi_old(a_i | o_i)
+    L(theta) = -mean_{t,i} [min(r_i A_i, clip(r_i, 1 - eps, 1 + eps) A_i) + c_ent H_i]
+    L(phi)   =  mean_{t,i} max(huber(R - V), huber(R - V_clipped)), normalised returns R
+
+with one actor for all agents (``share_parameters``) or one for each, feed-forward or ``recurrent``.
+A_i is the generalised advantage estimate of one value for the team (``state: environment``,
+``observations``) or of one per agent (``environment_and_observation``).
+
+IPPO, independent PPO (de Witt et al. 2020), is ``state: observation``.
+
+Networks and numbers are those of HARL's code. What differs from it, on purpose:
+
+- A truncated episode bootstraps from its final observation; HARL leaves the step out
+  (``time_limit: drop``).
+- Minibatches are of near-equal size and drop no row.
+- Recurrent chunks start from states that the old policy computed, also in mid-episode, as there;
+  a chunk may hold the end of an episode, after which the state is empty.
+- Advantages are standardised over all agents, also where parameters are not shared.
+- Separate actors are one batched pass, and their gradients are clipped as one.
+- A dead agent's observation is what the environment says; the agent counts in the value loss, as
+  in HARL (``use_value_active_mask: true`` leaves it out, as the paper says).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from rllib_seqmarl.learning.actors import ActorConfig, ActorLearner
+from rllib_seqmarl.learning.advantages import ADVANTAGES
+from rllib_seqmarl.learning.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.learner import Rows
+from rllib_seqmarl.losses import clipped_surrogate
+from rllib_seqmarl.rollout.block import LOG_PROB
+
+
+class MAPPOConfig(ActorConfig):
+    """Settings of MAPPO, all of them in `ActorConfig`."""
+
+    def __init__(self, algo_class: type[Any] | None = None) -> None:
+        super().__init__(algo_class or MAPPO)
+
+    def get_default_learner_class(self) -> type[MAPPOLearner]:
+        """The learner of this file."""
+        return MAPPOLearner
+
+
+class MAPPOLearner(ActorLearner):
+    """Clipped PPO, of all agents at once."""
+
+    def learn_from(self, minibatch: Rows) -> None:
+        """One step of actors and critic, which share no parameter."""
+        minibatch = {**minibatch, **self.start_minibatch(minibatch)}
+        self.gradient_step(minibatch, lambda piece: self.loss(piece) + self.critic_loss(piece))
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: MAPPOConfig, batch: Rows, fwd_out: Rows
+    ) -> Tensor:
+        """L(theta) of the module docstring."""
+        ratio = self.ratio(fwd_out[LOG_PROB], batch)  # [B, N, K]
+        eps = float(self.clip_param.get_current_value())
+        surrogate = clipped_surrogate(ratio, batch[ADVANTAGES], eps)
+        return self.regularised(surrogate, ratio, batch, fwd_out)
+
+
+class MAPPO(TeamAlgorithm):
+    """Multi-agent proximal policy optimisation."""
+
+    @classmethod
+    def get_default_config(cls) -> MAPPOConfig:
+        """The builder with this algorithm's defaults."""
+        return MAPPOConfig()

@@ -1,0 +1,213 @@
+"""Networks of agents that act, or are judged, each on an input of its own: MAPPO, HAPPO, A2PO.
+
+Agents share one set of parameters, or each has its own. Either way one batched pass serves all of
+them: a layer x W + b is computed with stacked weights [M, I, O], M = 1 or N. Each agent's
+parameters are tensors of their own, so that an optimiser can step one agent and leave the others,
+their moments included, alone.
+
+B rows, T steps, n agents (all N, or those asked for), D width of the input, H of the hidden layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
+
+_GAINS = {"relu": math.sqrt(2.0), "tanh": 5.0 / 3.0}
+
+
+class Memory(NamedTuple):
+    """What recurrent agents of B sequences bring along."""
+
+    hidden: Tensor  # [B, n, H], before the first step
+    is_first: Tensor  # bool [B, T], steps at which whatever came before is forgotten
+
+
+class Output(NamedTuple):
+    """What a network says."""
+
+    values: Tensor  # [..., n, O]
+    hidden: Tensor | None  # [B, T, n, H] after each step; None without recurrence
+
+
+class PerAgent(nn.Module):
+    """One parameter for all agents, or one for each of them."""
+
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.members = nn.ParameterList(values)
+
+    def of(self, agents: Sequence[int] | None) -> Tensor:
+        """[M, ...]: those of ``agents``, of all for None, or [1, ...] where all share one."""
+        if len(self.members) == 1:
+            return self.members[0].unsqueeze(0)
+        if agents is None:
+            return torch.stack(list(self.members))
+        return torch.stack([self.members[agent] for agent in agents])
+
+
+class AgentLinear(nn.Module):
+    """x W + b with orthogonal W and zero b, as folded tensors [M, L, I] -> [M, L, O]."""
+
+    def __init__(self, members: int, inputs: int, outputs: int, gain: float) -> None:
+        super().__init__()
+        weights = [nn.init.orthogonal_(torch.empty(inputs, outputs), gain) for _ in range(members)]
+        self.weight = PerAgent(weights)
+        self.bias = PerAgent([torch.zeros(outputs) for _ in range(members)])
+
+    def forward(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
+        """See the class."""
+        return torch.baddbmm(self.bias.of(agents).unsqueeze(1), x, self.weight.of(agents))
+
+
+class AgentLayerNorm(nn.Module):
+    """Layer normalisation of folded tensors [M, L, D]."""
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.weight = PerAgent([torch.ones(width) for _ in range(members)])
+        self.bias = PerAgent([torch.zeros(width) for _ in range(members)])
+
+    def forward(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
+        """See the class."""
+        normal = F.layer_norm(x, x.shape[-1:])
+        return torch.addcmul(
+            self.bias.of(agents).unsqueeze(1), normal, self.weight.of(agents).unsqueeze(1)
+        )
+
+
+class AgentGRU(nn.Module):
+    """A GRU cell (Cho et al. 2014, with torch's gates) over folded sequences."""
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.input = AgentLinear(members, width, 3 * width, 1.0)
+        self.state = AgentLinear(members, width, 3 * width, 1.0)
+
+    def forward(
+        self, x: Tensor, hidden: Tensor, is_first: Tensor, agents: Sequence[int] | None
+    ) -> Tensor:
+        """All steps of sequences, with the gradient through time.
+
+        Args:
+            x: [M, T, L, H].
+            hidden: [M, L, H], before the first step.
+            is_first: bool [T, L].
+            agents: see `PerAgent.of`.
+
+        Returns:
+            The state after each step, [M, T, L, H].
+        """
+        members, steps, rows, _ = x.shape
+        gates = self.input(x.flatten(1, 2), agents).view(members, steps, rows, -1)
+        weight, bias = self.state.weight.of(agents), self.state.bias.of(agents).unsqueeze(1)
+        states = []
+        for t in range(steps):
+            # Nothing is multiplied where an episode begins: rubbish from before may be infinite.
+            hidden = hidden.masked_fill(is_first[t].unsqueeze(-1), 0.0)
+            reset, update, new = gates[:, t].chunk(3, dim=-1)
+            of_reset, of_update, of_new = torch.baddbmm(bias, hidden, weight).chunk(3, dim=-1)
+            candidate = torch.tanh(new + torch.sigmoid(reset + of_reset) * of_new)
+            hidden = torch.lerp(candidate, hidden, torch.sigmoid(update + of_update))
+            states.append(hidden)
+        return torch.stack(states, dim=1)
+
+
+class AgentNetwork(nn.Module):
+    """LayerNorm, hidden layers (Linear, activation, LayerNorm), with or without a GRU, Linear.
+
+    The networks of MAPPO (Yu et al. 2022) and HAPPO (Kuba et al. 2022) in HARL's code. A LayerNorm
+    follows the GRU too.
+
+    Args:
+        inputs: D.
+        outputs: O.
+        members: 1 where all agents share their parameters, else N.
+        hidden_sizes: widths of the hidden layers.
+        activation: a name in `ACTIVATIONS`.
+        feature_norm: normalises the input; HARL does.
+        recurrent: adds the GRU, as wide as the last hidden layer.
+        output_gain: of the last layer's orthogonal initialisation.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        members: int,
+        hidden_sizes: Sequence[int],
+        activation: str,
+        feature_norm: bool,
+        recurrent: bool,
+        output_gain: float,
+    ) -> None:
+        super().__init__()
+        self.members = members
+        self.activation = ACTIVATIONS[activation]
+        self.feature_norm = AgentLayerNorm(members, inputs) if feature_norm else None
+        widths = [inputs, *hidden_sizes]
+        self.layers = nn.ModuleList(
+            AgentLinear(members, width, following, _GAINS[activation])
+            for width, following in zip(widths, hidden_sizes, strict=False)
+        )
+        self.norms = nn.ModuleList(AgentLayerNorm(members, width) for width in hidden_sizes)
+        self.recurrence = AgentGRU(members, widths[-1]) if recurrent else None
+        self.recurrence_norm = AgentLayerNorm(members, widths[-1]) if recurrent else None
+        self.head = AgentLinear(members, widths[-1], outputs, output_gain)
+        self.width = widths[-1]
+
+    def forward(
+        self, x: Tensor, memory: Memory | None = None, agents: Sequence[int] | None = None
+    ) -> Output:
+        """One pass for all agents.
+
+        Args:
+            x: [..., n, D]; with recurrence, [B, T, n, D].
+            memory: where the agents are recurrent.
+            agents: the slots of the n agents; None for all N.
+        """
+        if self.recurrence is None or memory is None:
+            return Output(self._unfold(self.head(self._body(x, agents), agents), x.shape), None)
+        assert self.recurrence_norm is not None
+        x = x.transpose(0, 1)  # [T, B, n, D]
+        is_first = memory.is_first.t().unsqueeze(-1)  # [T, B, 1]
+        if self.members == 1:
+            is_first = is_first.expand(x.shape[:-1])
+        folded = self._body(x, agents).unflatten(1, (len(x), -1))  # [M, T, L, H]
+        states = self.recurrence(
+            folded, self._fold(memory.hidden), is_first.flatten(1), agents
+        ).flatten(1, 2)
+        values = self.head(self.recurrence_norm(states, agents), agents)
+        return Output(
+            self._unfold(values, x.shape).transpose(0, 1),
+            self._unfold(states, x.shape).transpose(0, 1),
+        )
+
+    def _body(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
+        """[..., n, D] -> folded [M, L, H]."""
+        x = self._fold(x)
+        if self.feature_norm is not None:
+            x = self.feature_norm(x, agents)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = norm(self.activation(layer(x, agents)), agents)
+        return x
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """[..., n, D] -> [M, L, D]: shared parameters meet all agents' rows at once."""
+        if self.members == 1:
+            return x.reshape(1, -1, x.shape[-1])
+        return x.movedim(-2, 0).flatten(1, -2)
+
+    def _unfold(self, x: Tensor, shape: torch.Size) -> Tensor:
+        """[M, L, O] -> [*shape[:-1], O], the inverse of `_fold`."""
+        if self.members == 1:
+            return x.view(*shape[:-1], -1)
+        return x.view(shape[-2], *shape[:-2], -1).movedim(0, -2)
