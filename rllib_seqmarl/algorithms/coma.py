@@ -41,16 +41,14 @@ import torch.nn.functional as F
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
-from rllib_seqmarl.learning.advantages import POLICY_WEIGHT
 from rllib_seqmarl.learning.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.critics import CriticConfig, CriticLearner
 from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.module import ENTROPY, obs_dim
+from rllib_seqmarl.learning.module import obs_dim
 from rllib_seqmarl.learning.recurrent import LAST_ACTIONS, POLICY, RecurrentModule
-from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.credit import counterfactual_advantage
 from rllib_seqmarl.nets.critics import JointCritic
-from rllib_seqmarl.rollout.block import ACTIONS, LOG_PROB, OBS
+from rllib_seqmarl.rollout.block import ACTIONS, OBS
 
 
 class COMAConfig(CriticConfig):
@@ -167,24 +165,14 @@ class COMALearner(CriticLearner):
         self, *, module_id: str, config: COMAConfig, batch: Rows, fwd_out: Rows
     ) -> Tensor:
         """-(log pi A + c H), mean over agents and steps (Lemma 1); the critic is held."""
-        weight, entropy, policy = batch[POLICY_WEIGHT], fwd_out[ENTROPY], fwd_out[POLICY]
-        critic = self.core.critic
+        policy, critic = fwd_out[POLICY], self.core.critic
         assert isinstance(critic, COMACritic)
         with torch.no_grad():
             taken = F.one_hot(batch[ACTIONS], policy.shape[-1]).to(policy.dtype)  # [E, T, N, A]
             state = self.core.state_of(batch).flatten(0, 1)
             q = critic.action_values(state, taken.flatten(0, 1).unsqueeze(1))
             advantage = counterfactual_advantage(q.view_as(policy), policy, batch[ACTIONS])
-        policy_loss = -weighted_sum(fwd_out[LOG_PROB].squeeze(-1) * advantage, weight)
-        mean_entropy = weighted_sum(entropy, weight)
-        loss = policy_loss - self.entropy_coeff.get_current_value() * mean_entropy
-        self.log_terms(
-            policy_loss=policy_loss,
-            entropy=mean_entropy,
-            advantage_square=weighted_sum(advantage.square(), weight),
-            total_loss=loss,
-        )
-        return loss
+        return self.policy_gradient_loss(batch, fwd_out, advantage)
 
 
 class COMA(TeamAlgorithm):

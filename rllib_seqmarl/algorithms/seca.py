@@ -58,12 +58,9 @@ from torch import Tensor
 from rllib_seqmarl.algorithms.lica import LICAConfig
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.adaptive_entropy import AdaptiveEntropyLearner
-from rllib_seqmarl.learning.advantages import POLICY_WEIGHT
 from rllib_seqmarl.learning.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.module import ENTROPY
 from rllib_seqmarl.learning.recurrent import POLICY
-from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.contributions import (
     Path,
     of_previous_episode,
@@ -71,7 +68,7 @@ from rllib_seqmarl.nets.contributions import (
     path_contributions,
 )
 from rllib_seqmarl.nets.credit import counterfactual_credit, sequential_credit
-from rllib_seqmarl.rollout.block import ACTIONS, IS_FIRST, LOG_PROB, ORDER
+from rllib_seqmarl.rollout.block import ACTIONS, IS_FIRST, ORDER
 
 #: What the learner keeps: what orders of evaluation depend on beside the present block.
 CARRIED = "carried_orders"
@@ -176,7 +173,6 @@ class SeCALearner(AdaptiveEntropyLearner):
         self, *, module_id: str, config: SeCAConfig, batch: Rows, fwd_out: Rows
     ) -> Tensor:
         """-J of eq. 13, mean over agents and steps (eq. 16); the critic is held."""
-        weight, entropy = batch[POLICY_WEIGHT], fwd_out[ENTROPY]  # [E, T, N]
         actions, policy = batch[ACTIONS].flatten(0, 1), fwd_out[POLICY].flatten(0, 1)
         with torch.no_grad():
             q = partial(self.core.critic, self.core.state_of(batch).flatten(0, 1))
@@ -184,16 +180,7 @@ class SeCALearner(AdaptiveEntropyLearner):
                 advantage = sequential_credit(q, actions, policy, batch[ORDER].flatten(0, 1))
             else:
                 advantage = counterfactual_credit(q, actions, policy)
-        advantage = advantage.view_as(entropy)
-        policy_loss = -weighted_sum(fwd_out[LOG_PROB].squeeze(-1) * advantage, weight)
-        loss = policy_loss - self.entropy_bonus(batch, entropy)
-        self.log_terms(
-            policy_loss=policy_loss,
-            entropy=weighted_sum(entropy, weight),
-            advantage_square=weighted_sum(advantage.square(), weight),
-            total_loss=loss,
-        )
-        return loss
+        return self.policy_gradient_loss(batch, fwd_out, advantage.view_as(batch[ACTIONS]))
 
 
 class SeCA(TeamAlgorithm):

@@ -52,12 +52,5 @@ class AdaptiveEntropyLearner(CriticLearner):
         return extra
 
     def entropy_bonus(self, batch: Rows, entropy: Tensor) -> Tensor:
-        """xi H / stop_gradient(H), mean over agents and steps.
-
-        Args:
-            batch: rows and what `start_minibatch` gave.
-            entropy: H of each agent, [E, T, N].
-        """
-        ratio = adaptive_entropy(entropy, batch.get(ENTROPY_LEVEL))
-        coeff: Tensor = self.entropy_coeff.get_current_value()
-        return coeff * weighted_sum(ratio, batch[POLICY_WEIGHT])
+        """xi H / stop_gradient(H), mean over agents and steps; see `CriticLearner`."""
+        return super().entropy_bonus(batch, adaptive_entropy(entropy, batch.get(ENTROPY_LEVEL)))

@@ -22,6 +22,7 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.advantages import POLICY_WEIGHT, TARGETS, VALUE_WEIGHT
 from rllib_seqmarl.learning.config import TeamConfig
 from rllib_seqmarl.learning.learner import Rows, TeamLearner
+from rllib_seqmarl.learning.module import ENTROPY
 from rllib_seqmarl.learning.recurrent import (
     CRITIC_STATES,
     LAST_ACTIONS,
@@ -38,6 +39,7 @@ from rllib_seqmarl.rollout.block import (
     ACTIONS,
     ALIVE,
     IS_FIRST,
+    LOG_PROB,
     OBS,
     OBSERVATION_COLUMNS,
     REWARD,
@@ -294,3 +296,27 @@ class CriticLearner(TeamLearner):
         steps = self.config.critic_steps
         self.log_terms(vf_loss=loss / steps, q_mean=mean / steps)
         return loss
+
+    def policy_gradient_loss(self, batch: Rows, forward: Rows, advantage: Tensor) -> Tensor:
+        """-(log pi A) and the entropy's share, mean over agents and steps.
+
+        Args:
+            batch: rows and what `start_minibatch` gave.
+            forward: of the module.
+            advantage: A, a constant, [E, T, N].
+        """
+        weight, entropy = batch[POLICY_WEIGHT], forward[ENTROPY]
+        policy_loss = -weighted_sum(forward[LOG_PROB].squeeze(-1) * advantage, weight)
+        loss = policy_loss - self.entropy_bonus(batch, entropy)
+        self.log_terms(
+            policy_loss=policy_loss,
+            entropy=weighted_sum(entropy, weight),
+            advantage_square=weighted_sum(advantage.square(), weight),
+            total_loss=loss,
+        )
+        return loss
+
+    def entropy_bonus(self, batch: Rows, entropy: Tensor) -> Tensor:
+        """c H, mean over agents and steps; ``entropy`` is H of each agent, [E, T, N]."""
+        coeff: Tensor = self.entropy_coeff.get_current_value()
+        return coeff * weighted_sum(entropy, batch[POLICY_WEIGHT])
