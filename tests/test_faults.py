@@ -35,16 +35,17 @@ def not_a_number_later(num_envs: int, after: int) -> Any:
     return env
 
 
-def test_a_killed_runner_is_replaced_and_nothing_is_lost(small: Any) -> None:
-    config = small("MAT", num_env_runners=2, delay_between_env_runner_restarts_s=0)
-    algorithm = config.build_algo()
+@pytest.mark.parametrize("sample_ahead", [False, True])
+def test_a_killed_runner_is_replaced_and_nothing_is_lost(sample_ahead: bool, small: Any) -> None:
+    settings = {"num_env_runners": 2, "delay_between_env_runner_restarts_s": 0}
+    algorithm = small("MAT", sample_ahead=sample_ahead, **settings).build_algo()
     first = algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"]
     pids = algorithm.env_runner_group.foreach_env_runner(
         lambda _: os.getpid(), local_env_runner=False
     )
     os.kill(pids[0], signal.SIGKILL)
     steps, healthy = [first], []
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         result = algorithm.train()
         steps.append(result["env_runners"]["num_env_steps_sampled_lifetime"])

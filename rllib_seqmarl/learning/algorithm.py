@@ -26,6 +26,9 @@ from rllib_seqmarl.rollout.block import RolloutBlock, split
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
+#: Tag of rollouts that were asked for and not waited for.
+AHEAD = "sample_ahead"
+
 #: Iterations on end without any rollout before training gives up.
 MAX_ITERATIONS_WITHOUT_ANSWER = 5
 
@@ -48,6 +51,7 @@ class TeamAlgorithm(Algorithm):
             # Before any weight is drawn: the initialisation depends on the number of threads.
             torch.set_num_threads(threads)
         self._iterations_without_answer = 0
+        self._asked_ahead = False
         super().setup(config)
 
     def __repr__(self) -> str:
@@ -95,6 +99,16 @@ class TeamAlgorithm(Algorithm):
         group = self.env_runner_group
         if group.num_remote_env_runners() == 0:
             answers = [_sample_and_report(group.local_env_runner)]
+        elif self.config.sample_ahead:
+            if not self._asked_ahead:
+                group.foreach_env_runner_async(_sample_and_report, tag=AHEAD)
+            fetched = group.fetch_ready_async_reqs(
+                tags=AHEAD, timeout_seconds=self.config.sample_timeout_s
+            )
+            answers = [answer for _, answer in fetched]
+            # Their next weights reach the runners after these rollouts, which are under way.
+            group.foreach_env_runner_async(_sample_and_report, tag=AHEAD)
+            self._asked_ahead = True
         else:
             answers = group.foreach_env_runner(
                 _sample_and_report,

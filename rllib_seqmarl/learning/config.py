@@ -23,53 +23,14 @@ from typing_extensions import Self
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.learning.rllib_settings import (
+    NETWORK,
+    ONE_TEAM,
+    PROPERTIES,
+    RAY_KEYS,
+    WITHOUT_MEANING,
+)
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
-
-#: Keys that Ray itself puts into a config dict, beside those that begin with "__".
-_RAY_KEYS = {"class", "_enable_new_api_stack", "multiagent"}
-
-#: Settings that RLlib's configs keep under a private name, with a read-only property of this one.
-_PROPERTIES = {
-    "learner_class": "_learner_class",
-    "model_config": "_model_config",
-    "rl_module_spec": "_rl_module_spec",
-}
-
-_NEW_STACK = "only RLlib's new API stack is supported; leave it at true"
-_ONE_TEAM = "the team is one agent with one policy; leave multi_agent() out"
-_CONNECTORS = "blocks of columns pass through no connectors; change the environment instead"
-_NETWORK = "the network has settings of its own, e.g. embed_dim and num_blocks"
-_OFFLINE = "learning is from the runners only; use on_sample_end to keep blocks"
-
-#: RLlib's settings that a columnar runner or learner does not look at -> what to do instead.
-_WITHOUT_MEANING: dict[str, str] = {
-    "enable_rl_module_and_learner": _NEW_STACK,
-    "enable_env_runner_and_connector_v2": _NEW_STACK,
-    "framework_str": "everything here is torch",
-    "observation_filter": "scale observations in the environment",
-    "normalize_actions": "continuous actions lie in [-1, 1]; the environment scales them",
-    "clip_actions": "continuous actions lie in [-1, 1]; the environment scales them",
-    "clip_rewards": "clip rewards in the environment",
-    "compress_observations": "blocks are sent as they are; leave it out",
-    "remote_worker_envs": "worlds are stepped as one; use num_env_runners",
-    "use_env_runner_state_server": "leave it out",
-    "shuffle_batch_per_epoch": "every epoch is shuffled; leave it out",
-    "torch_skip_nan_gradients": "use grad_clip and a smaller lr",
-    "num_aggregator_actors_per_learner": "blocks go straight to the learners; use num_learners",
-    "num_gpus": "use num_learners and num_gpus_per_learner",
-    "model": _NETWORK,
-    "_model_config": _NETWORK,
-    "optimizer": "it is Adam; use lr, adam_epsilon and grad_clip",
-    "exploration_config": "use entropy_coeff, and explore in evaluation_config",
-    "input_": _OFFLINE,
-    "output": _OFFLINE,
-    "policy_mapping_fn": _ONE_TEAM,
-    "policies_to_train": _ONE_TEAM,
-    "count_steps_by": "steps are those of the environment; leave it out",
-    "_env_to_module_connector": _CONNECTORS,
-    "_module_to_env_connector": _CONNECTORS,
-    "_learner_connector": _CONNECTORS,
-}
 
 #: RLlib's settings with a fixed set of values.
 _RLLIB_CHOICES: dict[str, tuple[str, ...]] = {
@@ -96,6 +57,9 @@ class TeamConfig(AlgorithmConfig):
             a processor's cache; the gradient is the same. None takes the minibatch at once.
         num_threads_per_learner: torch threads while learning; None leaves torch's setting.
         adam_epsilon: epsilon of Adam.
+        sample_ahead: runners in other processes play the next rollout while the learner learns
+            from the last one, so that its policy is one update older. Log-probs are of the policy
+            that acted; what corrects for it is the ratio, of algorithms that have one.
         time_limit: what a truncated episode is taken for, one of `returns.TIME_LIMITS`.
         use_policy_active_mask: dead agents are left out of the policy loss and the entropy.
         use_value_active_mask: dead agents are left out of the value loss. Their values then stay
@@ -154,6 +118,7 @@ class TeamConfig(AlgorithmConfig):
         self.micro_batch_size: int | None = 400
         self.num_threads_per_learner: int | None = 1
         self.adam_epsilon = 1e-5
+        self.sample_ahead = False
         self.time_limit = "bootstrap"
         self.use_policy_active_mask = True
         self.use_value_active_mask = False
@@ -204,16 +169,16 @@ class TeamConfig(AlgorithmConfig):
         for name, value in config_dict.items():
             if name.startswith("__"):
                 continue
-            if name not in _RAY_KEYS:
+            if name not in RAY_KEYS:
                 self._check_known(name)
-            settings[_PROPERTIES.get(name, name)] = value
+            settings[PROPERTIES.get(name, name)] = value
         super().update_from_dict(settings)
         return self
 
     def _check_known(self, name: str) -> None:
         translated = self._translate_special_keys(name, warn_deprecated=False)
         known = {key for key in vars(self) if not key.startswith("_")}
-        known |= {*_PROPERTIES, "train_batch_size_per_learner"}
+        known |= {*PROPERTIES, "train_batch_size_per_learner"}
         if translated not in known and name not in vars(self):
             raise UserError(f"unknown config key {name!r}. {nearest(name, known)}")
 
@@ -236,7 +201,7 @@ class TeamConfig(AlgorithmConfig):
 
     def _check_meaning(self) -> None:
         defaults = vars(AlgorithmConfig())
-        for name, advice in _WITHOUT_MEANING.items():
+        for name, advice in WITHOUT_MEANING.items():
             value, default = getattr(self, name), defaults[name]
             # An empty key of a YAML file is None.
             if value != default and not (value is None and not default):
@@ -244,20 +209,20 @@ class TeamConfig(AlgorithmConfig):
                 raise UserError(f"config key {public!r} has no meaning here: {advice}.")
         # RLlib fills in the spaces of its one default policy itself.
         if set(self.policies) != set(defaults["policies"]):
-            raise UserError(f"config key 'policies' has no meaning here: {_ONE_TEAM}.")
+            raise UserError(f"config key 'policies' has no meaning here: {ONE_TEAM}.")
         spec = self._rl_module_spec
         if spec is not None and (
             not isinstance(spec, RLModuleSpec) or spec.model_config is not None
         ):
             raise UserError(
                 "config key 'rl_module_spec' must be an RLModuleSpec without model_config: "
-                f"{_NETWORK}."
+                f"{NETWORK}."
             )
 
     def _check_types(self) -> None:
         for name, default in vars(type(self)()).items():
             value = getattr(self, name)
-            if name.startswith("_") or name in _WITHOUT_MEANING or default == DEPRECATED_VALUE:
+            if name.startswith("_") or name in WITHOUT_MEANING or default == DEPRECATED_VALUE:
                 continue
             if value is None and (default is None or name in self._OPTIONAL):
                 continue
@@ -345,6 +310,10 @@ class TeamConfig(AlgorithmConfig):
             raise UserError(
                 "the batch is rollout_fragment_length x num_envs_per_env_runner x "
                 "max(1, num_env_runners): set these and leave train_batch_size out."
+            )
+        if self.sample_ahead and not self.num_env_runners and not self.in_evaluation:
+            raise UserError(
+                "sample_ahead needs runners in other processes: set num_env_runners to 1 or more."
             )
 
     def _check_callbacks(self) -> None:
