@@ -129,6 +129,12 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     )
     add("-n", "--experiment-name", metavar="NAME", help="also the name of the results' folder")
     add("--num-samples", type=int, metavar="N", help="trials per variant of the config")
+    add(
+        "--max-concurrent-trials",
+        type=int,
+        metavar="N",
+        help="trials that run at a time (default: as many as there are CPUs for)",
+    )
     add("--seed", type=int, metavar="N", help="random seed")
     add("--num-env-runners", type=int, metavar="N", help="processes that sample; 0: the trial's")
     add("--num-learners", type=int, metavar="N", help="processes that learn; 0: the trial's")
@@ -184,6 +190,7 @@ def _overrides(args: argparse.Namespace) -> Overrides:
         stop=load_json_mapping(args.stop, "--stop") if args.stop is not None else None,
         experiment_name=args.experiment_name,
         num_samples=args.num_samples,
+        max_concurrent_trials=args.max_concurrent_trials,
         storage_path=args.storage_path,
         restore=args.restore,
         checkpoint_frequency=args.checkpoint_freq,
@@ -293,7 +300,7 @@ def _add_example(commands: argparse._SubParsersAction[_Parser]) -> None:
     listing.set_defaults(run=_example_list)
     listing.add_argument("-f", "--filter", default="", metavar="TEXT", help="only those with TEXT")
 
-    get = forms.add_parser("get", help="print the YAML file")
+    get = forms.add_parser("get", help="print the file")
     get.set_defaults(run=_example_get)
     get.add_argument("example", metavar="ID")
 

@@ -1,8 +1,9 @@
 """Checks an experiment's RLlib config before Ray starts: keys, types, values, environment.
 
 RLlib takes unknown config keys without a word and finds many wrong values only inside a
-worker. Here every config, with each value of each ``grid_search`` in turn, goes through the
-algorithm's own config class. Imports ray and torch, but starts nothing.
+worker. Here every config, with each value of each ``grid_search`` and the choices and ends of each
+sampler in turn, goes through the algorithm's own config class. Imports ray and torch, but starts
+nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.fields import kind
-from rllib_seqmarl.experiments.grids import GRID, grid_values, is_sampler, variants
+from rllib_seqmarl.experiments.grids import GRID, grid_values, variants
+from rllib_seqmarl.experiments.sampling import Sampler, candidates, is_sampler
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 
 #: Config keys of older RLlib versions -> today's names.
@@ -78,8 +80,44 @@ def check(spec: ExperimentSpec) -> list[dict[str, Any]]:
         )
     checked = list(variants(spec.config, where))
     for variant in checked:
-        _validate(config_class, variant, spec)
+        _validate(config_class, variant, where)
+    _check_search(spec, config_class, defaults)
     return checked
+
+
+def _check_search(
+    spec: ExperimentSpec, config_class: type[Any], defaults: Mapping[str, Any]
+) -> None:
+    """Checks the scheduler, and every value to which it may change a config."""
+    spec.search.make_scheduler()
+    where = f"{spec.source}: scheduler: hyperparam_mutations"
+    mutated = spec.search.mutated()
+    for key in mutated:
+        if key not in defaults:
+            raise UserError(f"{where}: unknown key {key!r}. {nearest(str(key), defaults)}")
+    mutated = {k: _typed(k, value, defaults.get(k), where) for k, value in mutated.items()}
+    networks = []
+    for variant in variants({**spec.config, **mutated}, where) if mutated else ():
+        config = _validate(config_class, variant, where)
+        networks.append(config.get_default_rl_module_spec().model_config)
+    if any(network != networks[0] for network in networks):
+        raise UserError(
+            f"{where}: not all of these values belong to one and the same network, and pbt copies "
+            "the weights of one trial to another; search over the network with a grid."
+        )
+    seed = spec.config.get("seed")
+    if spec.num_samples > 1 and isinstance(seed, int) and not mutated and not _draws(spec.config):
+        spec.notes.append(
+            f"{spec.source}: all {spec.num_samples} samples have the seed {seed}, so that they "
+            "will be equal; write 'seed: !grid [1, 2, 3]' in place of num_samples."
+        )
+
+
+def _draws(value: Any) -> bool:
+    """Whether anything in a config is drawn anew for every sample."""
+    if isinstance(value, Mapping):
+        return any(map(_draws, value.values()))
+    return is_sampler(value)
 
 
 def _defaults(config: Any) -> dict[str, Any]:
@@ -123,7 +161,9 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
         return {GRID: [_typed(key, item, default, where) for item in values]}
 
     if is_sampler(value):
-        return value
+        values = [_typed(key, item, default, where) for item in candidates(value)]
+        choice = isinstance(value, Sampler) and value.tag == "choice"
+        return Sampler("choice", values) if choice else value
 
     def refusal(expected: str) -> UserError:
         return UserError(f"{where}: {key!r} must be {expected}, got {kind(value)}.")
@@ -157,11 +197,11 @@ def _typed(key: str, value: Any, default: Any, where: str) -> Any:
     return value
 
 
-def _validate(config_class: type[Any], variant: Mapping[str, Any], spec: ExperimentSpec) -> None:
-    where = f"{spec.source}: config"
+def _validate(config_class: type[Any], variant: Mapping[str, Any], where: str) -> Any:
     try:
         config = config_class().update_from_dict(copy.copy(dict(variant)))
         config.validate()
+        return config
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"{where}: {' '.join(lines) or type(error).__name__}") from error

@@ -7,6 +7,7 @@ and ``--resume`` takes the paused trials up again.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -91,18 +92,19 @@ def _signal_name(number: int | None) -> str:
     return "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
 
 
-def missing_stop_key(trial: Trial, result: Mapping[str, Any]) -> str | None:
-    """A metric at which a trial should stop and which it should have reported by now."""
+def missing_metric(spec: ExperimentSpec, trial: Trial, result: Mapping[str, Any]) -> str | None:
+    """A metric that a trial stops at or is compared by, and should have reported by now."""
+    compared = [spec.search.metric] if spec.search.scheduler is not None else []
     return metrics.never_reported(
-        trial.stopping_criterion,
+        [*trial.stopping_criterion, *compared],
         result,
         iterations=result.get("iterations_since_restore", 0),
         evaluation_interval=trial.config.get("evaluation_interval"),
     )
 
 
-class TrialControl(FIFOScheduler):
-    """Decides after every result of a trial whether it goes on.
+class TrialControl(TrialScheduler):
+    """Decides after every result of a trial whether it goes on: first we, then the scheduler.
 
     Args:
         spec: the experiment.
@@ -116,6 +118,9 @@ class TrialControl(FIFOScheduler):
         self._signals = signals
         self._resumed = set(resumed)
         self._began: float | None = None
+        self._scheduler = spec.search.make_scheduler() or FIFOScheduler()
+        self._compared: dict[str, float] = {}  # the latest known metric, by trial id
+        self._latest: dict[str, int] = {}  # number of the latest result, by trial id
 
     @property
     def out_of_time(self) -> bool:
@@ -145,16 +150,74 @@ class TrialControl(FIFOScheduler):
                 "--experiment-name NAME (--verbose shows Ray's reason)."
             )
         self._resumed.clear()
+        # Ray Tune does not keep a scheduler's state: after a resume it sees who still runs.
+        if not trial.is_finished():
+            self._scheduler.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:
-        """Stops a trial whose stop key does not exist, pauses it if all are to end."""
-        if missing_stop_key(trial, result) is not None:
+        """Stops a trial that lacks a metric, pauses it if all are to end, else asks on."""
+        if missing_metric(self._spec, trial, result) is not None:
             return TrialScheduler.STOP
-        return TrialScheduler.PAUSE if self.ending else TrialScheduler.CONTINUE
+        if self.ending:
+            return TrialScheduler.PAUSE
+        self._latest[trial.trial_id] = 1 + max(self._latest.values(), default=0)
+        complete = self._with_metric(trial, result)
+        if complete is None:
+            return TrialScheduler.CONTINUE
+        decision: str = self._scheduler.on_trial_result(tune_controller, trial, complete)
+        return decision
+
+    def _with_metric(self, trial: Trial, result: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The result with the metric that trials are compared by; None before it is known.
+
+        Means over episodes are not new in every iteration, those of an evaluation in few. The
+        schedulers differ in what they do without, and some fail: the last one holds until then.
+        """
+        metric = self._spec.search.metric
+        value = result.get(metric)
+        if isinstance(value, int | float) and not math.isnan(value):
+            self._compared[trial.trial_id] = value
+        if self._spec.search.scheduler is not None and trial.trial_id not in self._compared:
+            return None
+        return {**result, metric: self._compared.get(trial.trial_id, math.nan)}
+
+    def on_trial_complete(
+        self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]
+    ) -> None:
+        """A trial has ended."""
+        complete = self._with_metric(trial, result)
+        if complete is not None:
+            self._scheduler.on_trial_complete(tune_controller, trial, complete)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial has failed."""
+        self._scheduler.on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial that waits or is paused has been ended."""
+        self._scheduler.on_trial_remove(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The next trial; none when all are to end, not even a paused one."""
-        return None if self.ending else super().choose_trial_to_run(tune_controller)
+        if self.ending:
+            return None
+        if not self._spec.search.takes_turns:
+            return self._scheduler.choose_trial_to_run(tune_controller)
+        # Ray Tune's PBT prefers the trial with the least training, which is again and again one
+        # that has just been set back to a copy of another: that other would never go on.
+        waiting = (Trial.PENDING, Trial.PAUSED)
+        trials = [trial for trial in tune_controller.get_trials() if trial.status in waiting]
+        return min(trials, key=lambda trial: self._latest.get(trial.trial_id, 0), default=None)
+
+    def debug_string(self) -> str:
+        """What the scheduler says of itself."""
+        text: str = self._scheduler.debug_string()
+        return text
+
+    @property
+    def supports_buffered_results(self) -> bool:
+        """Whether several results may arrive at once."""
+        return bool(self._scheduler.supports_buffered_results)
 
 
 class EndOfLoop(Callback):

@@ -1,8 +1,9 @@
 """Reads what users write: YAML files, JSON arguments, and Python files that define a config.
 
-YAML is loaded safely (no tag can run code), with two repairs of PyYAML's defaults: ``5e-4``
-is a number as in YAML 1.2 and not the text "5e-4", and a key that stands twice in one mapping
-is an error and not a silent choice of the second.
+YAML is loaded safely: the only tags are those of :mod:`sampling` and ``!grid``, and none of them
+can run code. Two of PyYAML's defaults are repaired: ``5e-4`` is a number as in YAML 1.2 and not the
+text "5e-4", and a key that stands twice in one mapping is an error and not a silent choice of the
+second.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 
 import yaml
 
-from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.experiments.grids import GRID
+from rllib_seqmarl.experiments.sampling import TAGS, Sampler
 
 _FLOAT = re.compile(
     r"""^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?
@@ -29,7 +32,7 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2 floats and without duplicate keys."""
+    """PyYAML's safe loader with YAML 1.2 floats, tags for searches, and no duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -44,11 +47,32 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
+    def construct_search(self, node: yaml.Node) -> Any:
+        """What a tag of this package says; its arguments are checked where their key is known."""
+        if not isinstance(node, yaml.SequenceNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.tag} takes a list of values", node.start_mark
+            )
+        values = self.construct_sequence(node, deep=True)
+        tag = node.tag.removeprefix("!")
+        return {GRID: values} if tag == "grid" else Sampler(tag, values)
+
+    def construct_unknown(self, node: yaml.Node) -> Any:
+        """Refuses every other tag."""
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        hint = nearest(tag, (f"!{name}" for name in (*TAGS, "grid")))
+        raise yaml.constructor.ConstructorError(
+            None, None, f"unknown tag {tag!r}: {hint.rstrip('.')}", node.start_mark
+        )
+
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+for _tag in (*TAGS, "grid"):
+    _Loader.add_constructor(f"!{_tag}", _Loader.construct_search)
+_Loader.add_constructor(None, _Loader.construct_unknown)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 

@@ -1,4 +1,4 @@
-"""The tuned examples: one YAML file each, whose first line says what it is."""
+"""The tuned examples: one YAML or Python file each, whose first line says what it is."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def folder() -> Path:
 def examples(containing: str = "") -> list[Example]:
     """The examples whose name or description contains a text, sorted by name."""
     found = []
-    for path in sorted(folder().glob("*.yaml")):
+    for path in sorted(path for path in folder().iterdir() if path.suffix in (".py", ".yaml")):
         first = read_text(path).partition("\n")[0]
-        example = Example(path, first.removeprefix("#").strip() if first.startswith("#") else "")
+        example = Example(path, first.strip('#" ') if first.startswith(("#", '"""')) else "")
         if containing.lower() in f"{example.name} {example.description}".lower():
             found.append(example)
     return found
@@ -50,6 +50,7 @@ def example(name: str) -> Example:
         UserError: there is none; the line names the nearest.
     """
     known = {found.name: found for found in examples()}
-    if name.removesuffix(".yaml") not in known:
+    stem = name.removesuffix(".yaml").removesuffix(".py")
+    if stem not in known:
         raise UserError(f"unknown example {name!r}. {nearest(name, known)}")
-    return known[name.removesuffix(".yaml")]
+    return known[stem]

@@ -1,13 +1,13 @@
-"""``grid_search``: one value of a config that stands for several."""
+"""Values of a config that stand for several: ``grid_search``, and samplers."""
 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.sampling import candidates, is_sampler
 
 GRID = "grid_search"
 
@@ -28,16 +28,21 @@ def grid_values(value: Any, where: str) -> list[Any]:
     return list(value[GRID])
 
 
-def variants(config: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
-    """Configs without ``grid_search``: all first values, then each other value on its own.
+def all_values(value: Any, where: str) -> list[Any]:
+    """The values for which ``value`` stands: a grid's, a sampler's candidates, or itself."""
+    return candidates(value) if is_sampler(value) else grid_values(value, where)
 
-    That is every value at least once, and not every combination. Samplers of Ray Tune (in
-    Python files) are replaced by a draw.
+
+def variants(config: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """Configs without ``grid_search`` and samplers: all first values, then each other on its own.
+
+    That is every value of a grid, and every candidate of a sampler, at least once, and not every
+    combination.
     """
-    grids = list(_grids(config, where, ()))
+    searched = list(_searched(config, where, ()))
     first = _resolved(config, where)
     yield first
-    for path, values in grids:
+    for path, values in searched:
         for value in values[1:]:
             variant = copy.deepcopy(first)
             parent = variant
@@ -47,27 +52,19 @@ def variants(config: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
             yield variant
 
 
-def _grids(
+def _searched(
     value: Mapping[str, Any], where: str, path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
     for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            if GRID in inner:
-                yield (*path, key), grid_values(inner, f"{where}: {'/'.join((*path, key))}")
-            else:
-                yield from _grids(inner, where, (*path, key))
+        if is_sampler(inner) or (isinstance(inner, Mapping) and GRID in inner):
+            yield (*path, key), all_values(inner, f"{where}: {'/'.join((*path, key))}")
+        elif isinstance(inner, Mapping):
+            yield from _searched(inner, where, (*path, key))
 
 
 def _resolved(value: Any, where: str) -> Any:
+    if is_sampler(value) or (isinstance(value, Mapping) and GRID in value):
+        return _resolved(all_values(value, where)[0], where)
     if isinstance(value, Mapping):
-        if GRID in value:
-            return _resolved(grid_values(value, where)[0], where)
         return {key: _resolved(inner, where) for key, inner in value.items()}
-    return value.sample() if is_sampler(value) else copy.copy(value)
-
-
-def is_sampler(value: Any) -> bool:
-    """Whether a value is a distribution of Ray Tune, such as ``tune.loguniform(...)``."""
-    # Whoever uses one has imported it; a YAML file need not wait for Ray here.
-    samplers = sys.modules.get("ray.tune.search.sample")
-    return samplers is not None and isinstance(value, samplers.Domain)
+    return copy.copy(value)

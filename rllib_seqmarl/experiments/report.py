@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ray.tune.experiment import Trial
 
-from rllib_seqmarl.experiments.control import missing_stop_key
+from rllib_seqmarl.experiments.control import missing_metric
 from rllib_seqmarl.experiments.metrics import KNOWN, flatten
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 
@@ -32,26 +32,28 @@ class Outcome:
 
     def failed(self) -> dict[Trial, str]:
         """The trials that have not done what they should, and why, in one line each."""
-        reasons = {trial: failure(trial) for trial in self.trials}
+        reasons = {trial: failure(self.spec, trial) for trial in self.trials}
         return {trial: reason for trial, reason in reasons.items() if reason is not None}
 
 
-def failure(trial: Trial) -> str | None:
+def failure(spec: ExperimentSpec, trial: Trial) -> str | None:
     """Why a trial failed, in one line; None if it did not."""
     if trial.status == Trial.ERROR:
         return error_line(trial)
     if trial.status != Trial.TERMINATED:
         return None
     result = flatten(trial.last_result)
-    missing = missing_stop_key(trial, result)
-    goals = trial.stopping_criterion.items()
-    if missing is None or any(result.get(name, -math.inf) >= goal for name, goal in goals):
+    missing = missing_metric(spec, trial, result)
+    goals = trial.stopping_criterion
+    if missing is None or any(result.get(name, -math.inf) >= goals[name] for name in goals):
         return None
-    return (
-        f"the stop key {missing!r} is not among the results of this trial, so that it would never "
-        f"end; it was stopped with a checkpoint. Known there: "
-        f"{', '.join(name for name in KNOWN if name in result)}."
-    )
+    known = ", ".join(name for name in KNOWN if name in result)
+    if missing in goals:
+        what = f"the stop key {missing!r} is not among the results of this trial, so that it would "
+        what += "never end"
+    else:
+        what = f"the metric {missing!r}, by which trials are compared, is not among its results"
+    return f"{what}; it was stopped with a checkpoint. Known there: {known}."
 
 
 def error_line(trial: Trial) -> str:
@@ -67,10 +69,32 @@ def error_line(trial: Trial) -> str:
     return f"{type(error).__name__}: {' '.join(text[-1].split())}" if text else "no message"
 
 
+def _searched_values(spec: ExperimentSpec, trial: Trial) -> dict[str, str]:
+    """What was drawn or chosen for a trial, by the last part of its name in the config."""
+    values = {name.rpartition("/")[2]: value for name, value in trial.evaluated_params.items()}
+    values |= {key: trial.config[key] for key in spec.search.mutated() if key in trial.config}
+    return {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in values.items()}
+
+
 def best_checkpoint(trial: Trial) -> str | None:
     """The path of a trial's best checkpoint by its score attribute, else of its latest."""
     result = trial.run_metadata.checkpoint_manager.best_checkpoint_result
     return result.checkpoint.path if result and result.checkpoint else None
+
+
+def best_trial(outcome: Outcome) -> tuple[Trial, float] | None:
+    """The trial whose last metric is the best one, and that metric; None without a comparison."""
+    search = outcome.spec.search
+    values = {trial: flatten(trial.last_result).get(search.metric) for trial in outcome.trials}
+    known = {
+        trial: value
+        for trial, value in values.items()
+        if isinstance(value, int | float) and not math.isnan(value)
+    }
+    if len(outcome.trials) < 2 or not known:
+        return None
+    best = (max if search.mode == "max" else min)(known, key=known.__getitem__)
+    return best, known[best]
 
 
 def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -> list[str]:
@@ -102,15 +126,28 @@ def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -
     else:
         text.append("Your training finished.")
 
-    paths = [
-        [path for trial in outcome.trials if (path := best_checkpoint(trial))]
-        for outcome in outcomes
-    ]
-    if any(paths):
+    paths: list[str] = []
+    shown: list[str] = []
+    for outcome in outcomes:
+        group = {trial: path for trial in outcome.trials if (path := best_checkpoint(trial))}
+        best = best_trial(outcome)
+        if best is not None:
+            trial, value = best
+            drawn = "".join(f", {k} {v}" for k, v in _searched_values(outcome.spec, trial).items())
+            text.append(
+                f"Best of {len(outcome.trials)} trials of {outcome.spec.name}: {trial} "
+                f"({outcome.spec.search.metric} {value:.4g}{drawn})"
+            )
+            if trial in group:
+                shown.append(group[trial])
+        if group and (best is None or best[0] not in group):
+            shown.append(next(iter(group.values())))
+        paths += group.values()
+    if paths:
         text.append("Best available checkpoint for each trial:")
-        text += [f"  {path}" for group in paths for path in group]
+        text += [f"  {path}" for path in paths]
         text += ["", "You can now evaluate your trained algorithm from any checkpoint, e.g.:"]
-        text += [f"  rllib evaluate {shlex.quote(group[0])}" for group in paths if group]
+        text += [f"  rllib evaluate {shlex.quote(path)}" for path in shown]
     else:
         text.append("No checkpoint was written.")
     if stopped_by:

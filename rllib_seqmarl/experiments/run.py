@@ -14,6 +14,7 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import cluster
 from rllib_seqmarl.experiments.cluster import RunOptions
 from rllib_seqmarl.experiments.grids import variants
+from rllib_seqmarl.experiments.sampling import with_domains
 from rllib_seqmarl.experiments.score import SCORE, with_score
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 from rllib_seqmarl.experiments.storage import ExperimentFolder
@@ -142,6 +143,7 @@ def _run(
     """Runs one experiment to its end, or until a signal ends it."""
     from ray import tune
     from ray.tune.experiment import Experiment, Trial
+    from ray.tune.search.basic_variant import BasicVariantGenerator
 
     from rllib_seqmarl.experiments.control import EndOfLoop, TrialControl
     from rllib_seqmarl.experiments.progress import Progress
@@ -158,15 +160,15 @@ def _run(
         console.print(f"{spec.name}: has no stop criterion; Ctrl-C ends it with a checkpoint.")
     control = TrialControl(spec, signals, trial_ids)
     keep = spec.checkpoints
+    config = with_domains(spec.config)
+    seed = config.get("seed")
     with Progress(spec, console) as progress:
         analysis = tune.run(
             Experiment(
                 spec.name,
                 spec.run,
                 stop=spec.stop,
-                config=with_score(spec.config, keep.score_attribute)
-                if keep.score_attribute
-                else spec.config,
+                config=with_score(config, keep.score_attribute) if keep.score_attribute else config,
                 num_samples=spec.num_samples,
                 storage_path=folder.storage,
                 checkpoint_config=tune.CheckpointConfig(
@@ -180,6 +182,11 @@ def _run(
                 restore=spec.restore,
             ),
             scheduler=control,
+            search_alg=BasicVariantGenerator(
+                max_concurrent=spec.search.max_concurrent_trials or 0,
+                # The same file searches the same configs.
+                random_state=seed if isinstance(seed, int) else None,
+            ),
             callbacks=[progress, EndOfLoop(control, signals, folder)],
             # A trial that failed goes on from its last good checkpoint.
             resume_config=tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)

@@ -2,7 +2,9 @@
 
 The YAML format is that of Ray <= 2.40: experiment name -> ``run``, ``env``, ``stop``, ``config``,
 ``num_samples``, ``checkpoint_config``, ... with ``grid_search`` anywhere below ``config`` and as
-``env``. Names of older Ray versions are translated (and the user is told) or refused.
+``env``. Names of older Ray versions are translated (and the user is told) or refused. What a YAML
+file of that time could not say, samplers and schedulers, stands in :mod:`sampling` and
+:mod:`search`.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from typing import Any
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
-from rllib_seqmarl.experiments import metrics
+from rllib_seqmarl.experiments import metrics, search
 from rllib_seqmarl.experiments.documents import load_yaml, read_text, run_python
 from rllib_seqmarl.experiments.fields import Fields, kind
-from rllib_seqmarl.experiments.grids import grid_values, variants
+from rllib_seqmarl.experiments.grids import all_values, variants
 from rllib_seqmarl.experiments.old_keys import translate
+from rllib_seqmarl.experiments.sampling import check_values
 
 #: Without a word about checkpoints in the experiment: every 10 iterations, the last 3 are kept.
 DEFAULT_CHECKPOINT_FREQUENCY = 10
@@ -32,10 +35,24 @@ _KEYS = (
     "time_budget_s",
     "config",
     "num_samples",
+    "metric",
+    "mode",
+    "scheduler",
+    "max_concurrent_trials",
     "storage_path",
     "checkpoint_config",
     "max_failures",
     "restore",
+)
+#: What a Python file may define beside ``config``, with the meaning that it has in YAML.
+_PYTHON_NAMES = (
+    "stop",
+    "num_samples",
+    "metric",
+    "mode",
+    "scheduler",
+    "max_concurrent_trials",
+    "checkpoint_config",
 )
 _CHECKPOINT_KEYS = (
     "num_to_keep",
@@ -73,6 +90,7 @@ class Overrides:
     stop: dict[str, Any] | None = None
     experiment_name: str | None = None
     num_samples: int | None = None
+    max_concurrent_trials: int | None = None
     storage_path: str | None = None
     restore: str | None = None
     checkpoint_frequency: int | None = None
@@ -92,8 +110,10 @@ class ExperimentSpec:
         name: also the name of its folder below the storage path.
         source: the file, and the experiment in it, for error messages.
         run: registered name of the algorithm, or an RLlib ``Algorithm`` class (Python files).
-        config: RLlib config with ``env``; ``grid_search`` mappings stand for several values.
+        config: RLlib config with ``env``; ``grid_search`` mappings and samplers stand for several
+            values.
         stop: flat metric name -> value that ends a trial when reached.
+        search: how trials are compared, and which of them go on.
         notes: translations of old names, to be shown to the user.
     """
 
@@ -104,6 +124,7 @@ class ExperimentSpec:
     stop: dict[str, float] = field(default_factory=dict)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     num_samples: int = 1
+    search: search.SearchSettings = field(default_factory=search.SearchSettings)
     storage_path: str | None = None
     max_failures: int = 0
     restore: str | None = None
@@ -179,8 +200,7 @@ def _from_python(file: Path, overrides: Overrides) -> ExperimentSpec:
         "run": name if registered else algorithm,
         "config": config.to_dict(),
     }
-    if "stop" in names:
-        experiment["stop"] = names["stop"]
+    experiment |= {name: names[name] for name in _PYTHON_NAMES if name in names}
     return _from_mapping(file.stem, experiment, str(file), overrides)
 
 
@@ -209,19 +229,29 @@ def _from_mapping(
     if config is not None and not isinstance(config, Mapping):
         raise UserError(f"{where}: 'config' must be a mapping, got {kind(config)}.")
     config = {**(config or {}), **overrides.config}
+    check_values(config, f"{where}: config")
+    check_values(given.get("env"), f"{where}: env")
     _set_environment(config, given, overrides, where, registered=isinstance(run, str))
 
     stop = overrides.stop if overrides.stop is not None else given.get("stop")
     stop_where = "--stop" if overrides.stop is not None else f"{where}: stop"
     check = Fields(given, where)
+    checkpoints = _checkpoints(given.get("checkpoint_config"), overrides, where, config)
     spec = ExperimentSpec(
         name=overrides.experiment_name or name,
         source=where,
         run=run,
         config=config,
         stop=_stop(stop, stop_where, config, notes),
-        checkpoints=_checkpoints(given.get("checkpoint_config"), overrides, where, config),
+        checkpoints=checkpoints,
         num_samples=check.whole("num_samples", overrides.num_samples, 1, least=1),
+        search=search.read(
+            given,
+            where,
+            max_concurrent_trials=overrides.max_concurrent_trials,
+            num_to_keep=checkpoints.num_to_keep,
+            check_metric=lambda name, place: _metric(name, place, config),
+        ),
         storage_path=check.text("storage_path", overrides.storage_path),
         max_failures=check.whole("max_failures", overrides.max_failures, 0, least=-1),
         restore=check.text("restore", overrides.restore),
@@ -294,7 +324,7 @@ def _stop(stop: Any, where: str, config: Mapping[str, Any], notes: list[str]) ->
 
 
 def _metric(name: str, where: str, config: Mapping[str, Any]) -> str:
-    intervals = grid_values(config.get("evaluation_interval"), where)
+    intervals = all_values(config.get("evaluation_interval"), where)
     interval = min((i for i in intervals if isinstance(i, int)), default=None)
     # RLlib's own callback class, a Python file's default, reports nothing.
     custom = any(

@@ -16,6 +16,7 @@ from typing import Any
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.metrics import flatten
+from rllib_seqmarl.experiments.sampling import Sampler
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 
 DEFAULT_STORAGE = "~/ray_results"
@@ -152,10 +153,17 @@ def _settings(spec: ExperimentSpec) -> dict[str, Any]:
             "stop": spec.stop,
             "checkpoint_config": asdict(spec.checkpoints),
             "num_samples": spec.num_samples,
+            "search": _search(spec),
             "max_failures": spec.max_failures,
             "time_budget_s": spec.time_budget_s,
         }
     )
+
+
+def _search(spec: ExperimentSpec) -> dict[str, Any]:
+    """What the search does; how many trials run at a time is no part of it."""
+    settings = {name: getattr(spec.search, name) for name in ("metric", "mode", "scheduler")}
+    return settings if spec.search.scheduler is not None else {}
 
 
 def _plain(value: Any) -> Any:
@@ -168,6 +176,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, type):
         return value.__qualname__
+    if isinstance(value, Sampler):
+        return repr(value)
     return type(value).__qualname__
 
 

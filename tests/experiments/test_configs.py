@@ -8,6 +8,7 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import configs
 from rllib_seqmarl.experiments.examples import examples
 from rllib_seqmarl.experiments.grids import variants
+from rllib_seqmarl.experiments.sampling import Sampler
 from rllib_seqmarl.experiments.spec import ExperimentSpec, Overrides, load_file
 
 
@@ -110,15 +111,38 @@ def test_each_value_of_each_grid_is_looked_at():
     assert grid["a"] == {"grid_search": [1, 2, 3]}
 
 
-def test_samplers_of_tune_are_accepted():
+def test_samplers_are_checked_at_their_ends_and_kept():
     from ray import tune
 
-    given = spec(lr=tune.loguniform(1e-5, 1e-3), seed=tune.randint(0, 5))
+    given = spec(
+        lr=tune.loguniform(1e-5, 1e-3),
+        clip_param=Sampler("choice", [0.1, 0.2]),
+        num_epochs=Sampler("choice", [1e0, 5]),
+    )
 
-    (checked,) = configs.check(given)
+    checked = configs.check(given)
 
-    assert 1e-5 <= checked["lr"] <= 1e-3
+    assert [variant["lr"] for variant in checked[:2]] == [1e-5, 1e-3]
+    assert {variant["clip_param"] for variant in checked} == {0.1, 0.2}
+    assert {type(variant["num_epochs"]) for variant in checked} == {int}
     assert not isinstance(given.config["lr"], float)
+    assert given.config["num_epochs"] == Sampler("choice", [1, 5])
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"lr": Sampler("choice", [1e-3, "fast"])}, "'lr' must be a number, got the text 'fast'"),
+        ({"gamma": Sampler("uniform", [0.9, 1.2])}, "'gamma' must lie between 0 and 1, got 1.2"),
+        ({"num_epochs": Sampler("uniform", [1, 9])}, "'num_epochs' must be a whole number"),
+        ({"num_epochs": Sampler("randint", [0, 3])}, "'num_epochs' must be above 0"),
+        ({"decode": Sampler("choice", ["auto", "fastest"])}, "'decode' must be one of"),
+        ({"env_config": {"num_agents": Sampler("randint", [1, 4])}}, "'num_agents'"),
+    ],
+)
+def test_a_sampler_that_could_draw_a_wrong_value_is_refused(config, expected):
+    with pytest.raises(UserError, match=expected):
+        configs.check(spec(**config))
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
@@ -126,7 +150,8 @@ def test_tuned_examples_are_valid(example, starcraft2_installed, where_installed
     with where_installed():
         specs = load_file(str(example.path), Overrides())
     for loaded in specs:
-        before = dict(loaded.config)
+        # RLlib writes 'lambda' in the dict of a Python file's config.
+        before = {configs.OLD_KEYS.get(key, key): value for key, value in loaded.config.items()}
 
         configs.check(loaded)
 

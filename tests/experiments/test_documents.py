@@ -49,7 +49,7 @@ def test_anchors_and_merge_keys_work():
         ("a: 1\na: 2\n", 2),
         ("a:\n  b: 1\n  c: 2\n  b: 3\n", 4),
         ("a: !!python/object/apply:os.getcwd []\n", 1),
-        ("a: !loguniform [1, 2]\n", 1),
+        ("a: 1\nb: !lognormal [1, 2]\n", 2),
         ("a: 1\n\tb: 2\n", 2),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 from ray.tune.experiment import Trial
 
-from rllib_seqmarl.experiments.report import Outcome, error_line, lines
+from rllib_seqmarl.experiments.report import Outcome, best_trial, error_line, lines
+from rllib_seqmarl.experiments.search import SearchSettings
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 
 
@@ -24,7 +26,7 @@ class FakeTrial(SimpleNamespace):
         return None
 
 
-def trial(name, *, checkpoint=None, status=Trial.TERMINATED, error=None, **result):
+def trial(name, *, checkpoint=None, status=Trial.TERMINATED, error=None, value=1.0, **result):
     best = SimpleNamespace(checkpoint=SimpleNamespace(path=checkpoint)) if checkpoint else None
     manager = SimpleNamespace(best_checkpoint_result=best)
     return FakeTrial(
@@ -33,11 +35,12 @@ def trial(name, *, checkpoint=None, status=Trial.TERMINATED, error=None, **resul
         error=error,
         path=f"/r/{name}",
         config={},
+        evaluated_params={"lr": 1e-3, "env_config/num_agents": 4},
         stopping_criterion={"training_iteration": 5, "env_runners/win_rate": 0.9},
         last_result={
             "training_iteration": 5,
             "iterations_since_restore": 5,
-            "env_runners": {"episode_return_mean": 1.0},
+            "env_runners": {"episode_return_mean": value},
             **result,
         },
         run_metadata=SimpleNamespace(checkpoint_manager=manager),
@@ -55,22 +58,33 @@ def report(*outcomes, stopped_by=None):
 
 def test_the_end_of_a_good_run_names_every_checkpoint_and_the_next_command():
     text = report(
-        outcome(trial("a", checkpoint="/r/a/c1"), trial("b", checkpoint="/r/b/c1")),
+        outcome(trial("a", checkpoint="/r/a/c1"), trial("b", checkpoint="/r/b/c1", value=1.5)),
         outcome(trial("c", checkpoint="/r 2/c/c1")),
     )
 
     assert text == [
         "",
         "Your training finished.",
+        "Best of 2 trials of mine: b (env_runners/episode_return_mean 1.5, lr 0.001, num_agents 4)",
         "Best available checkpoint for each trial:",
         "  /r/a/c1",
         "  /r/b/c1",
         "  /r 2/c/c1",
         "",
         "You can now evaluate your trained algorithm from any checkpoint, e.g.:",
-        "  rllib evaluate /r/a/c1",
+        "  rllib evaluate /r/b/c1",
         "  rllib evaluate '/r 2/c/c1'",
     ]
+
+
+def test_the_best_trial_is_that_of_mode_and_of_what_was_reported():
+    spec = ExperimentSpec("mine", "f", "MAT", {}, search=SearchSettings(mode="min"))
+    few, none = trial("a", value=2.0), trial("b", value=math.nan)
+
+    assert best_trial(Outcome(spec, [few, none])) == (few, 2.0)
+    assert best_trial(Outcome(spec, [few, trial("c", value=1.0)]))[1] == 1.0
+    assert best_trial(Outcome(spec, [none, none])) is None
+    assert best_trial(Outcome(spec, [few])) is None
 
 
 def test_failures_come_with_reason_and_log():

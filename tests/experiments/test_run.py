@@ -70,7 +70,11 @@ def test_the_simulator_is_always_named(config, text):
 
 def trial(name="a", status=Trial.RUNNING):
     return SimpleNamespace(
-        trial_id=name, status=status, config={}, stopping_criterion={"env_runners/win_rate": 0.9}
+        trial_id=name,
+        status=status,
+        config={},
+        stopping_criterion={"env_runners/win_rate": 0.9},
+        is_finished=lambda: status == Trial.TERMINATED,
     )
 
 
