@@ -45,10 +45,10 @@ from rllib_seqmarl.learning.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.critics import CriticConfig, CriticLearner
 from rllib_seqmarl.learning.learner import Rows
 from rllib_seqmarl.learning.module import obs_dim
-from rllib_seqmarl.learning.recurrent import LAST_ACTIONS, POLICY, RecurrentModule
+from rllib_seqmarl.learning.recurrent import LAST_ACTIONS, POLICY, RecurrentModule, living_obs
 from rllib_seqmarl.nets.credit import counterfactual_advantage
 from rllib_seqmarl.nets.critics import JointCritic
-from rllib_seqmarl.rollout.block import ACTIONS, OBS
+from rllib_seqmarl.rollout.block import ACTIONS
 
 
 class COMAConfig(CriticConfig):
@@ -154,7 +154,7 @@ class COMAModule(RecurrentModule):
         """[s, o^1 .. o^N, last actions], the latter one-hot and zero where an episode begins."""
         shifted = columns[LAST_ACTIONS] + 1
         last_actions = F.one_hot(shifted, self.agent.num_actions + 1)[..., 1:]  # [..., N, A]
-        obs = columns[OBS].flatten(-2)
+        obs = living_obs(columns).flatten(-2)
         return torch.cat((super().state_of(columns), obs, last_actions.flatten(-2)), dim=-1)
 
 

@@ -21,7 +21,15 @@ from rllib_seqmarl.nets.recurrent import (
     RecurrentAgent,
     previous_actions,
 )
-from rllib_seqmarl.rollout.block import ACTION_MASK, ACTIONS, IS_FIRST, LOG_PROB, OBS, STATE
+from rllib_seqmarl.rollout.block import (
+    ACTION_MASK,
+    ACTIONS,
+    ALIVE,
+    IS_FIRST,
+    LOG_PROB,
+    OBS,
+    STATE,
+)
 
 #: Columns of `RecurrentModule.forward_train` beside log-prob and entropy.
 POLICY = "policy"
@@ -51,6 +59,11 @@ def state_dim(space: spaces.Dict, source: str) -> int:
     if name not in space.spaces:
         raise UserError(NO_STATE)
     return int(np.prod(space[name].shape))
+
+
+def living_obs(columns: dict[str, Tensor]) -> Tensor:
+    """Observations for a critic, [..., N, O]: zeros for dead agents, as StarCraft gives them."""
+    return columns[OBS].masked_fill(~columns[ALIVE].unsqueeze(-1), 0.0)
 
 
 class RecurrentModule(TeamModule):
@@ -107,8 +120,8 @@ class RecurrentModule(TeamModule):
     def state_of(self, columns: dict[str, Tensor]) -> Tensor:
         """What the critic reads, from observation columns and `LAST_ACTIONS`: [..., S]."""
         environments = self.model_config["state"] == "environment"
-        obs = columns[OBS]
-        return columns[STATE if environments else OBS].flatten(obs.ndim - 2)
+        state = columns[STATE] if environments else living_obs(columns)
+        return state.flatten(columns[OBS].ndim - 2)
 
     def policy(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """Probabilities [..., A], 0 for actions that are not available."""
