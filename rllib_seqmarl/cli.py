@@ -1,4 +1,4 @@
-"""The ``rllib`` command: train, evaluate, example, import-mat.
+"""The ``rllib`` command: train, evaluate, export, example, import-mat.
 
 This front only parses. Nothing heavy is imported before it is known what to do, so that
 ``rllib --help`` answers at once; the work is in :mod:`rllib_seqmarl.experiments`.
@@ -36,7 +36,11 @@ _EVALUATE = """\
 Play episodes with a trained policy and print the mean of every metric, beside those of the
 environment's scripted controllers in the same worlds, if it has any. Nothing but the checkpoint
 is needed. A trial's folder stands for its latest checkpoint, an experiment's folder for that of
-its only trial.
+its only trial. A .safetensors file (see rllib export) does as well, and cannot run code.
+"""
+_EXPORT = """\
+Write the policy of a checkpoint to a .safetensors file: weights, and the JSON from which the policy
+is built. A checkpoint can run code on the machine of whoever loads it; this file cannot.
 """
 
 
@@ -87,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rllib-seqmarl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for add in (_add_train, _add_evaluate, _add_example, _add_import_mat):
+    for add in (_add_train, _add_evaluate, _add_export, _add_example, _add_import_mat):
         add(commands)
     return parser
 
@@ -129,12 +133,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     )
     add("-n", "--experiment-name", metavar="NAME", help="also the name of the results' folder")
     add("--num-samples", type=int, metavar="N", help="trials per variant of the config")
-    add(
-        "--max-concurrent-trials",
-        type=int,
-        metavar="N",
-        help="trials that run at a time (default: as many as there are CPUs for)",
-    )
+    add("--max-concurrent-trials", type=int, metavar="N", help="how many run at a time")
     add("--seed", type=int, metavar="N", help="random seed")
     add("--num-env-runners", type=int, metavar="N", help="processes that sample; 0: the trial's")
     add("--num-learners", type=int, metavar="N", help="processes that learn; 0: the trial's")
@@ -169,6 +168,9 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         help="the same, and start it if there is nothing to resume (for jobs that a cluster "
         "restarts)",
     )
+
+    add("--wandb", metavar="PROJECT", help="log to Weights & Biases (see WANDB_MODE), too")
+    add("--mlflow", metavar="EXPERIMENT", help="log to MLflow (see MLFLOW_TRACKING_URI), too")
 
     ray = parser.add_argument_group("Ray")
     add = ray.add_argument
@@ -229,6 +231,8 @@ def _run_options(args: argparse.Namespace) -> Any:
         start=not args.resume,
         ray_address=args.ray_address,
         ray_num_cpus=args.ray_num_cpus,
+        wandb=args.wandb,
+        mlflow=args.mlflow,
         verbose=args.verbose,
         arguments=tuple(sys.argv[1:]),
     )
@@ -243,7 +247,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     evaluate.set_defaults(run=_evaluate)
     add = evaluate.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="a checkpoint's folder")
+    add("checkpoint", metavar="CHECKPOINT", help="a checkpoint's folder, or a .safetensors file")
     add("--episodes", type=int, default=100, metavar="N", help="how many (default: 100)")
     add("--env-config", metavar="JSON", help="replaces single settings of the environment")
     add("--stochastic", action="store_true", help="sample actions; default: the most probable")
@@ -268,6 +272,11 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="N",
         help="steps from one picture of the .gif to the next (default: 4)",
     )
+    add(
+        "--trust-imports",
+        action="store_true",
+        help="a .safetensors file may name code of an environment, which is imported and run",
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -284,7 +293,26 @@ def _evaluate(args: argparse.Namespace) -> int:
         out=args.out,
         render=args.render,
         render_every=args.render_every,
+        trust_imports=args.trust_imports,
     )
+
+
+# --- export ------------------------------------------------------------------------------------
+
+
+def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "export", help="write a policy to a file that is safe to share", description=_EXPORT
+    )
+    command.set_defaults(run=_export)
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint's folder")
+    command.add_argument("file", metavar="FILE", help="the new file, *.safetensors")
+
+
+def _export(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments import evaluate
+
+    return evaluate.export_policy(args.checkpoint, args.file)
 
 
 # --- example -----------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ class RunOptions:
         start: with ``resume``: starts what the storage does not hold.
         ray_address: a running cluster; None: the environment's RAY_ADDRESS, or a local Ray.
         ray_num_cpus: CPUs of the local Ray.
+        wandb: project of Weights & Biases to which results are sent.
+        mlflow: experiment of MLflow to which results are sent.
         verbose: shows Ray's own messages.
         arguments: of the command line, for the line that tells how to resume.
     """
@@ -30,6 +32,8 @@ class RunOptions:
     start: bool = False
     ray_address: str | None = None
     ray_num_cpus: int | None = None
+    wandb: str | None = None
+    mlflow: str | None = None
     verbose: bool = False
     arguments: tuple[str, ...] = ()
 

@@ -15,7 +15,7 @@ from typing import Any
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.fields import kind
-from rllib_seqmarl.experiments.grids import GRID, grid_values, variants
+from rllib_seqmarl.experiments.grids import GRID, all_values, grid_values, variants
 from rllib_seqmarl.experiments.sampling import Sampler, candidates, is_sampler
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 
@@ -78,11 +78,25 @@ def check(spec: ExperimentSpec) -> list[dict[str, Any]]:
         spec.config["evaluation_config"] = _known_keys(
             spec.config["evaluation_config"], defaults, f"{where}: evaluation_config", spec.notes
         )
+    _reserve_threads(spec, defaults, where)
     checked = list(variants(spec.config, where))
     for variant in checked:
         _validate(config_class, variant, where)
     _check_search(spec, config_class, defaults)
     return checked
+
+
+def _reserve_threads(spec: ExperimentSpec, defaults: Mapping[str, Any], where: str) -> None:
+    """Asks Ray for as many CPUs as a learner has threads, unless the file says how many.
+
+    Ray starts trials until the CPUs they ask for are used up, whatever they really use.
+    """
+    threads = all_values(spec.config.get("num_threads_per_learner"), where)
+    most = max((number for number in threads if isinstance(number, int)), default=1)
+    remote = any(all_values(spec.config.get("num_learners", 0), where))
+    key = "num_cpus_per_learner" if remote else "num_cpus_for_main_process"
+    if most > 1 and spec.config.get(key, defaults[key]) == defaults[key]:
+        spec.config[key] = most
 
 
 def _check_search(

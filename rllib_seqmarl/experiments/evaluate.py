@@ -1,9 +1,13 @@
-"""``rllib evaluate``: plays with a checkpoint, and scripted controllers beside it; reports."""
+"""``rllib evaluate`` and ``rllib export``: what is done with a trained policy.
+
+Evaluating plays with it, and with scripted controllers beside it, and reports.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,9 @@ from rich.table import Table
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import checkpoints, cluster
 from rllib_seqmarl.experiments.film import Film
+
+#: How files of shared policies end.
+SHARED = ".safetensors"
 
 
 def evaluate(
@@ -27,11 +34,13 @@ def evaluate(
     out: str | None,
     render: str | None,
     render_every: int,
+    trust_imports: bool = False,
 ) -> int:
-    """Evaluates a checkpoint and prints a table.
+    """Evaluates a policy and prints a table.
 
     Args:
-        checkpoint: a checkpoint's folder, or that of a trial or experiment.
+        checkpoint: a checkpoint's folder, or that of a trial or experiment; or a file of
+            `export_policy`.
         episodes: how many to play.
         env_config: settings of the environment that replace those of the training.
         explore: sample actions; otherwise each agent takes the most probable one.
@@ -41,6 +50,7 @@ def evaluate(
         out: file for the figures of every episode, as JSON.
         render: file for pictures of the first episode, .gif or .png.
         render_every: steps between two pictures.
+        trust_imports: a file may name the environment by an import path.
 
     Returns:
         The exit status.
@@ -55,16 +65,25 @@ def evaluate(
             raise UserError(f"{option}: the folder of {file} does not exist.")
     film = None if render is None else Film(Path(render), render_every)
     console = Console(highlight=False)
-    path = checkpoints.find(checkpoint)
+    shared = checkpoint.endswith(SHARED)
+    if not shared:
+        path = checkpoints.find(checkpoint)
     cluster.quieten(verbose=False)
-    from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
+    from rllib_seqmarl.experiments.sharing import SharedPolicy
+    from rllib_seqmarl.rollout.evaluation import CheckpointPolicy, SavedPolicy, evaluate_policy
 
     cluster.set_log_levels(verbose=False)
-    checkpoints.check(path)
-    if path != Path(checkpoint).expanduser().absolute():
-        console.print(f"Latest checkpoint there: {path}", markup=False, soft_wrap=True)
-    result = evaluate_checkpoint(
-        str(path),
+    policy: SavedPolicy
+    if shared:
+        policy = SharedPolicy(Path(checkpoint).expanduser(), trust_imports=trust_imports)
+    else:
+        console.print(checkpoints.TRUST, markup=False, soft_wrap=True)
+        checkpoints.check(path)
+        if path != Path(checkpoint).expanduser().absolute():
+            console.print(f"Latest checkpoint there: {path}", markup=False, soft_wrap=True)
+        policy = CheckpointPolicy(str(path))
+    result = evaluate_policy(
+        policy,
         episodes=episodes,
         explore=explore,
         env_config=dict(env_config),
@@ -79,6 +98,44 @@ def evaluate(
         _write("--out", out, text.encode(), console)
     if film is not None:
         _write("--render", str(render), film.encode(), console)
+    return 0
+
+
+def export_policy(checkpoint: str, file: str) -> int:
+    """Writes the policy of a checkpoint to a file that is safe to share; see :mod:`sharing`.
+
+    Args:
+        checkpoint: a checkpoint's folder, or that of a trial or experiment.
+        file: the new file, ``*.safetensors``.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: no sound checkpoint, or nothing that can be written to such a file.
+    """
+    target = Path(file).expanduser()
+    if target.suffix != SHARED:
+        raise UserError(f"{file}: the name of the file must end with {SHARED}.")
+    if target.exists():
+        raise UserError(f"{file} exists already: give the name of a new file.")
+    if not target.absolute().parent.is_dir():
+        raise UserError(f"the folder of {file} does not exist.")
+    console = Console(highlight=False)
+    path = checkpoints.find(checkpoint)
+    cluster.quieten(verbose=False)
+    from rllib_seqmarl.experiments import sharing
+
+    cluster.set_log_levels(verbose=False)
+    console.print(checkpoints.TRUST, markup=False, soft_wrap=True)
+    checkpoints.check(path)
+    sharing.export(path, target)
+    console.print(
+        f"Written: {file}\nWhoever has it plays with it, without any risk from the file:\n"
+        f"  rllib evaluate {shlex.quote(file)}",
+        markup=False,
+        soft_wrap=True,
+    )
     return 0
 
 

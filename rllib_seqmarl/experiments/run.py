@@ -40,14 +40,17 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     resumes = _check_folders(folders, options)
 
     cluster.quieten(options.verbose)
-    from rllib_seqmarl.experiments import checkpoints, configs, report
+    from rllib_seqmarl.experiments import checkpoints, configs, loggers, report
     from rllib_seqmarl.experiments.control import Signals
 
     cluster.set_log_levels(options.verbose)
     checked = [configs.check(spec) for spec in specs]
+    if any(spec.restore for spec, resume in zip(specs, resumes, strict=True) if not resume):
+        console.print(checkpoints.TRUST, markup=False, soft_wrap=True)
     for spec, resume in zip(specs, resumes, strict=True):
         if spec.restore is not None and not resume:
             _check_restore(spec, checkpoints)
+    loggers.check_trackers(specs, options)
     # Only now: what the folders were started with is compared with the config as checked.
     trial_ids = [
         folder.check_resume() if resume else []
@@ -67,7 +70,11 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
                 _check_resources(spec, configs.algorithm_class(spec), variants)
         for spec, folder, resume, ids in zip(specs, folders, resumes, trial_ids, strict=True):
             if signals.received is None:
-                outcomes.append(_run(spec, folder, signals, console, resume, ids))
+                outcomes.append(
+                    _run(
+                        spec, folder, signals, console, resume, ids, loggers.trackers(spec, options)
+                    )
+                )
 
     stopped_by = signals.name if signals.received is not None else None
     for line in report.lines(outcomes, stopped_by=stopped_by, resume=resume_line):
@@ -139,6 +146,7 @@ def _run(
     console: Console,
     resume: bool,
     trial_ids: Sequence[str],
+    trackers: Sequence[Any],
 ) -> Outcome:
     """Runs one experiment to its end, or until a signal ends it."""
     from ray import tune
@@ -146,6 +154,7 @@ def _run(
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     from rllib_seqmarl.experiments.control import EndOfLoop, TrialControl
+    from rllib_seqmarl.experiments.loggers import ProgressTable
     from rllib_seqmarl.experiments.progress import Progress
     from rllib_seqmarl.experiments.report import Outcome
 
@@ -187,7 +196,10 @@ def _run(
                 # The same file searches the same configs.
                 random_state=seed if isinstance(seed, int) else None,
             ),
-            callbacks=[progress, EndOfLoop(control, signals, folder)],
+            callbacks=[
+                *(ProgressTable(), *trackers),
+                *(progress, EndOfLoop(control, signals, folder)),
+            ],
             # A trial that failed goes on from its last good checkpoint.
             resume_config=tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)
             if resume

@@ -1,4 +1,4 @@
-"""Playing episodes with a checkpoint, which is all that is needed for it.
+"""Playing episodes with a saved policy, which is all that is needed for it.
 
 Where the environment has scripted controllers, each of them plays the same worlds, so that what
 the policy achieves stands beside what can be had without learning.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,56 @@ def load_config(checkpoint: str | Path) -> Any:
     return config.copy(copy_frozen=False)
 
 
+class SavedPolicy(Protocol):
+    """A trained policy on disk.
+
+    Attributes:
+        path: where.
+    """
+
+    path: str
+
+    def config(self) -> Any:
+        """The algorithm's config, to be changed freely."""
+
+    def restore(self, module: Any) -> None:
+        """Puts the weights into a module that was built from the config."""
+
+
+class CheckpointPolicy:
+    """The policy in a checkpoint of RLlib, which is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def config(self) -> Any:
+        """See `load_config`."""
+        return load_config(self.path)
+
+    def restore(self, module: Any) -> None:
+        """The checkpoint's weights.
+
+        Raises:
+            UserError: they do not fit the module, or are damaged.
+        """
+        try:
+            module.restore_from_path(Path(self.path) / MODULE_PATH)
+        except RuntimeError as error:  # torch names every parameter that does not fit
+            first = str(error).splitlines()[1:2] or [str(error)]
+            raise does_not_fit(self.path, first[0].strip()) from error
+        except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"{self.path} is damaged: {error}") from error
+
+
+def does_not_fit(path: str, reason: str) -> UserError:
+    """The error of weights that belong to another network than the environment asks for."""
+    return UserError(
+        f"the policy of {path} does not fit this environment ({reason}): observation and action "
+        "sizes must be those of the training, and so must the number of agents where a network "
+        "depends on it."
+    )
+
+
 class _Player(TeamEnvRunner):
     """A runner that plays the same worlds again, with the policy or a scripted controller.
 
@@ -114,8 +164,13 @@ class _Player(TeamEnvRunner):
         return result
 
 
-def evaluate_checkpoint(
-    path: str,
+def evaluate_checkpoint(path: str, **settings: Any) -> dict[str, Any]:
+    """Plays with the policy of the checkpoint in the folder ``path``; see `evaluate_policy`."""
+    return evaluate_policy(CheckpointPolicy(path), **settings)
+
+
+def evaluate_policy(
+    policy: SavedPolicy,
     *,
     episodes: int = 100,
     explore: bool = False,
@@ -127,7 +182,7 @@ def evaluate_checkpoint(
     """Plays ``episodes`` whole episodes, an equal share in each of E worlds.
 
     Args:
-        path: a checkpoint's folder.
+        policy: who plays.
         episodes: how many.
         explore: sample actions; otherwise every agent takes its most likely one.
         env_config: settings that replace those of the training, for example another map.
@@ -147,7 +202,7 @@ def evaluate_checkpoint(
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, got {episodes!r}.")
-    config = load_config(path)
+    config = policy.config()
     class_name = type(config).__name__.removesuffix("Config")
     config.env_config = {**config.env_config, **(env_config or {})}
     config.num_env_runners = 0
@@ -164,7 +219,7 @@ def evaluate_checkpoint(
         num_workers=0,
     )
     try:
-        _restore(player, Path(path))
+        policy.restore(player.module)
         names = player.known(controllers)
         player.watch = watch
         played = player.play(episodes, explore)
@@ -179,24 +234,9 @@ def evaluate_checkpoint(
         "env": str(config.env),
         "env_config": dict(config.env_config),
         "simulator": config.simulator,
-        "checkpoint": str(path),
+        "checkpoint": policy.path,
         "explore": explore,
         "episodes": len(next(iter(played["per_episode"].values()))),
         **played,
         "controllers": scripted,
     }
-
-
-def _restore(runner: TeamEnvRunner, path: Path) -> None:
-    """The checkpoint's weights into the runner's module."""
-    try:
-        runner.module.restore_from_path(path / MODULE_PATH)
-    except RuntimeError as error:  # torch names every parameter that does not fit
-        first = str(error).splitlines()[1:2] or [str(error)]
-        raise UserError(
-            f"the policy of {path} does not fit this environment ({first[0].strip()}): "
-            "observation and action sizes must be those of the training, and so must the number of "
-            "agents where a network depends on it."
-        ) from error
-    except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error

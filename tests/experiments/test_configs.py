@@ -145,6 +145,32 @@ def test_a_sampler_that_could_draw_a_wrong_value_is_refused(config, expected):
         configs.check(spec(**config))
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"num_threads_per_learner": 1}, {}),
+        ({"num_threads_per_learner": None}, {}),
+        ({"num_threads_per_learner": 3}, {"num_cpus_for_main_process": 3}),
+        ({"num_threads_per_learner": {"grid_search": [1, 2]}}, {"num_cpus_for_main_process": 2}),
+        ({"num_threads_per_learner": 3, "num_learners": 2}, {"num_cpus_per_learner": 3}),
+        (
+            {"num_threads_per_learner": 3, "num_cpus_for_main_process": 2},
+            {"num_cpus_for_main_process": 2},
+        ),
+    ],
+)
+def test_a_trial_asks_for_as_many_cpus_as_its_learner_has_threads(config, expected):
+    given = spec(**config)
+
+    checked = configs.check(given)
+
+    cpus = {key: value for key, value in given.config.items() if key.startswith("num_cpus")}
+    assert cpus == expected
+    request = configs.algorithm_class(given).default_resource_request(checked[0])
+    learners = max(1, config.get("num_learners", 0))
+    assert request.required_resources["CPU"] >= learners * max(expected.values(), default=1)
+
+
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
 def test_tuned_examples_are_valid(example, starcraft2_installed, where_installed):
     with where_installed():
