@@ -41,7 +41,8 @@ def generalized_advantages(
         gamma: discount.
         lambda_: trace decay.
         time_limit: one of `TIME_LIMITS`.
-        trace: c_t, [T, E, N], how likely step t still is; None is 1 everywhere, plain estimation.
+        trace: c_t, [T, E, N] or one for all agents, [T, E, 1]; None is 1 everywhere, plain
+            estimation.
 
     Returns:
         Advantages [T, E, N]; adding ``values`` gives the returns.

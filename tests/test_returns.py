@@ -81,6 +81,42 @@ def test_rewards_may_be_per_agent() -> None:
     torch.testing.assert_close(estimate(r), team)
 
 
+# --- A2PO's correction --------------------------------------------------------------------------
+
+
+def test_a_trace_of_ones_changes_nothing() -> None:
+    r = rollout()
+    torch.testing.assert_close(estimate(r, trace=torch.ones(T, E, N)), estimate(r), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("time_limit", ["bootstrap", "drop"])
+def test_the_trace_is_the_double_sum_of_a2po(seed: int, time_limit: str) -> None:
+    """A_t = delta_t + sum_k gamma^k (prod_{j=1..k} lambda c_{t+j}) delta_{t+k} of one episode."""
+    r = rollout(seed)
+    generator = torch.Generator().manual_seed(seed)
+    trace = torch.rand(T, E, N, generator=generator).mul(2.0).clamp(max=1.0)
+    found = estimate(r, trace=trace, time_limit=time_limit)
+    x = {name: value.numpy() for name, value in r.items()}
+    c = trace.numpy()
+    for t, e, n in np.ndindex(T, E, N):
+        expected, weight = 0.0, 1.0
+        for step in range(t, T):
+            if step > t:
+                weight *= GAMMA * LAMBDA * c[step, e, n]
+            future = 0.0 if x["terminated"][step, e] else x["next_values"][step, e, n]
+            delta = x["rewards"][step, e] + GAMMA * future - x["values"][step, e, n]
+            if not (time_limit == "drop" and x["truncated"][step, e]):
+                expected += weight * delta
+            if x["terminated"][step, e] or x["truncated"][step, e]:
+                break
+        assert found[t, e, n].item() == pytest.approx(expected, abs=1e-5)
+    one_for_all = trace[..., :1]
+    torch.testing.assert_close(
+        estimate(r, trace=one_for_all), estimate(r, trace=one_for_all.expand(T, E, N))
+    )
+
+
 # --- TD(lambda) ---------------------------------------------------------------------------------
 
 

@@ -93,6 +93,20 @@ class A2POLearner(ActorLearner):
 
     _trajectory: Trajectory
 
+    def build(self) -> None:
+        """See `TeamLearner.build`.
+
+        Raises:
+            UserError: more blocks than agents.
+        """
+        super().build()
+        blocks, agents = self.config.num_blocks, self.core.num_agents
+        if blocks is not None and blocks > agents:
+            raise UserError(
+                f"config key 'num_blocks' ({blocks}) must not be larger than the number of agents "
+                f"({agents})."
+            )
+
     def rows(self, block: RolloutBlock) -> Rows:
         """Adds factor and clip of agents before anyone has moved."""
         rows = super().rows(block)
@@ -132,7 +146,7 @@ class A2POLearner(ActorLearner):
             own = self.of_agents(corrected, agents)
             for minibatch in self.minibatches(own):
                 self._step(minibatch, agents)
-            rho = rho * self.moved(own, agents).prod(-1, keepdim=True)
+            rho = rho * self.log_ratio(own, agents).sum(-1, keepdim=True).exp()
 
     def _epochs_outside(self, rows: Rows) -> None:
         count = self.config.num_blocks or self.core.num_agents
@@ -145,11 +159,12 @@ class A2POLearner(ActorLearner):
             for block in blocks:
                 corrected = rows
                 if round_ or agents:
-                    corrected = self.corrected(rows, self.moved(rows).prod(-1, keepdim=True))
+                    rho = self.log_ratio(rows).sum(-1, keepdim=True).exp()
+                    corrected = self.corrected(rows, rho)
                 agents = [*agents, *block]
                 for minibatch in self.minibatches(corrected, epochs=1):
-                    ratios = self.moved(minibatch)
-                    others = ratios.prod(-1, keepdim=True) / ratios
+                    own = self.log_ratio(minibatch)  # [B, N]
+                    others = (own.sum(-1, keepdim=True) - own).exp()
                     minibatch = {**minibatch, FACTOR: self._held(others)}
                     self._step(self.of_agents(minibatch, agents), agents)
 
@@ -158,7 +173,7 @@ class A2POLearner(ActorLearner):
         own = {**own, **self.start_minibatch(own)}
         actor_loss = self.actor_loss(agents)
         if self.config.two_stage:
-            self.gradient_step(own, lambda piece: self.critic_loss(piece, agents))
+            self.gradient_step(own, lambda piece: self.value_loss(piece, agents))
         self.gradient_step(own, lambda piece: actor_loss(piece) + self.critic_loss(piece, agents))
 
     # -- order and clips ---------------------------------------------------------------------
@@ -166,13 +181,8 @@ class A2POLearner(ActorLearner):
     def blocks(self, rows: Rows) -> list[list[int]]:
         """The order of updates in pieces."""
         order = self.update_order(rows)
-        count = self.config.num_blocks or len(order)
-        if count > len(order):
-            raise UserError(
-                f"config key 'num_blocks' ({count}) must not be larger than the number of agents "
-                f"({len(order)})."
-            )
-        return [piece.tolist() for piece in torch.tensor(order).tensor_split(count)]
+        pieces = torch.tensor(order).tensor_split(self.config.num_blocks or len(order))
+        return [piece.tolist() for piece in pieces]
 
     def update_order(self, rows: Rows) -> list[int]:
         """The agents in the order of their updates."""
@@ -183,13 +193,13 @@ class A2POLearner(ActorLearner):
         over = tuple(range(alive.ndim - 1))
         size = torch.where(alive, rows[ADVANTAGES].abs(), 0.0).sum(over)
         size, number = self.sum_over_learners(torch.stack((size, alive.to(size.dtype).sum(over))))
-        score = size / number.clamp(min=1.0)  # mean |A| of each agent
-        draw = self.agreed_draw()
-        left = set(range(count))
+        score = (size / number.clamp(min=1.0)).tolist()  # mean |A| of each agent
+        draw = self.agreed_draw().tolist()
+        left = list(range(count))
         order: list[int] = []
         while left:
             greedy = kind == "greedy" or (kind == "semi_greedy" and len(order) % 2 == 0)
-            agent = max(left, key=(score if greedy else draw).tolist().__getitem__)
+            agent = max(left, key=(score if greedy else draw).__getitem__)
             order.append(agent)
             left.remove(agent)
         return order

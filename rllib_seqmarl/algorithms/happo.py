@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.actor_module import CRITIC_INPUTS
 from rllib_seqmarl.learning.actors import ActorConfig, ActorLearner
 from rllib_seqmarl.learning.advantages import ADVANTAGES
 from rllib_seqmarl.learning.algorithm import TeamAlgorithm
@@ -72,7 +71,7 @@ class HAPPOLearner(ActorLearner):
     @property
     def standardised_per_agent(self) -> bool:
         """Where all agents have one value."""
-        return not CRITIC_INPUTS[self.config.state]
+        return not self.core.has_value_per_agent
 
     def rows(self, block: RolloutBlock) -> Rows:
         """Adds the factor of agents before anyone has moved."""
@@ -84,13 +83,13 @@ class HAPPOLearner(ActorLearner):
         agents = self.core.num_agents
         draw = self.agreed_draw()
         order = range(agents) if self.config.fixed_order else draw.argsort().tolist()
-        factor = rows[FACTOR][..., :1]
+        factor = rows[FACTOR][..., :1]  # [B, 1]
         self.step_share = 1 / agents
         for agent in order:
             own = {**self.of_agents(rows, [agent]), FACTOR: factor}
             for minibatch in self.minibatches(own):
                 self.gradient_step(minibatch | self.weights(minibatch), self.actor_loss([agent]))
-            factor = factor * self.moved(own, [agent])
+            factor = factor * self.log_ratio(own, [agent]).exp()
         self.step_share = 1.0
         for minibatch in self.minibatches(rows):
             self.gradient_step(minibatch | self.start_minibatch(minibatch), self.critic_loss)

@@ -45,10 +45,7 @@ class ActorModule(TeamModule):
 
     Rows of feed-forward agents are [B, N, ...], of recurrent ones sequences [B, T, N, ...] beside
     the memory at their start. On rollout processes the critic is left out, unless it is recurrent
-    and has to follow what happens.
-
-    Raises:
-        UserError: no ``state`` in the environment though it is asked for.
+    and has to follow what happens; in an evaluation it is left out in any case.
     """
 
     actor: AgentNetwork
@@ -56,12 +53,15 @@ class ActorModule(TeamModule):
     value_norm: ValueNorm
 
     def setup(self) -> None:
-        """Builds the networks from the spaces of one world."""
+        """Builds the networks from the spaces of one world.
+
+        Raises:
+            UserError: no ``state`` in the environment though the critic reads it.
+        """
         settings = self.model_config
         space = self.observation_space
         self.num_agents = space[OBS].shape[0]
         action = action_spec(self.action_space)
-        state = _critic_input_size(space, settings["state"])
         network = {
             name: settings[name]
             for name in ("hidden_sizes", "activation", "feature_norm", "recurrent")
@@ -75,29 +75,50 @@ class ActorModule(TeamModule):
             self.categorical = Categorical(action.size)
         else:
             self.log_std = PerAgent([torch.ones(action.size) for _ in range(members)])
-        if settings["recurrent"] or not self.inference_only:
+        if self._critic_follows or not self.inference_only:
             members = 1 if settings["share_critic"] else self.num_agents
-            self.critic = AgentNetwork(state, 1, members=members, output_gain=1.0, **network)
+            width = _critic_input_size(space, settings["state"])
+            self.critic = AgentNetwork(width, 1, members=members, output_gain=1.0, **network)
         if not self.inference_only:
             self.value_norm = ValueNorm(settings["value_norm_beta"])
 
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""
-        return ["value_norm"] if self.model_config["recurrent"] else ["critic", "value_norm"]
+        return ["value_norm"] if self._critic_follows else ["critic", "value_norm"]
+
+    def set_state(self, state: Any) -> None:
+        """Takes over weights.
+
+        Raises:
+            UserError: they are of another number of actors, which RLlib does not compare.
+        """
+        actors = sum(name.startswith("actor.head.weight.members.") for name in state)
+        if actors != self.actor.members:
+            raise UserError(
+                f"this policy is of {actors} actors, one for each agent, and cannot play with "
+                f"{self.num_agents} agents: with share_parameters: true it could."
+            )
+        super().set_state(state)
 
     def get_initial_state(self) -> dict[str, Tensor]:
         """Hidden states of one world, [N, H]; nothing for feed-forward agents."""
         if not self.model_config["recurrent"]:
             return {}
-        values = self.num_agents if self._critic_is_per_agent else 1
         weight = self.actor.head.weight.members[0]
-        return {
-            ACTOR_HIDDEN: weight.new_zeros(self.num_agents, self.actor.width),
-            CRITIC_HIDDEN: weight.new_zeros(values, self.critic.width),
-        }
+        initial = {ACTOR_HIDDEN: weight.new_zeros(self.num_agents, self.actor.width)}
+        if self._critic_follows:
+            values = self.num_agents if self.has_value_per_agent else 1
+            initial[CRITIC_HIDDEN] = weight.new_zeros(values, self.critic.width)
+        return initial
 
     @property
-    def _critic_is_per_agent(self) -> bool:
+    def _critic_follows(self) -> bool:
+        """Whether the critic has a memory that a rollout must keep up to date."""
+        return self.model_config["recurrent"] and self.model_config["learns"]
+
+    @property
+    def has_value_per_agent(self) -> bool:
+        """Whether agents have values of their own; otherwise there is one for the team."""
         return self.critic.members > 1 or CRITIC_INPUTS[self.model_config["state"]]
 
     # -- passes ------------------------------------------------------------------------------
@@ -125,7 +146,7 @@ class ActorModule(TeamModule):
             agents: slots, as in `AgentNetwork`; None for all.
         """
         count = self.num_agents if agents is None else len(agents)
-        if self._critic_is_per_agent:
+        if self.has_value_per_agent:
             x = x.expand(*x.shape[:-2], count, -1)
         out = self.critic(x, memory, agents)
         values = out.values.squeeze(-1)
@@ -188,16 +209,14 @@ class ActorModule(TeamModule):
                 is_first = torch.zeros(len(x), dtype=torch.bool, device=x.device)
             is_first = is_first.unsqueeze(1)  # [B, T = 1]
             parameters, hidden = self.actor(x.unsqueeze(1), Memory(carried[ACTOR_HIDDEN], is_first))
-            parameters = parameters[:, 0]
-            _, critic_hidden = self.critic_pass(
-                self.critic_input(obs).unsqueeze(1), Memory(carried[CRITIC_HIDDEN], is_first)
-            )
             assert hidden is not None
-            assert critic_hidden is not None
-            out[Columns.STATE_OUT] = {
-                ACTOR_HIDDEN: hidden[:, 0],
-                CRITIC_HIDDEN: critic_hidden[:, 0],
-            }
+            parameters, state_out = parameters[:, 0], {ACTOR_HIDDEN: hidden[:, 0]}
+            if self._critic_follows:
+                x_critic = self.critic_input(obs).unsqueeze(1)
+                _, hidden = self.critic_pass(x_critic, Memory(carried[CRITIC_HIDDEN], is_first))
+                assert hidden is not None
+                state_out[CRITIC_HIDDEN] = hidden[:, 0]
+            out[Columns.STATE_OUT] = state_out
         else:
             parameters = self.actor(x).values
         distribution = self._distribution()

@@ -132,9 +132,11 @@ class ActorConfig(TeamConfig):
         # Of the user's own environments only their spaces tell; see `ActorModule.setup`.
         known = self.env in registry.ENVIRONMENTS
         stateless = self.env_config.get("state") in (None, False, "none")
+        if self.in_evaluation:
+            return
         if self.state.startswith("environment") and known and stateless:
             raise UserError(NO_STATE)
-        if self.recurrent and not self.in_evaluation:
+        if self.recurrent:
             self._check_chunks()
 
     def _check_chunks(self) -> None:
@@ -164,6 +166,7 @@ class ActorConfig(TeamConfig):
             "value_norm_beta",
         )
         settings = {name: getattr(self, name) for name in names}
+        settings["learns"] = not self.in_evaluation
         return RLModuleSpec(module_class=ActorModule, model_config=settings)
 
 
@@ -235,11 +238,12 @@ class ActorLearner(AdvantageLearner):
         if final is not None:
             last = core.critic_input({k: self.to_device(v) for k, v in final.columns.items()})
             tail = torch.cat((tail, last))  # [E + K, V, S]
+        worlds = x.shape[1]
         if self.config.recurrent:
             old, tail_values = self._recurrent_values(block, columns, rows, x[:steps], tail)
         else:
-            old, tail_values = core.critic_pass(x[:steps])[0], core.critic_pass(tail)[0]
-        worlds = old.shape[1]
+            old = torch.cat([core.values(piece) for piece in self.pieces(rows)])
+            old, tail_values = self.from_rows(old, worlds), core.critic_pass(tail)[0]
         following = torch.cat((old[1:], tail_values[:worlds].unsqueeze(0)))
         if final is not None:
             following[final.step, final.world] = tail_values[worlds:]
@@ -290,17 +294,16 @@ class ActorLearner(AdvantageLearner):
         exists = batch.get(ACTION_MASK) if new.shape[-1] > 1 else None
         return probability_ratio(new, batch[LOG_PROB], self.config.ratio_aggregation, exists)
 
-    def moved(self, rows: Rows, agents: Sequence[int] | None = None) -> Tensor:
-        """pi_new / pi_old of whole actions, [..., n]; 1 for agents that are dead.
+    def log_ratio(self, rows: Rows, agents: Sequence[int] | None = None) -> Tensor:
+        """log(pi_now / pi_old) of whole actions, [..., n]; 0 for agents that are dead.
 
         Args:
             rows: columns of the n agents.
             agents: their slots; None for all.
         """
         with torch.no_grad(), self.network_time():
-            new = [self.core.evaluate(piece, agents)[LOG_PROB] for piece in self.pieces(rows)]
-        ratio = (torch.cat(new) - rows[LOG_PROB]).sum(-1).exp()
-        return ratio.masked_fill(~rows[ALIVE], 1.0)
+            now = [self.core.evaluate(piece, agents)[LOG_PROB] for piece in self.pieces(rows)]
+        return (torch.cat(now) - rows[LOG_PROB]).sum(-1).masked_fill(~rows[ALIVE], 0.0)
 
     def agreed_draw(self) -> Tensor:
         """A random number of each agent, [N], the same for all learners."""
@@ -344,7 +347,7 @@ class ActorLearner(AdvantageLearner):
         self.log_terms(**{name: self.step_share * term for name, term in terms.items()})
         return loss
 
-    def critic_loss(self, piece: Rows, agents: Sequence[int] | None = None) -> Tensor:
+    def value_loss(self, piece: Rows, agents: Sequence[int] | None = None) -> Tensor:
         """L_V, the larger of Huber losses of the value and of the value held near the old one."""
         eps = float(self.clip_param.get_current_value())
         error = clipped_value_loss(
@@ -354,6 +357,10 @@ class ActorLearner(AdvantageLearner):
             eps,
             self.config.huber_delta,
         )
-        loss = weighted_sum(error, piece[VALUE_WEIGHT])
+        return weighted_sum(error, piece[VALUE_WEIGHT])
+
+    def critic_loss(self, piece: Rows, agents: Sequence[int] | None = None) -> Tensor:
+        """`value_loss`, as a figure of the update."""
+        loss = self.value_loss(piece, agents)
         self.log_terms(vf_loss=self.step_share * loss)
         return loss

@@ -171,11 +171,12 @@ class AgentNetwork(nn.Module):
 
         Args:
             x: [..., n, D]; with recurrence, [B, T, n, D].
-            memory: where the agents are recurrent.
+            memory: where the agents are recurrent, and only there.
             agents: the slots of the n agents; None for all N.
         """
-        if self.recurrence is None or memory is None:
+        if self.recurrence is None:
             return Output(self._unfold(self.head(self._body(x, agents), agents), x.shape), None)
+        assert memory is not None
         assert self.recurrence_norm is not None
         x = x.transpose(0, 1)  # [T, B, n, D]
         is_first = memory.is_first.t().unsqueeze(-1)  # [T, B, 1]

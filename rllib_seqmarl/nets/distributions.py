@@ -13,6 +13,7 @@ the others are 0 and have neither probability nor entropy.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -164,7 +165,7 @@ class EpsilonCategorical(Categorical):
         return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
 
-class Gaussian:
+class Gaussian(ABC):
     """A real vector with independent dimensions: the mean is given, the deviation held.
 
     Samples are not squashed; the environment's adapter maps [-1, 1] to its bounds. Agents that
@@ -174,9 +175,9 @@ class Gaussian:
     size: int
 
     @property
+    @abstractmethod
     def std(self) -> Tensor:
         """[A], or [N, A] where agents differ."""
-        raise NotImplementedError
 
     def noise(
         self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
