@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -90,6 +91,19 @@ class Running:
             found.update(below)
             todo += [pid for pid, _ in below]
         return found
+
+
+def check_listeners(processes):
+    """Nobody but this machine can reach a process of a local Ray."""
+    sockets = [
+        connection.laddr
+        for pid in processes
+        if alive(pid)
+        for connection in psutil.Process(pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(sockets) > 3  # driver, global control store, raylet, trial
+    assert {address.ip.removeprefix("::ffff:") for address in sockets} <= {"127.0.0.1", "::1"}
 
 
 def wait_until_gone(processes, seconds):
@@ -185,6 +199,13 @@ BAD_FILES = {
     "config key": (SMALL.replace("num_epochs", "num_epoch"), "Did you mean 'num_epochs'?"),
     "config type": (SMALL.replace("5e-4", "fast"), "'lr' must be a number"),
     "stop key": (SMALL.replace("training_it", "trainig_it"), "Did you mean 'training_iteration'?"),
+    "a tag that runs code": (
+        SMALL.replace("5e-4", "!!python/object/apply:os.getcwd []"),
+        "unknown tag '!!python/object/apply:os.getcwd'",
+    ),
+    "what Tune would evaluate": (SMALL.replace("5e-4", "{eval: '1'}"), "as Python code"),
+    "a wrong choice": (SMALL.replace("5e-4", "!choice [1e-3, fast]"), "'lr' must be a number"),
+    "scheduler": (SMALL + "  scheduler: {type: ash, max_t: 9}\n", "Did you mean 'asha'?"),
     "not a mapping": ("- 1\n", "expected a mapping"),
     "syntax": (SMALL.replace("MAT", "[MAT"), "line 3"),
     "restore": (SMALL + "  restore: nowhere\n", "no such checkpoint: nowhere"),
@@ -224,6 +245,9 @@ def test_bad_files_are_refused_in_one_line_before_ray_starts(case, capsys, tmp_p
         (("train", "--algo", "MATT", "--env", "smac"), "Did you mean 'MAT'?"),
         (("evaluate", "nowhere"), "no such checkpoint: nowhere"),
         (("evaluate", str(ROOT)), "is not a checkpoint"),
+        (("evaluate", "nowhere.safetensors"), "no such file: nowhere.safetensors"),
+        (("export", "nowhere", "policy.safetensors"), "no such checkpoint: nowhere"),
+        (("export", "nowhere", "policy.pt"), "must end with .safetensors"),
         (("evaluate", "nowhere", "--render", "film.mp4"), "must end with .gif or .png"),
         (("evaluate", "nowhere", "--render", "nowhere/a.gif"), "--render: the folder of nowhere/a"),
         (("evaluate", "nowhere", "--render", "a.gif", "--render-every", "0"), "at least 1, got 0"),
@@ -318,8 +342,9 @@ def test_train_then_evaluate_as_it_says(tmp_path):
     os.truncate(state, state.stat().st_size // 2)
     for broken in (rllib(*restore, str(checkpoint)), rllib("evaluate", str(checkpoint))):
         assert broken.returncode == 2
-        assert "is damaged" in broken.stdout
-        assert len(broken.stdout.splitlines()) == 1
+        note, line = broken.stdout.splitlines()
+        assert "can run code" in note
+        assert "is damaged" in line
     assert not (tmp_path / "other").exists()
 
 
@@ -388,6 +413,7 @@ def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path, to_b
     running = Running(tmp_path / "2.log", *arguments, "--resume")
     running.wait_for(reached(len(before) + 5))
     family = running.family()
+    check_listeners([running.process.pid, *family])
     # Two helpers of Ray need a minute to notice; everything that computes is gone at once.
     helpers = {pid for pid, name in family.items() if name.startswith("ray::") and "Agent" in name}
     assert any("gcs_server" in name for name in family.values())

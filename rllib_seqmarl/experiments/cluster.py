@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,8 +39,22 @@ class RunOptions:
     arguments: tuple[str, ...] = ()
 
 
-def quieten(verbose: bool) -> None:
-    """Keeps Ray's notices away from our own output. To be called before ``import ray``."""
+def named_address(options: RunOptions) -> str | None:
+    """The running cluster that is meant; None where a local Ray is to be begun."""
+    address = options.ray_address or os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
+
+
+def prepare(options: RunOptions) -> None:
+    """Keeps Ray's notices away from our own output, and a local Ray away from the network.
+
+    To be called before ``import ray``.
+    """
+    verbose = options.verbose
+    # Ray's servers listen on every address of a machine, unless they are told what Ray's
+    # default is on Windows and macOS: one node, on the loopback address.
+    if named_address(options) is None and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     for name, value in {
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -79,9 +94,7 @@ def connection(options: RunOptions) -> Iterator[bool]:
     """
     import ray
 
-    address = options.ray_address or os.environ.get("RAY_ADDRESS")
-    if address in (None, "", "local"):
-        address = "local"
+    address = named_address(options) or "local"
     local = address == "local"
     if address.startswith("ray://"):
         raise UserError(

@@ -68,7 +68,7 @@ def evaluate(
     shared = checkpoint.endswith(SHARED)
     if not shared:
         path = checkpoints.find(checkpoint)
-    cluster.quieten(verbose=False)
+    cluster.prepare(cluster.RunOptions())
     from rllib_seqmarl.experiments.sharing import SharedPolicy
     from rllib_seqmarl.rollout.evaluation import CheckpointPolicy, SavedPolicy, evaluate_policy
 
@@ -123,7 +123,7 @@ def export_policy(checkpoint: str, file: str) -> int:
         raise UserError(f"the folder of {file} does not exist.")
     console = Console(highlight=False)
     path = checkpoints.find(checkpoint)
-    cluster.quieten(verbose=False)
+    cluster.prepare(cluster.RunOptions())
     from rllib_seqmarl.experiments import sharing
 
     cluster.set_log_levels(verbose=False)

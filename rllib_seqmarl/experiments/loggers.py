@@ -6,7 +6,7 @@ import csv
 import importlib.util
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.cluster import RunOptions
 from rllib_seqmarl.experiments.metrics import flatten
 from rllib_seqmarl.experiments.spec import ExperimentSpec
+from rllib_seqmarl.experiments.storage import ExperimentFolder
 
 
 class ProgressTable(CSVLoggerCallback):
@@ -64,8 +65,13 @@ def _rows(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
 
-def trackers(spec: ExperimentSpec, options: RunOptions) -> list[Any]:
+def trackers(spec: ExperimentSpec, options: RunOptions, folder: ExperimentFolder) -> list[Any]:
     """Callbacks that send results to Weights & Biases and MLflow, as ``options`` say.
+
+    Args:
+        spec: the experiment.
+        options: name the project of the one and the experiment of the other.
+        folder: where Weights & Biases keeps its files, which are all there is of offline runs.
 
     Raises:
         UserError: the package is missing, or it cannot be used as it is set up.
@@ -78,7 +84,11 @@ def trackers(spec: ExperimentSpec, options: RunOptions) -> list[Any]:
         # Settings change in a trial of a population.
         chosen.append(
             WandbLoggerCallback(
-                project=options.wandb, group=spec.name, log_config=spec.search.takes_turns
+                project=options.wandb,
+                group=spec.name,
+                log_config=spec.search.takes_turns,
+                # Beside the trials: their own folders are copied before the last results are in.
+                dir=None if folder.path is None else str(folder.path),
             )
         )
         _check_set_up(
@@ -99,12 +109,6 @@ def trackers(spec: ExperimentSpec, options: RunOptions) -> list[Any]:
         )
         _check_set_up("--mlflow", chosen[-1], "set MLFLOW_TRACKING_URI, e.g. sqlite:///mlflow.db")
     return chosen
-
-
-def check_trackers(specs: Sequence[ExperimentSpec], options: RunOptions) -> None:
-    """Raises the `UserError` of `trackers` before anything runs."""
-    for spec in specs:
-        trackers(spec, options)
 
 
 def _check_installed(option: str, package: str) -> None:

@@ -31,7 +31,7 @@ def import_mat(
     target = Path(out).expanduser().absolute()
     if target.exists():
         raise UserError(f"{target} exists already: give the name of a new folder.")
-    cluster.quieten(verbose=False)
+    cluster.prepare(cluster.RunOptions())
     from rllib_seqmarl import registry
     from rllib_seqmarl.nets.official import load_mat
     from rllib_seqmarl.nets.transformer import Decoder, Encoder

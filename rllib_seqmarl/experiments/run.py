@@ -39,18 +39,24 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     folders = [ExperimentFolder(spec) for spec in specs]
     resumes = _check_folders(folders, options)
 
-    cluster.quieten(options.verbose)
+    cluster.prepare(options)
     from rllib_seqmarl.experiments import checkpoints, configs, loggers, report
     from rllib_seqmarl.experiments.control import Signals
 
     cluster.set_log_levels(options.verbose)
     checked = [configs.check(spec) for spec in specs]
-    if any(spec.restore for spec, resume in zip(specs, resumes, strict=True) if not resume):
+    restored = [
+        (spec, _find_restore(spec, checkpoints))
+        for spec, resume in zip(specs, resumes, strict=True)
+        if spec.restore is not None and not resume
+    ]
+    if restored:
         console.print(checkpoints.TRUST, markup=False, soft_wrap=True)
-    for spec, resume in zip(specs, resumes, strict=True):
-        if spec.restore is not None and not resume:
-            _check_restore(spec, checkpoints)
-    loggers.check_trackers(specs, options)
+    for spec, path in restored:
+        _check_restore(spec, path, checkpoints)
+    trackers = [
+        loggers.trackers(spec, options, folder) for spec, folder in zip(specs, folders, strict=True)
+    ]
     # Only now: what the folders were started with is compared with the config as checked.
     trial_ids = [
         folder.check_resume() if resume else []
@@ -60,6 +66,15 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
         for note in spec.notes:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
 
+    for spec, resume in zip(specs, resumes, strict=True):
+        if resume and spec.search.scheduler is not None:
+            console.print(
+                f"note: {spec.name}: {spec.search.scheduler['type']} begins anew with the trials "
+                "that are not finished; it no longer compares them with those that are.",
+                markup=False,
+                soft_wrap=True,
+            )
+
     outcomes: list[report.Outcome] = []
     resume_line = _resume_line(options)
     with Signals(resume_line) as signals, cluster.connection(options) as local:
@@ -68,13 +83,11 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
         if local:
             for spec, variants in zip(specs, checked, strict=True):
                 _check_resources(spec, configs.algorithm_class(spec), variants)
-        for spec, folder, resume, ids in zip(specs, folders, resumes, trial_ids, strict=True):
+        for spec, folder, resume, ids, others in zip(
+            specs, folders, resumes, trial_ids, trackers, strict=True
+        ):
             if signals.received is None:
-                outcomes.append(
-                    _run(
-                        spec, folder, signals, console, resume, ids, loggers.trackers(spec, options)
-                    )
-                )
+                outcomes.append(_run(spec, folder, signals, console, resume, ids, others))
 
     stopped_by = signals.name if signals.received is not None else None
     for line in report.lines(outcomes, stopped_by=stopped_by, resume=resume_line):
@@ -104,11 +117,18 @@ def _check_folders(folders: Sequence[ExperimentFolder], options: RunOptions) -> 
     return resumes
 
 
-def _check_restore(spec: ExperimentSpec, checkpoints: Any) -> None:
-    """Makes sure that ``restore`` is a sound checkpoint of the same algorithm."""
+def _find_restore(spec: ExperimentSpec, checkpoints: Any) -> Any:
+    """The checkpoint that ``restore`` means."""
     assert spec.restore is not None
     try:
-        path = checkpoints.find(spec.restore)
+        return checkpoints.find(spec.restore)
+    except UserError as error:
+        raise UserError(f"{spec.source}: restore: {error}") from None
+
+
+def _check_restore(spec: ExperimentSpec, path: Any, checkpoints: Any) -> None:
+    """Makes sure that ``restore`` is a sound checkpoint of the same algorithm."""
+    try:
         algorithm = checkpoints.check(path)
     except UserError as error:
         raise UserError(f"{spec.source}: restore: {error}") from None
