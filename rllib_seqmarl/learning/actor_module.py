@@ -95,8 +95,8 @@ class ActorModule(TeamModule):
         actors = sum(name.startswith("actor.head.weight.members.") for name in state)
         if actors != self.actor.members:
             raise UserError(
-                f"this policy is of {actors} actors, one for each agent, and cannot play with "
-                f"{self.num_agents} agents: with share_parameters: true it could."
+                f"it has {actors} actors, one for each agent, for {self.num_agents} agents; with "
+                "share_parameters: true it would take any number"
             )
         super().set_state(state)
 

@@ -100,6 +100,8 @@ class CheckpointPolicy:
         """
         try:
             module.restore_from_path(Path(self.path) / MODULE_PATH)
+        except UserError as error:  # the module says itself what does not fit
+            raise does_not_fit(self.path, str(error)) from error
         except RuntimeError as error:  # torch names every parameter that does not fit
             first = str(error).splitlines()[1:2] or [str(error)]
             raise does_not_fit(self.path, first[0].strip()) from error
