@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,19 +38,35 @@ class Output(NamedTuple):
 
 
 class PerAgent(nn.Module):
-    """One parameter for all agents, or one for each of them."""
+    """One parameter for all agents, or one for each of them.
+
+    Without gradients, as in a rollout, the stacked parameters are kept until one of them changes.
+    """
 
     def __init__(self, values: Sequence[Tensor]) -> None:
         super().__init__()
         self.members = nn.ParameterList(values)
+        self._kept: tuple[list[tuple[int, int]], Tensor] | None = None
 
     def of(self, agents: Sequence[int] | None) -> Tensor:
         """[M, ...]: those of ``agents``, of all for None, or [1, ...] where all share one."""
         if len(self.members) == 1:
             return self.members[0].unsqueeze(0)
-        if agents is None:
-            return torch.stack(list(self.members))
-        return torch.stack([self.members[agent] for agent in agents])
+        if agents is not None:
+            return torch.stack([self.members[agent] for agent in agents])
+        # Not through the list itself, which is slow: this is looked up at every step.
+        members = list(self.members._parameters.values())
+        if torch.is_grad_enabled():
+            return torch.stack(members)
+        # Whatever writes to a tensor, an optimiser or new weights, counts up its version.
+        versions = [(id(member), member._version) for member in members]
+        if self._kept is None or self._kept[0] != versions:
+            self._kept = versions, torch.stack(members)
+        return self._kept[1]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._kept = None  # moved to another device or type, without a new version
+        return super()._apply(*args, **kwargs)
 
 
 class AgentLinear(nn.Module):
