@@ -96,7 +96,7 @@ run() {
 }
 
 step "a training as $(run id -un), uid $(run id -u)"
-run rllib train file tuned_examples/mat_smac_2s3z.yaml --experiment-name check \
+run rllib train file tuned_examples/mat_distinct_actions.yaml --experiment-name check \
   --stop '{"training_iteration": 2}' --storage-path /results
 checkpoint=$(cd "$work/results" && find . -name 'checkpoint_*' -type d | sort | tail -n 1)
 [ -n "$checkpoint" ] || { echo "build_without_docker.sh: no checkpoint was written." >&2; exit 1; }

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def test_the_dockerfile_installs_what_the_package_needs() -> None:
 
 def test_requirements_are_those_of_the_extras() -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [shutil.which("python3.11") or "python3", str(DOCKER / "requirements.py"), *words]
+        command = [sys.executable, str(DOCKER / "requirements.py"), *words]
         return subprocess.run(command, capture_output=True, text=True)
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
