@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
-from rllib_seqmarl.nets.distributions import TOLERANCE, Categorical, DiagonalGaussian
+from rllib_seqmarl.nets.distributions import (
+    TOLERANCE,
+    Categorical,
+    DiagonalGaussian,
+    EpsilonCategorical,
+)
 
 
 def test_unavailable_actions_are_never_chosen():
@@ -160,3 +165,43 @@ def test_action_dimensions_that_an_agent_lacks_are_zero_and_count_for_nothing(gr
     assert wide.log_std.grad is not None
     assert wide.log_std.grad[2] == 0.0
     assert wide.log_std.grad[:2].all()
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_some_actions_are_random(greedy):
+    """1 - epsilon of the own choice and epsilon of any available action."""
+    epsilon, size = 0.3, 4
+    distribution = EpsilonCategorical(size, greedy, epsilon)
+    logits = torch.tensor([0.5, 2.0, 9.0, 1.0])
+    mask = torch.tensor([True, True, False, True])
+    own = torch.tensor([0.0, 1.0, 0.0, 0.0]) if greedy else torch.tensor([0.5, 2.0, 1.0]).softmax(0)
+    if not greedy:
+        own = torch.stack((own[0], own[1], torch.tensor(0.0), own[2]))
+    expected = (1.0 - epsilon) * own + epsilon * mask / 3
+    torch.testing.assert_close(distribution.probabilities(logits, mask), expected)
+    torch.manual_seed(6)
+    many = logits.expand(100_000, size)
+    actions = distribution.choose(many, mask, distribution.noise((100_000,), logits.device, None))
+    frequency = torch.bincount(actions, minlength=size) / 100_000
+    assert (frequency - expected).abs().max() < 4 * 0.5 / math.sqrt(100_000)
+    assert frequency[2] == 0
+    log_prob = distribution.log_prob(many, mask, actions).squeeze(-1)
+    torch.testing.assert_close(log_prob.exp(), expected[actions])
+    assert distribution.choose(logits, mask, None) == 1
+    entropy = -torch.xlogy(expected, expected).sum()
+    torch.testing.assert_close(distribution.entropy(logits, mask), entropy)
+    unmasked = distribution.probabilities(logits, None)
+    torch.testing.assert_close(unmasked.sum(), torch.tensor(1.0))
+
+
+def test_without_random_actions_the_best_is_always_chosen():
+    torch.manual_seed(7)
+    distribution = EpsilonCategorical(5, greedy=True, epsilon=0.0)
+    logits = torch.randn(10_000, 5)
+    noise = distribution.noise((10_000,), logits.device, None)
+    actions = distribution.choose(logits, None, noise)
+    assert torch.equal(actions, logits.argmax(-1))
+    assert distribution.log_prob(logits, None, actions).abs().max() < 1e-6
+    other = EpsilonCategorical(5, greedy=True, epsilon=0.7)
+    other.load_state_dict(distribution.state_dict())
+    assert other.epsilon == 0
