@@ -37,9 +37,16 @@ def test_example_trains_and_is_evaluated(
     with where_installed():
         specs = load_file(str(example.path), Overrides())
         variants = [(spec, variant) for spec in specs for variant in check(spec)]
+    trained = []
     for spec, variant in variants:
         config = registry.config_class(spec.algorithm)()
         config.update_from_dict({**variant, **SMALL})
+        # Of a search over numbers only what makes another network: `check` has seen the rest.
+        words = {k: v for k, v in variant.items() if isinstance(v, bool | str | dict)}
+        code = (spec.name, words, config.get_default_rl_module_spec().model_config)
+        if code in trained:
+            continue
+        trained.append(code)
         algorithm = config.build_algo()
         try:
             for _ in range(2):
