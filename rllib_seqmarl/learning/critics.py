@@ -182,8 +182,13 @@ class CriticLearner(TeamLearner):
         """T: a row is the sequence of one world."""
         return rows[ACTIONS].shape[1]
 
-    def rows(self, block: RolloutBlock) -> Rows:
-        """Columns [T, E, N, ...] -> sequences [E, T, N, ...] with targets [E, T(, N)]."""
+    def rows(self, block: RolloutBlock, lambda_: float | None = None) -> Rows:
+        """Columns [T, E, N, ...] -> sequences [E, T, N, ...] with targets [E, T(, N)].
+
+        Args:
+            block: a rollout.
+            lambda_: of the targets; None for that of the config.
+        """
         c = {k: self.to_device(column).transpose(0, 1) for k, column in block.columns.items()}
         keep = (*OBSERVATION_COLUMNS, ACTIONS, IS_FIRST, LAST_ACTIONS)
         steps = c[REWARD].shape[1]
@@ -220,7 +225,7 @@ class CriticLearner(TeamLearner):
             c[TERMINATED].transpose(0, 1),
             c[TRUNCATED].transpose(0, 1),
             gamma=self.config.gamma,
-            lambda_=self.config.lambda_,
+            lambda_=self.config.lambda_ if lambda_ is None else lambda_,
             time_limit=self.config.time_limit,
         )
         rows[TARGETS] = targets.transpose(0, 1)
@@ -265,6 +270,10 @@ class CriticLearner(TeamLearner):
     # -- losses ------------------------------------------------------------------------------
 
     def start_minibatch(self, rows: Rows) -> Rows:
+        """What losses are weighted by."""
+        return self.weights(rows)
+
+    def weights(self, rows: Rows) -> Rows:
         """The weight of each agent's terms and of each step's."""
         targets = rows[TARGETS]
         alive = rows[ALIVE].to(targets.dtype)
@@ -281,16 +290,24 @@ class CriticLearner(TeamLearner):
         """Steps of the critic, which its target copy follows, and one of the agents."""
         minibatch = {**minibatch, **self.start_minibatch(minibatch)}
         for _ in range(self.config.critic_steps):
-            self.gradient_step(minibatch, self.critic_loss)
-            self.core.target.follow(self.core.critic)
+            self.critic_step(minibatch, self.critic_loss)
         self.gradient_step(minibatch, self.loss)
 
-    def critic_loss(self, piece: Rows) -> Tensor:
-        """(y - Q(s, u))^2 (SeCA, eq. 12), mean over steps, or steps and agents."""
+    def critic_step(self, minibatch: Rows, loss: Callable[[Rows], Tensor]) -> None:
+        """A gradient step of the critic, which its target copy follows."""
+        self.gradient_step(minibatch, loss)
+        self.core.target.follow(self.core.critic)
+
+    def taken_values(self, piece: Rows) -> Tensor:
+        """Q(s, u) of the actions taken, [E, T(, N)]."""
         core = self.core
         taken = F.one_hot(piece[ACTIONS], core.agent.num_actions).to(piece[TARGETS].dtype)
         state = core.state_of(piece).flatten(0, 1)  # [E T, S]
-        values = core.critic(state, taken.flatten(0, 1).unsqueeze(1)).view_as(piece[TARGETS])
+        return core.critic(state, taken.flatten(0, 1).unsqueeze(1)).view_as(piece[TARGETS])
+
+    def critic_loss(self, piece: Rows) -> Tensor:
+        """(y - Q(s, u))^2 (SeCA, eq. 12), mean over steps, or steps and agents."""
+        values = self.taken_values(piece)
         loss = weighted_sum((piece[TARGETS] - values).square(), piece[VALUE_WEIGHT])
         mean = weighted_sum(values, piece[VALUE_WEIGHT])
         steps = self.config.critic_steps

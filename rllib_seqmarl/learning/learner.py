@@ -84,6 +84,9 @@ class TeamLearner(TorchLearner):
 
     # -- what an algorithm may change ----------------------------------------------------------
 
+    def receive(self, block: RolloutBlock) -> None:
+        """What is done with a rollout before anything is learned from it: nothing."""
+
     def steps_per_row(self, rows: Rows) -> int:
         """Environment steps that a row holds."""
         return 1
@@ -158,6 +161,7 @@ class TeamLearner(TorchLearner):
         blocks = training_data.batches or [training_data.batch]
         block = concatenate(blocks)
         self._network_seconds = 0.0
+        self.receive(block)
         rows = self.rows(block)
         self._terms = {}
         self.learn(rows)
