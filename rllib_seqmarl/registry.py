@@ -28,6 +28,7 @@ ALGORITHMS: dict[str, str] = {
     "HAPPO": "rllib_seqmarl.algorithms.happo:HAPPO",
     "A2PO": "rllib_seqmarl.algorithms.a2po:A2PO",
     "COMA": "rllib_seqmarl.algorithms.coma:COMA",
+    "SCC": "rllib_seqmarl.algorithms.scc:SCC",
 }
 
 #: Environment name -> module with ``check(env_config)`` and ``make(num_envs, **env_config)``.
@@ -54,6 +55,7 @@ ALIASES: dict[str, str] = {
     "aoad_mat": "AOAD-MAT",
     "aoadmat": "AOAD-MAT",
     "coma": "COMA",
+    "scc": "SCC",
     "mappo": "MAPPO",
     "happo": "HAPPO",
     "a2po": "A2PO",

@@ -15,7 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
@@ -151,17 +151,23 @@ class CriticLearner(TeamLearner):
         return self.module[DEFAULT_MODULE_ID].unwrapped()
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """An Adam for the agents and one for the critic, whose gradients are clipped apart."""
+        """One for the agents and one for the critic, whose gradients are clipped apart."""
         core = self.module[module_id].unwrapped()
         for part, lr in (("agent", config.lr), ("critic", config.critic_lr)):
             parameters = list(getattr(core, part).parameters())
             self.register_optimizer(
                 module_id=module_id,
                 optimizer_name=part,
-                optimizer=torch.optim.Adam(parameters, eps=config.adam_epsilon),
+                optimizer=self.make_optimizer(part, parameters, config),
                 params=parameters,
                 lr_or_lr_schedule=lr,
             )
+
+    def make_optimizer(
+        self, part: str, parameters: list[nn.Parameter], config: Any
+    ) -> torch.optim.Optimizer:
+        """Adam, for the ``agent`` and for the ``critic``."""
+        return torch.optim.Adam(parameters, eps=config.adam_epsilon)
 
     def build(self) -> None:
         """See `TeamLearner.build`."""

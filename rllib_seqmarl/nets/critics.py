@@ -185,6 +185,50 @@ def held(critic: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     return values
 
 
+class GroupedCritic(JointCritic):
+    """SCC's Q(o, u): three layers over all agents, or two of each group's and one over all agents.
+
+    Args:
+        state_dim: N O, the observations of all agents.
+        num_agents: N.
+        num_actions: A.
+        critic_dim: width of the hidden layers.
+        groups: how many agents share their layers, by slot; None: no agent has layers of its own.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        num_agents: int,
+        num_actions: int,
+        critic_dim: int,
+        groups: list[int] | None,
+    ) -> None:
+        super().__init__()
+        self.groups = groups or [1]
+        self.num_agents = num_agents if groups else 1
+        inputs = (state_dim + num_agents * num_actions) // self.num_agents
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(inputs, critic_dim),
+                nn.ReLU(),
+                nn.Linear(critic_dim, critic_dim),
+                nn.ReLU(),
+            )
+            for _ in self.groups
+        )
+        self.value = nn.Linear(self.num_agents * critic_dim, 1)
+
+    def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
+        """See `JointCritic`."""
+        batch, count = joint_actions.shape[:2]
+        obs = state.view(batch, 1, self.num_agents, -1).expand(-1, count, -1, -1)
+        actions = joint_actions.reshape(batch, count, self.num_agents, -1)
+        groups = torch.cat((obs, actions), dim=-1).split(self.groups, dim=2)
+        hidden = [layers(x) for layers, x in zip(self.layers, groups, strict=True)]
+        return self.value(torch.cat(hidden, dim=2).flatten(2)).squeeze(-1)
+
+
 class TargetCritic(nn.Module):
     """A copy of a critic that takes over its weights every ``interval`` gradient steps.
 

@@ -1,0 +1,256 @@
+"""SCC: Shapley Counterfactual Credits (Li et al., KDD 2021).
+
+Recurrent agents act simultaneously; a central critic Q(o, u) of all observations and actions says
+what each has added. The credit of agent i is its Shapley value in the game of Q over coalitions C,
+in which the agents outside of C act as if they were absent:
+
+    phi_i = sum_{C without i} |C|! (N - 1 - |C|)! / N!  [Q(o, u^{C + i}) - Q(o, u^C)]
+
+estimated from ``num_coalitions`` samples M (`nets.credit`). It is used in one of two ways:
+
+- ``mode: policy`` (the default): A^i = phi_i in COMA's policy gradient, -log pi A - c H.
+- ``mode: value``, as in the authors' release: the agents' outputs are values Q_i(tau^i, .), learned
+  by (Q_i(tau^i, u^i) - phi_i)^2, and the agents act epsilon-greedily.
+
+The release's settings, beside ``mode: value``: ``sampler: released``, ``lambda_: 0``, ``epsilon:
+[[0, 1.0], [50_000, 0.0]]``, ``entropy_coeff: 0``, ``replay_capacity: 1000``, ``critic_steps: 1``,
+``grad_clip: 5``, ``grad_clip_by: norm``, and for 3s5z ``agent_groups: [3, 5]``.
+
+With ``agent_groups`` one linear layer adds up what each agent's own layers say. Such a Q is a sum
+over agents: what one adds is the same in every coalition, and samples are then of no consequence.
+
+The paper's text was not at hand: this follows its abstract and the release (TensorFlow 1, in
+huawei-noah/xingtian). Deviations, each on purpose:
+
+- Samples are random orders, in which an agent joins those before it: Shapley's weights, N + 1
+  values for all agents. The release draws 1 to N - 1 absent others for each agent, which leaves out
+  the case that nobody else is absent: ``sampler: released``, N > 2 (for N = 2 it takes one
+  difference, with the own observation zeroed too; not here). It has one draw for a whole batch;
+  here every step of a rollout has its own, which all worlds share.
+- Both of the release's critic inputs are one step late, for they are the same array. Not here.
+- A batch is T steps of E worlds, used once, or with ``replay_capacity`` (value mode) 32 of the last
+  such sequences, where the release has 32 of 1,000 episodes. A cut or truncated episode bootstraps
+  with Q'(o, pi), pi the probabilities with which the agents act.
+- The critic takes its steps first, so credits are those of the improved critic.
+- ``target_update_interval`` counts steps of the critic; the release copies every 200 episodes.
+- The agents' optimiser is Adam in policy mode. In value mode it is RMSprop with TensorFlow's decay
+  of 0.9, and an epsilon of 1e-5 beside the root instead of 1e-10 under it.
+- Dead agents are left out of the agents' loss; ``use_policy_active_mask: false`` counts them in.
+  To the critic their observations are zeros.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from torch import Tensor, nn
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.advantages import POLICY_WEIGHT
+from rllib_seqmarl.learning.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.critics import CriticConfig, CriticLearner
+from rllib_seqmarl.learning.learner import Rows
+from rllib_seqmarl.learning.recurrent import LOGITS, POLICY, RecurrentModule
+from rllib_seqmarl.learning.replay import ReplayConfig, ReplayLearner
+from rllib_seqmarl.losses import weighted_sum
+from rllib_seqmarl.nets.credit import (
+    Coalitions,
+    all_coalitions,
+    released_coalitions,
+    sampled_coalitions,
+    shapley_credit,
+)
+from rllib_seqmarl.nets.critics import GroupedCritic
+from rllib_seqmarl.nets.distributions import EpsilonCategorical
+from rllib_seqmarl.rollout.block import ACTIONS
+
+#: The coalitions of each step, and their weights in the credits, [E, T, K, N].
+PRESENT = "coalitions"
+COALITION_WEIGHT = "coalition_weight"
+
+SAMPLERS = {"shapley": sampled_coalitions, "released": released_coalitions}
+
+#: Exact credits of this many agents take 4,096 values per step.
+MAX_EXACT = 12
+
+
+class SCCConfig(ReplayConfig, CriticConfig):
+    """Settings of SCC.
+
+    Attributes:
+        mode: what credits are for: the ``policy`` gradient, or the agents' ``value``.
+        num_coalitions: M, samples per step; None for exact credits, up to 12 agents.
+        sampler: how they are drawn: ``shapley``, or as the code that was ``released``.
+        absent: what stands for the action of an absent agent: ``zeros``, or its ``policy``.
+        agent_groups: how many agents, by slot, share the critic's layers: ``[3, 5]``. None: the
+            critic's layers see all agents at once.
+        critic_dim: width of the critic's two hidden layers.
+    """
+
+    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = CriticConfig._CHOICES | {
+        "state": ("observations",),
+        "mode": ("policy", "value"),
+        "sampler": tuple(SAMPLERS),
+        "absent": ("zeros", "policy"),
+    }
+    _OPTIONAL: ClassVar[set[str]] = CriticConfig._OPTIONAL | {"num_coalitions"}
+    _SIZES: ClassVar[set[str]] = {"num_coalitions", "critic_dim"}
+    _WHOLE: ClassVar[set[str]] = CriticConfig._WHOLE | ReplayConfig._WHOLE | _SIZES
+    _POSITIVE: ClassVar[set[str]] = CriticConfig._POSITIVE | ReplayConfig._POSITIVE | _SIZES
+    _NOT_NEGATIVE: ClassVar[set[str]] = CriticConfig._NOT_NEGATIVE | ReplayConfig._NOT_NEGATIVE
+
+    def __init__(self, algo_class: type[Any] | None = None) -> None:
+        super().__init__(algo_class or SCC)
+        self.mode = "policy"
+        self.num_coalitions: int | None = 3
+        self.sampler = "shapley"
+        self.absent = "zeros"
+        self.agent_groups: list[int] | None = None
+        self.critic_dim = 128
+        self.state = "observations"
+        self.lr = 5e-4
+        self.critic_steps = 10
+        self.lambda_ = 0.6
+        self.entropy_coeff = 0.09
+        self.replay_batch_size = 32
+
+    def validate(self) -> None:
+        """See `CriticConfig.validate`."""
+        super().validate()
+        if self.mode == "value" and self.entropy_coeff != 0:
+            raise UserError(
+                "config key 'entropy_coeff' has no meaning with mode 'value', where agents explore "
+                "by epsilon: set it to 0."
+            )
+        if self.mode == "policy" and self.replay_capacity:
+            raise UserError(
+                "mode 'policy' learns from fresh rollouts only: leave replay_capacity at 0."
+            )
+        if self.num_coalitions is None and self.sampler != "shapley":
+            raise UserError(
+                f"sampler {self.sampler!r} has no exact credits: set num_coalitions, or leave "
+                "sampler at 'shapley'."
+            )
+        groups = self.agent_groups
+        if groups is not None and not (
+            isinstance(groups, list) and groups and all(type(n) is int and n > 0 for n in groups)
+        ):
+            raise UserError(
+                f"config key 'agent_groups' must list numbers of agents, [3, 5], got {groups!r}."
+            )
+
+    def get_default_learner_class(self) -> type[SCCLearner]:
+        """The learner of this file."""
+        return SCCLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Recurrent agents and a critic of all observations and actions."""
+        names = ("mode", "num_coalitions", "sampler", "agent_groups", "critic_dim")
+        return self.module_spec(SCCModule, *names)
+
+
+class SCCModule(RecurrentModule):
+    """Recurrent agents, by mode with policies or with values, and SCC's critic."""
+
+    def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> GroupedCritic:
+        """See `RecurrentModule`.
+
+        Raises:
+            UserError: settings that do not fit the number of agents.
+        """
+        settings = self.model_config
+        groups = settings["agent_groups"]
+        if groups is not None and sum(groups) != num_agents:
+            raise UserError(f"agent_groups {groups} do not add up to the {num_agents} agents.")
+        if settings["num_coalitions"] is None and num_agents > MAX_EXACT:
+            raise UserError(
+                f"exact credits of {num_agents} agents take 2^{num_agents} values per step: set "
+                f"num_coalitions; at most {MAX_EXACT} agents can have them."
+            )
+        if settings["sampler"] == "released" and num_agents < 3:
+            raise UserError(
+                f"sampler 'released' needs three agents, and here are {num_agents}: leave it at "
+                "'shapley'."
+            )
+        return GroupedCritic(state_dim, num_agents, num_actions, settings["critic_dim"], groups)
+
+    def make_behaviour(self, num_actions: int) -> EpsilonCategorical | None:
+        """See `RecurrentModule`; epsilon-greedy where agents have values."""
+        if self.model_config["mode"] == "policy":
+            return super().make_behaviour(num_actions)
+        epsilon = self.model_config["epsilon"] or 0.0
+        return EpsilonCategorical(num_actions, greedy=True, epsilon=epsilon)
+
+    def policy(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """See `RecurrentModule`; epsilon-greedy where agents have values."""
+        behaviour = self.agent.behaviour
+        if isinstance(behaviour, EpsilonCategorical) and behaviour.greedy:
+            return behaviour.probabilities(logits, mask)
+        return super().policy(logits, mask)
+
+
+class SCCLearner(ReplayLearner, CriticLearner):
+    """Credits by coalitions, for the policy gradient or as targets of the agents' values."""
+
+    def make_optimizer(
+        self, part: str, parameters: list[nn.Parameter], config: SCCConfig
+    ) -> torch.optim.Optimizer:
+        """See `CriticLearner`; in value mode the agents' is RMSprop."""
+        if config.mode == "value" and part == "agent":
+            return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-5)
+        return super().make_optimizer(part, parameters, config)
+
+    def start_minibatch(self, rows: Rows) -> Rows:
+        """Weights, and the coalitions of each step, the same in all worlds."""
+        extra = super().start_minibatch(rows)
+        if self.config.num_coalitions is not None:
+            worlds, *shape, agents = rows[ACTIONS].shape
+            sample = SAMPLERS[self.config.sampler]
+            drawn = sample(tuple(shape), agents, self.config.num_coalitions, self.generator)
+            for name, column in zip((PRESENT, COALITION_WEIGHT), drawn, strict=True):
+                extra[name] = column.to(self.device).expand(worlds, *column.shape)
+        return extra
+
+    def learn_from(self, minibatch: Rows) -> None:
+        """With replay, from stored sequences once there are enough."""
+        stored = self.replayed()
+        super().learn_from(minibatch if stored is None else self.rows(stored))
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: SCCConfig, batch: Rows, fwd_out: Rows
+    ) -> Tensor:
+        """-(log pi phi + c H) or (Q_i - phi)^2, mean over agents and steps; the critic is held."""
+        with torch.no_grad():
+            credit = self._credit(batch, fwd_out[POLICY])
+        if config.mode == "policy":
+            return self.policy_gradient_loss(batch, fwd_out, credit)
+        values = fwd_out[LOGITS].gather(-1, batch[ACTIONS].unsqueeze(-1)).squeeze(-1)
+        weight = batch[POLICY_WEIGHT]
+        loss = weighted_sum((values - credit).square(), weight)
+        self.log_terms(credit_mean=weighted_sum(credit, weight), total_loss=loss)
+        return loss
+
+    def _credit(self, batch: Rows, policy: Tensor) -> Tensor:
+        """phi, [E, T, N]."""
+        q = partial(self.core.critic, self.core.state_of(batch).flatten(0, 1))
+        actions = batch[ACTIONS]
+        if PRESENT in batch:
+            columns = (batch[PRESENT], batch[COALITION_WEIGHT])
+            coalitions = Coalitions(*(column.flatten(0, 1) for column in columns))
+        else:
+            coalitions = all_coalitions(actions.shape[-1], actions.device)
+        absent = policy if self.config.absent == "policy" else torch.zeros_like(policy)
+        credit = shapley_credit(q, actions.flatten(0, 1), absent.flatten(0, 1), coalitions)
+        return credit.view_as(policy[..., 0])
+
+
+class SCC(TeamAlgorithm):
+    """Shapley counterfactual credits."""
+
+    @classmethod
+    def get_default_config(cls) -> SCCConfig:
+        """The builder with this algorithm's defaults."""
+        return SCCConfig()
