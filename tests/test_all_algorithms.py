@@ -24,6 +24,11 @@ ALGORITHMS = sorted(registry.ALGORITHMS)
 DISCRETE = {"episode_length": 3}
 CONTINUOUS = {"continuous": True, "episode_length": 3, "min_gap": 0.2}
 CONTINUOUS_TOO = [name for name in ALGORITHMS if registry.config_class(name).continuous_actions]
+#: And those whose data take another way under some settings: name -> algorithm and settings.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ALGORITHMS} | {
+    "MAPPO-recurrent": ("MAPPO", {"recurrent": True, "chunk_length": 5}),
+    "A2PO-shared": ("A2PO", {"share_parameters": True, "recurrent": True, "chunk_length": 5}),
+}
 DISCRETE_ONLY = [name for name in ALGORITHMS if name not in CONTINUOUS_TOO]
 #: Those whose rows hold an advantage and an old log-prob of every agent.
 WITH_ROLLED_OUT_ADVANTAGES = [
@@ -68,14 +73,15 @@ def test_continuous_actions_are_refused_where_there_is_no_use_for_them(
 
 
 @pytest.mark.parametrize(
-    ("name", "env_config"),
-    [pytest.param(name, DISCRETE, id=f"{name}-discrete") for name in ALGORITHMS]
+    ("variant", "env_config"),
+    [pytest.param(name, DISCRETE, id=f"{name}-discrete") for name in VARIANTS]
     + [pytest.param(name, CONTINUOUS, id=f"{name}-continuous") for name in CONTINUOUS_TOO],
 )
 def test_trains_saves_resumes_and_evaluates(
-    name: str, env_config: dict[str, Any], small: Any, tmp_path: Path
+    variant: str, env_config: dict[str, Any], small: Any, tmp_path: Path
 ) -> None:
-    algorithm = small(name, env_config=env_config).build_algo()
+    name, settings = VARIANTS[variant]
+    algorithm = small(name, env_config=env_config, **settings).build_algo()
     first = algorithm.train()
     assert first["simulator"] == "distinct_actions"
     assert first["env_runners"]["num_env_steps_sampled_lifetime"] == 80
@@ -162,11 +168,12 @@ def ratio_is_one_before_the_first_step(config: Any) -> None:
     algorithm.stop()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_pieces_of_a_minibatch_give_its_gradient(name: str, small: Any) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_pieces_of_a_minibatch_give_its_gradient(variant: str, small: Any) -> None:
+    name, settings = VARIANTS[variant]
     gradients = []
     for micro_batch_size in (None, 30):
-        settings = {"micro_batch_size": micro_batch_size, "num_epochs": 1}
+        settings = settings | {"micro_batch_size": micro_batch_size, "num_epochs": 1}
         algorithm = small(name, env_config=DISCRETE, **settings).build_algo()
         algorithm.train()
         gradients.append(gradients_of(learner_of(algorithm)))
@@ -224,11 +231,13 @@ def test_module_loads_alone_from_a_checkpoint(name: str, small: Any, tmp_path: P
     algorithm.stop()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_remote_runners_and_evaluation_runners(name: str, small: Any) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_remote_runners_and_evaluation_runners(variant: str, small: Any) -> None:
+    name, settings = VARIANTS[variant]
     config = small(
         name,
         env_config=DISCRETE,
+        **settings,
         num_env_runners=2,
         evaluation_interval=1,
         evaluation_num_env_runners=1,
@@ -266,10 +275,12 @@ def test_an_evaluation_is_the_mean_over_its_episodes(small: Any) -> None:
     algorithm.stop()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_two_learners_give_the_gradient_of_one(name: str, small: Any) -> None:
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_learners_give_the_gradient_of_one(variant: str, small: Any) -> None:
     """Each learns from half of the worlds; the gradients and statistics are of all of them."""
-    env_config = {"episode_length": 1}  # nothing is bootstrapped, so nothing is sampled for it
+    name, settings = VARIANTS[variant]
+    # With episodes of one step nothing is bootstrapped, so that nothing is sampled for it.
+    env_config = DISCRETE if "recurrent" in settings else {"episode_length": 1}
 
     def gradients(learner: Any) -> dict[str, np.ndarray]:
         module = learner.module["default_policy"].unwrapped()
@@ -278,8 +289,8 @@ def test_two_learners_give_the_gradient_of_one(name: str, small: Any) -> None:
 
     found = []
     for num_learners in (0, 2):
-        config = small(name, env_config=env_config, num_learners=num_learners, num_epochs=1)
-        algorithm = config.build_algo()
+        settings = settings | {"num_learners": num_learners, "num_epochs": 1}
+        algorithm = small(name, env_config=env_config, **settings).build_algo()
         result = algorithm.train()
         state = algorithm.learner_group.get_state()["learner"]["rl_module"]["default_policy"]
         each = [r.get() for r in algorithm.learner_group.foreach_learner(gradients)]

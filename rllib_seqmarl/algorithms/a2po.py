@@ -5,10 +5,10 @@ predecessors have already changed. With r_j = pi_new^j / pi_old^j and the agents
 before e_k,
 
     rho_t = prod_{j<k} r_{e_j}(t),   c_t = min(1, rho_t)
-    A_t   = delta_t + gamma lambda c_{t+1} A_{t+1}  preceding-agent off-policy correction (eq. 4)
+    A_t   = delta_t + gamma lambda c_{t+1} A_{t+1}     preceding-agent off-policy correction
     l     = r_{e_k} clip(rho, 1 - eps/2, 1 + eps/2)
-    L     = -mean_t [min(l A, clip(l, 1 - eps_k, 1 + eps_k) A) + c_ent H]               (eq. 6)
-    eps_k = eps (w k / n + 1 - w)                       the clip grows along the order (sec. 3.3)
+    L     = -mean_t [min(l A, clip(l, 1 - eps_k, 1 + eps_k) A) + c_ent H]
+    eps_k = eps (w k / n + 1 - w)                       the clip grows along the order
 
 The value learns the corrected return A + V. In the semi-greedy order the agent with the largest
 mean |A| among those left and a random one take turns.
@@ -16,8 +16,9 @@ mean |A| among those left and a random one take turns.
 Two loops. With actors of their own, as in the paper, agents are outside: an agent (or one of
 ``num_blocks`` blocks of agents) takes all its epochs, then the next. With ``share_parameters``
 every step moves everybody, so epochs are outside and blocks are cumulative: the first trains, then
-the first two, ...; rho is then of all other agents in the loss, of all agents in the correction,
-both with the weights of the moment, and there are ceil(num_epochs / num_blocks) rounds.
+the first two, ...; rho is then of all other agents in the loss, of all agents, the learning ones
+included, in the correction, both with the weights of the moment, and there are
+ceil(num_epochs / num_blocks) rounds.
 
 What differs from the authors' code beside `mappo`'s list:
 
@@ -61,10 +62,11 @@ class A2POConfig(ActorConfig):
         update_order: ``semi_greedy``, ``greedy`` (by mean \\|A\\|), ``random``, ``index`` or
             ``reverse``.
         num_blocks: pieces of near-equal size into which the order is cut, whose agents are updated
-            together; None: every agent by itself.
+            together and have the same eps_k; None: every agent by itself.
         others_clip: how far the others' product of ratios may leave 1, as a part of eps.
         clip_growth: w; 0: the same clip for all.
-        two_stage: a step of the critic alone before every step of actors and critic.
+        two_stage: a step of the critic alone before every step of actors and critic. What it
+            loses is not among the figures of an update.
     """
 
     _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = ActorConfig._CHOICES | {"update_order": ORDERS}

@@ -3,7 +3,7 @@
 Agents with actors of their own are updated one after another, i_1 .. i_n in random order, each with
 all its epochs, and each knows what the agents before it have become:
 
-    M^{i_{1:m}} = prod_{k<m} pi_new^{i_k}(a | o) / pi_old^{i_k}(a | o) A        (eq. 10, 11)
+    M^{i_{1:m}} = prod_{k<m} pi_new^{i_k}(a | o) / pi_old^{i_k}(a | o) A
     L(theta^{i_m}) = -mean_t [min(r M, clip(r, 1 - eps, 1 + eps) M) + c_ent H],  r of agent i_m
 
 The product of ratios, ``factor`` here, is outside of the clip and has no bound. Advantages are

@@ -86,10 +86,14 @@ def export(checkpoint: Path, file: Path) -> None:
         "settings": {name: getattr(config, name) for name in sorted(_own_settings(config))},
         **_sizes(module),
     }
+    config.in_evaluation = True  # what only learning needs is left out
+    spec = config.get_default_rl_module_spec()
+    spec.observation_space, spec.action_space = module.observation_space, module.action_space
+    spec.inference_only = True
+    trained = module.state_dict()
     weights = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in module.state_dict().items()
-        if not _left_out(name, module.get_non_inference_attributes())
+        name: trained[name].detach().cpu().contiguous().clone()
+        for name in spec.build().state_dict()
     }
     try:
         header = json.dumps(metadata, allow_nan=False)
@@ -118,10 +122,6 @@ def _sizes(module: Any) -> dict[str, Any]:
         "num_agents": int(module.action_space.shape[0]),
         "action": {"discrete": spec.discrete, "size": spec.size},
     }
-
-
-def _left_out(name: str, attributes: list[str]) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in attributes)
 
 
 class SharedPolicy:

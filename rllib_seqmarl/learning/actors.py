@@ -72,7 +72,8 @@ class ActorConfig(TeamConfig):
         lambda_: trace decay of the advantages.
         entropy_coeff: weight of the entropy; a number or a schedule.
         huber_delta: where the value loss becomes linear.
-        ratio_aggregation: ratio of an action with several dimensions (see `losses`).
+        ratio_aggregation: ratio of an action with several dimensions (see `losses`) in the agent's
+            own loss; other agents take account of the joint ratio of all dimensions.
         value_norm_beta: weight of the running statistics of the returns.
         minibatch_size: environment steps per gradient step; with ``recurrent`` at least a chunk.
         micro_batch_size: likewise, per forward and backward pass.

@@ -19,6 +19,7 @@ GAME: dict[str, Any] = {
     "env_config": {"episode_length": 4, "state": True},
     "state": "environment",
     "num_envs_per_env_runner": 2,
+    "chunk_length": 5,
 }
 N, EPS, GAMMA, LAMBDA = 3, 0.1, 0.9, 0.7
 FACTOR, CLIP = "factor", "clip"
@@ -118,7 +119,7 @@ def values_of(learner: Any, block: Any) -> list[np.ndarray]:
 
 
 def corrected(block: Any, values: list[np.ndarray], rho: Tensor) -> tuple[Tensor, Tensor]:
-    """Standardised advantages and returns [T, E, N] by the double sum of eq. 4; ``rho`` [T, E]."""
+    """Standardised advantages and returns [T, E, N] by the paper's double sum; ``rho`` [T, E]."""
     c, (old, following) = block.columns, values
     advantages = np.zeros_like(old)
     for t, e, n in np.ndindex(*old.shape):

@@ -16,6 +16,7 @@ GAME: dict[str, Any] = {
     "env_config": {"episode_length": 4, "state": True},
     "state": "environment",
     "num_envs_per_env_runner": 2,
+    "chunk_length": 5,
 }
 AGENTS = 3
 

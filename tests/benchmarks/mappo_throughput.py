@@ -6,8 +6,8 @@
 ``iterations``: environment steps per second of whole iterations on SMAX's 3s5z, with the settings
 of the tuned examples and with as many epochs as MAT, over MAT's. ``act``: milliseconds of deciding
 for 32 worlds with one actor for all agents, and those of an actor for each over it. All that is
-compared takes turns; every figure is a lower quartile of times of this thread alone, so that what
-else the machine does falls on it little.
+compared takes turns; every figure is a lower quartile of processor times of this process, so that
+what else the machine does falls on it little.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def quartiles(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
     for round_ in range(rounds + 1):
         order.append(order.pop(0))  # another first one: it finds the processor's caches cold
         for name in order:
-            begin = time.thread_time()
+            begin = time.process_time()
             calls[name]()
             if round_:  # the first call allocates and warms up
-                times[name].append(time.thread_time() - begin)
+                times[name].append(time.process_time() - begin)
     return {name: float(np.quantile(values, 0.25)) for name, values in times.items()}
 
 
@@ -97,7 +97,7 @@ def iterations(rounds: int) -> None:
     found = quartiles(calls, rounds)
     for name, seconds in found.items():
         print(
-            f"iteration, {name:20} {epochs[name]:3} epochs  {seconds:6.2f} s of this thread, "
+            f"iteration, {name:20} {epochs[name]:3} epochs  {seconds:6.2f} s of processor, "
             f"{found['MAT'] / seconds:.2f} times MAT's steps per second",
             flush=True,
         )

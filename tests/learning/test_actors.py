@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.sharing import SharedPolicy, export
 from rllib_seqmarl.learning.actor_module import ACTOR_HIDDEN, CRITIC_HIDDEN, CRITIC_INPUT
 from rllib_seqmarl.nets.agents import Memory
 from rllib_seqmarl.rollout.block import (
@@ -22,9 +23,10 @@ from rllib_seqmarl.rollout.block import (
     TERMINATED,
     TRUNCATED,
 )
-from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
+from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint, evaluate_policy
 
-#: Agents that see different things; blocks of ten steps hold ends in mid-chunk.
+#: Agents that see different things; blocks of ten steps hold ends in mid-chunk, and chunks begin
+#: in mid-episode.
 GAMES: dict[str, Any] = {
     "discrete": {
         "env": "mpe",
@@ -35,7 +37,7 @@ GAMES: dict[str, Any] = {
         "env_config": {"num_agents": 3, "time_limit": 3, "obstacles": 0, "state": True},
     },
 }
-T, E, L = 10, 3, 5
+T, E, L = 10, 3, 2
 SIZES = {"num_envs_per_env_runner": E, "rollout_fragment_length": T, "chunk_length": L}
 ADVANTAGES, OLD_VALUES = "advantages", "old_values"
 
@@ -207,8 +209,13 @@ def test_shared_actors_play_with_any_number_of_agents(
     algorithm, _ = build(small, game="continuous", recurrent=recurrent, state="environment")
     path = algorithm.save_to_path(str(tmp_path / "checkpoint"))
     algorithm.stop()
-    played = evaluate_checkpoint(path, episodes=2, env_config={"num_agents": 5, "state": False})
+    settings: dict[str, Any] = {"episodes": 2, "seed": 0}
+    settings |= {"env_config": {"num_agents": 5, "state": False}}
+    played = evaluate_checkpoint(path, **settings)
     assert played["episodes"] == 2
+    export(Path(path), tmp_path / "policy.safetensors")
+    policy = SharedPolicy(tmp_path / "policy.safetensors")
+    assert evaluate_policy(policy, **settings)["per_episode"] == played["per_episode"]
 
 
 @pytest.mark.parametrize("agents", [2, 5])
@@ -216,7 +223,7 @@ def test_actors_of_their_own_do_not(agents: int, small: Any, tmp_path: Path) -> 
     algorithm, _ = build(small, game="continuous", share_parameters=False)
     path = algorithm.save_to_path(str(tmp_path / "checkpoint"))
     algorithm.stop()
-    with pytest.raises(UserError, match="does not fit.*3 actors, one for each") as caught:
+    with pytest.raises(UserError, match=r"does not fit.*3 actors, one for each") as caught:
         evaluate_checkpoint(path, episodes=2, env_config={"num_agents": agents})
     assert "\n" not in str(caught.value)
 
