@@ -29,7 +29,8 @@ Defaults are those of PyMARL's code. Deviations, each on purpose:
 - Adam for both, as PyMARL2; PyMARL has RMSprop.
 
 Dead agents count in every mean, as in PyMARL. They have one action, so their terms of the policy
-gradient are zero. ``use_policy_active_mask`` and ``use_value_active_mask`` leave them out.
+gradient are zero. ``use_policy_active_mask`` and ``use_value_active_mask`` leave them out. To the
+critic their observations are zeros.
 """
 
 from __future__ import annotations
