@@ -13,7 +13,6 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import run
 from rllib_seqmarl.experiments.cluster import RunOptions
 from rllib_seqmarl.experiments.control import EndOfLoop, Signals, TrialControl
-from rllib_seqmarl.experiments.search import SearchSettings
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 from rllib_seqmarl.experiments.storage import ExperimentFolder
 
@@ -148,17 +147,3 @@ def test_the_loop_ends_when_every_trial_that_ran_is_saved(monkeypatch):
     end.on_step_end(0, trials)
     end.on_step_end(0, trials)
     assert left == [(signal.SIGINT, None)]
-
-
-def test_a_resumed_search_compares_only_trials_that_are_not_finished():
-    search = SearchSettings(scheduler={"type": "hyperband", "max_t": 9})
-    decide = control(Signals(""), resumed=["a", "b"], search=search)
-    ended, running = trial("a", Trial.TERMINATED), trial("b", Trial.PENDING)
-    decide.on_trial_add(None, ended)
-    decide.on_trial_add(None, running)
-
-    assert decide.choose_trial_to_run(None) is running
-    result = {"iterations_since_restore": 1, "env_runners/episode_return_mean": 1.0}
-    result |= {"training_iteration": 1, "env_runners/win_rate": 0.5}
-    # Of the only bracket it is the only trial, so that nobody waits for the one that has ended.
-    assert decide.on_trial_result(None, running, result) == TrialScheduler.CONTINUE
