@@ -55,7 +55,7 @@ class PerAgent(nn.Module):
         if agents is not None:
             return torch.stack([self.members[agent] for agent in agents])
         # Not through the list itself, which is slow: this is looked up at every step.
-        members = list(self.members._parameters.values())
+        members: list[Tensor] = [p for p in self.members._parameters.values() if p is not None]
         if torch.is_grad_enabled():
             return torch.stack(members)
         # Whatever writes to a tensor, an optimiser or new weights, counts up its version.
