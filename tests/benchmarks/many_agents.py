@@ -2,9 +2,9 @@
 
     python tests/benchmarks/many_agents.py [--agents 8 64 256 1024] [--algorithms MAT PMAT SrSv]
 
-DubinsCar, one world x 16 steps, two epochs, settings of the tuned examples otherwise. Every row is a
-process of its own, whose peak of memory is that of all its threads and of what it loaded; the row
-with N = 8 is what is there without many agents. Times are of the second iteration, the first warms up.
+DubinsCar, one world x 16 steps, two epochs, settings of the tuned examples otherwise. Every row is
+a process of its own, whose peak of memory is that of all its threads and of what it loaded; the row
+with N = 8 is what is there without many agents. Times are of the second iteration.
 """
 
 from __future__ import annotations
