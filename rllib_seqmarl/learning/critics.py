@@ -107,6 +107,11 @@ class CriticConfig(TeamConfig):
     def validate(self) -> None:
         """See `TeamConfig.validate`."""
         super().validate()
+        if self.sample_ahead:
+            raise UserError(
+                "config key 'sample_ahead' has no meaning here: its rollouts are of an older "
+                "policy, and no ratio corrects this gradient; leave it at false."
+            )
         if self.team_value and self.use_value_active_mask:
             raise UserError(
                 "config key 'use_value_active_mask' has no meaning here: one value is the whole "

@@ -114,3 +114,11 @@ def test_refusals(settings: dict[str, Any], message: str, small: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
         small("COMA", **settings).validate()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_rollouts_of_an_older_policy_are_refused(name: str, small: Any) -> None:
+    config = small(name, sample_ahead=True, num_env_runners=1)
+    with pytest.raises(UserError, match="no ratio corrects this gradient") as caught:
+        config.validate()
+    assert "\n" not in str(caught.value)
