@@ -38,6 +38,11 @@ def two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
+def hypernetwork(inputs: int, hidden: int | None, outputs: int) -> nn.Module:
+    """Two layers, or a linear one where there is no width of a hidden layer."""
+    return nn.Linear(inputs, outputs) if hidden is None else two_layers(inputs, hidden, outputs)
+
+
 class MixingNetwork(nn.Module):
     """A hidden layer whose weights the state sets (Rashid et al. 2018).
 
@@ -48,27 +53,27 @@ class MixingNetwork(nn.Module):
 
     Args:
         state_dim: S.
+        num_inputs: I, numbers in an x.
         embed_dim: E, width of h.
-        weight1: the hypernetwork of W1, S -> I E for an x of I numbers.
-        weight2: that of w2, S -> E.
+        hypernet_dims: hidden widths of the hypernetworks of W1 and w2; None: they are linear.
         monotone: in every number of x.
     """
 
     def __init__(
         self,
         state_dim: int,
+        num_inputs: int,
         embed_dim: int,
-        weight1: nn.Module,
-        weight2: nn.Module,
+        hypernet_dims: tuple[int | None, int | None],
         *,
         monotone: bool,
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.monotone = monotone
-        self.weight1 = weight1
+        self.weight1 = hypernetwork(state_dim, hypernet_dims[0], num_inputs * embed_dim)
         self.bias1 = nn.Linear(state_dim, embed_dim)
-        self.weight2 = weight2
+        self.weight2 = hypernetwork(state_dim, hypernet_dims[1], embed_dim)
         self.bias2 = two_layers(state_dim, embed_dim, 1)
 
     def forward(self, state: Tensor, x: Tensor) -> Tensor:
@@ -105,14 +110,9 @@ class HypernetworkCritic(JointCritic):
         hypernet_dim: int | None,
     ) -> None:
         super().__init__()
-        weights = num_agents * num_actions * embed_dim
-        self.mixer = MixingNetwork(
-            state_dim,
-            embed_dim,
-            two_layers(state_dim, hypernet_dim or weights, weights),
-            two_layers(state_dim, embed_dim, embed_dim),
-            monotone=False,
-        )
+        inputs = num_agents * num_actions
+        widths = (hypernet_dim or inputs * embed_dim, embed_dim)
+        self.mixer = MixingNetwork(state_dim, inputs, embed_dim, widths, monotone=False)
 
     def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
         """See `JointCritic`."""
@@ -152,13 +152,7 @@ class FactoredCritic(JointCritic):
             nn.ReLU(),
             two_layers(critic_dim, critic_dim, 1),
         )
-        self.mixer = MixingNetwork(
-            state_dim,
-            embed_dim,
-            nn.Linear(state_dim, num_agents * embed_dim),
-            nn.Linear(state_dim, embed_dim),
-            monotone=True,
-        )
+        self.mixer = MixingNetwork(state_dim, num_agents, embed_dim, (None, None), monotone=True)
 
     def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
         """See `JointCritic`; what is read is all observations and then the state, [B, N O + S]."""

@@ -276,50 +276,6 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
     algorithm.stop()
 
 
-def test_rubbish_of_dead_agents_changes_nothing(small: Any) -> None:
-    """Observations, memory and log-probs of agents that died, who have their no-op only."""
-    env_config = {"task": "predator_prey", "state": True, "episode_length": 6}
-    algorithm, learner = build(small, env="mpe", env_config=env_config, state="environment")
-    algorithm.train()
-    (block,) = algorithm.env_runner.sample()
-    c = block.columns
-    dead = np.zeros(c[ALIVE].shape, bool)  # [T + 1, E, N]
-    for e in range(dead.shape[1]):  # dies and stays dead until the next episode begins
-        agent, lives = e % 3, False
-        for t in range(len(dead)):
-            if t > 0 and (c[TERMINATED] | c[TRUNCATED])[t - 1, e]:
-                lives = True
-            elif t > 0 and t % 4 == 0:
-                lives = False
-            dead[t, e, agent] = not lives
-    assert 0 < dead.mean() < 0.33
-    c[ALIVE] = ~dead
-    c["action_mask"][dead] = np.arange(c["action_mask"].shape[-1]) == 0
-    c["actions"][dead[:-1]] = 0
-    block.final = None
-    c[TERMINATED] |= c[TRUNCATED]
-    c[TRUNCATED][:] = False
-    results = []
-    for rubbish in (False, True):
-        if rubbish:
-            c["obs"][dead] = 1e3
-            c["log_prob"][dead[:-1]] = -50.0
-            block.memory["hidden"][dead[0]] = 7.0
-            block.memory["previous_actions"][dead[0]] = 3
-        rows = learner.rows(block)
-        minibatch = {**rows, **learner.start_minibatch(rows)}
-        found = []
-        for part, loss in (("critic", learner.critic_loss), ("agent", learner.loss)):
-            learner.core.zero_grad()
-            value = loss(minibatch)
-            value.backward()
-            found += [value.detach(), *gradients(learner, part).values()]
-        results.append(found)
-    for clean, spoilt in zip(*results, strict=True):
-        torch.testing.assert_close(clean, spoilt, atol=1e-6, rtol=1e-4)
-    algorithm.stop()
-
-
 def test_critic_reads_the_environments_state(small: Any) -> None:
     env_config = {"task": "cooperative_navigation", "state": True}
     algorithm, learner = build(small, env="mpe", env_config=env_config, state="environment")
