@@ -29,6 +29,10 @@ from rllib_seqmarl.rollout.runner import TeamEnvRunner
 #: Tag of rollouts that were asked for and not waited for.
 AHEAD = "sample_ahead"
 
+#: How long to wait until runners have taken the last weights. RLlib sends none to a runner that
+#: has yet to confirm its last ones, which right after a rollout would be left out by chance.
+WEIGHTS_TIMEOUT_S = 10.0
+
 #: Iterations on end without any rollout before training gives up.
 MAX_ITERATIONS_WITHOUT_ANSWER = 5
 
@@ -85,7 +89,9 @@ class TeamAlgorithm(Algorithm):
         begin = time.perf_counter()
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self.env_runner_group.sync_weights(
-                from_worker_or_learner_group=self.learner_group, inference_only=True
+                from_worker_or_learner_group=self.learner_group,
+                inference_only=True,
+                timeout_seconds=WEIGHTS_TIMEOUT_S if self.config.sample_ahead else 0.0,
             )
         self._log_time_split(time.perf_counter() - begin)
 
