@@ -108,14 +108,16 @@ mkdir "$work/secrets"
 (umask 022; head -c 32 /dev/urandom | base64 > "$work/secrets/ray_auth_token")
 cp docker/check_compose.py docker/compose.yaml "$work/results/"
 cluster=$(buildah "${storage[@]}" from --add-host head:10.231.0.1 "$image")
-# The nodes' address is one of the loopback device: nothing leaves this machine.
+# The nodes' address is one of the loopback device: nothing leaves this machine. No name server
+# answers here, for which gRPC's own resolver would wait.
 unshare --net bash -euc '
   ip link set lo up
   ip address add 10.231.0.1/24 dev lo
   ip route add default dev lo src 10.231.0.1
   exec "$@"' - \
   buildah "${storage[@]}" run --isolation chroot --env OMP_NUM_THREADS=1 \
-  --volume "$work/results:/results" --volume "$work/secrets:/run/secrets:ro" "$cluster" -- \
+  --env GRPC_DNS_RESOLVER=native --volume "$work/results:/results" \
+  --volume "$work/secrets:/run/secrets:ro" "$cluster" -- \
   python /results/check_compose.py /results/compose.yaml
 
 step "built, trained and cleaned up"
