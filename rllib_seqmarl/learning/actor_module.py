@@ -200,13 +200,7 @@ class ActorModule(TeamModule):
         x, mask = obs[OBS], obs.get(ACTION_MASK)
         out: dict[str, Any] = {}
         if self.model_config["recurrent"]:
-            carried = batch.get(Columns.STATE_IN)
-            if carried is None:  # nothing was carried here: all episodes begin
-                initial = self.get_initial_state()
-                carried = {k: v.expand(len(x), *v.shape) for k, v in initial.items()}
-            is_first = batch.get(IS_FIRST)
-            if is_first is None:
-                is_first = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            carried, is_first = self.carried(batch)
             is_first = is_first.unsqueeze(1)  # [B, T = 1]
             parameters, hidden = self.actor(x.unsqueeze(1), Memory(carried[ACTOR_HIDDEN], is_first))
             assert hidden is not None

@@ -81,6 +81,22 @@ class TeamModule(TorchRLModule, InferenceOnlyAPI):
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return self._act(batch, deterministic=False, **kwargs)
 
+    def carried(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """What the policy remembers of B worlds, and where that is of no effect.
+
+        Returns:
+            As of ``get_initial_state``, with a leading axis B; and bool [B], worlds in which an
+            episode begins. Where a batch says nothing of them, they begin with the initial state.
+        """
+        obs = batch[Columns.OBS][OBS]
+        memory, is_first = batch.get(Columns.STATE_IN), batch.get(IS_FIRST)
+        if memory is None:
+            initial = self.get_initial_state()
+            memory = {k: v.expand(len(obs), *v.shape) for k, v in initial.items()}
+        if is_first is None:
+            is_first = obs.new_zeros(len(obs), dtype=torch.bool)
+        return memory, is_first
+
     @abstractmethod
     def _act(
         self,

@@ -137,12 +137,7 @@ class RecurrentModule(TeamModule):
         **kwargs: Any,
     ) -> dict[str, Any]:
         obs = batch[Columns.OBS]
-        worlds = len(obs[OBS])
-        memory, is_first = batch.get(Columns.STATE_IN), batch.get(IS_FIRST)
-        if memory is None:  # nothing was carried here: all episodes begin
-            memory = {k: v.expand(worlds, *v.shape) for k, v in self.get_initial_state().items()}
-        if is_first is None:
-            is_first = obs[OBS].new_zeros(worlds, dtype=torch.bool)
+        memory, is_first = self.carried(batch)
         actions, log_prob, memory = self.agent.act(
             obs[OBS],
             obs.get(ACTION_MASK),
