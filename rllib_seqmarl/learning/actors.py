@@ -10,7 +10,6 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
-from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.actor_module import (
     ACTOR_HIDDEN,
@@ -29,7 +28,7 @@ from rllib_seqmarl.learning.advantages import (
 from rllib_seqmarl.learning.config import TeamConfig
 from rllib_seqmarl.learning.learner import Rows
 from rllib_seqmarl.learning.module import ENTROPY
-from rllib_seqmarl.learning.recurrent import NO_STATE
+from rllib_seqmarl.learning.recurrent import require_state
 from rllib_seqmarl.losses import (
     RATIO_AGGREGATIONS,
     clipped_value_loss,
@@ -130,13 +129,9 @@ class ActorConfig(TeamConfig):
                 "config key 'hidden_sizes' must list the widths of one or more layers, as in "
                 f"[128, 128], got {sizes!r}."
             )
-        # Of the user's own environments only their spaces tell; see `ActorModule.setup`.
-        known = self.env in registry.ENVIRONMENTS
-        stateless = self.env_config.get("state") in (None, False, "none")
         if self.in_evaluation:
             return
-        if self.state.startswith("environment") and known and stateless:
-            raise UserError(NO_STATE)
+        require_state(self)
         if self.recurrent:
             self._check_chunks()
 

@@ -17,7 +17,6 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor, nn
 
-from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.advantages import POLICY_WEIGHT, TARGETS, VALUE_WEIGHT
 from rllib_seqmarl.learning.config import TeamConfig
@@ -26,8 +25,8 @@ from rllib_seqmarl.learning.module import ENTROPY
 from rllib_seqmarl.learning.recurrent import (
     CRITIC_STATES,
     LAST_ACTIONS,
-    NO_STATE,
     RecurrentModule,
+    require_state,
 )
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.contributions import Path
@@ -119,11 +118,7 @@ class CriticConfig(TeamConfig):
             )
         if not isinstance(self.epsilon, int | float) and max(e for _, e in self.epsilon) > 1:
             raise UserError(f"config key 'epsilon' must lie between 0 and 1, got {self.epsilon!r}.")
-        # Of the user's own environments only their spaces tell; see `RecurrentModule.setup`.
-        known = self.env in registry.ENVIRONMENTS
-        stateless = self.env_config.get("state") in (None, False, "none")
-        if self.state == "environment" and known and stateless:
-            raise UserError(NO_STATE)
+        require_state(self)
         for name in ("minibatch_size", "micro_batch_size"):
             steps = getattr(self, name)
             if steps is not None and steps < self.rollout_fragment_length:

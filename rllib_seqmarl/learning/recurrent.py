@@ -11,6 +11,7 @@ from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.module import ENTROPY, TeamModule, action_spec, obs_dim
 from rllib_seqmarl.nets.critics import JointCritic, TargetCritic
@@ -47,6 +48,19 @@ NO_STATE = (
     "env_config where the environment offers it (`state: true`), or the config key "
     "`state: observations` for the concatenated observations of all agents."
 )
+
+
+def require_state(config: Any) -> None:
+    """Refuses a config whose critic reads a state that the environment is not asked to give.
+
+    Of the user's own environments only their spaces tell, when the module is built.
+
+    Raises:
+        UserError: says what to set.
+    """
+    stateless = config.env_config.get("state") in (None, False, "none")
+    if config.state.startswith("environment") and config.env in registry.ENVIRONMENTS and stateless:
+        raise UserError(NO_STATE)
 
 
 def state_dim(space: spaces.Dict, source: str) -> int:
