@@ -94,6 +94,9 @@ class MATConfig(OrderConfig):
         value_chunk_size: decoder positions, over all rows of a piece of a minibatch, that SrSv's
             value computes at once. It bounds memory where agents are many; the gradient is the
             same, at the price of a second forward pass where there are more. None: no bound.
+        value_agents: about how many agents have SrSv's value in an update, drawn anew in each: only
+            they are learned from, which is learning from a sample of what the team did. It needs
+            the index order. None, or as many as there are: all.
     """
 
     _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = OrderConfig._CHOICES | {
@@ -109,6 +112,7 @@ class MATConfig(OrderConfig):
         "num_blocks",
         "num_heads",
         "value_chunk_size",
+        "value_agents",
         "clip_param",
         "huber_delta",
     }
@@ -118,8 +122,9 @@ class MATConfig(OrderConfig):
         "num_blocks",
         "num_heads",
         "value_chunk_size",
+        "value_agents",
     }
-    _OPTIONAL: ClassVar[set[str]] = OrderConfig._OPTIONAL | {"value_chunk_size"}
+    _OPTIONAL: ClassVar[set[str]] = OrderConfig._OPTIONAL | {"value_chunk_size", "value_agents"}
 
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class or MAT)
@@ -132,6 +137,7 @@ class MATConfig(OrderConfig):
         self.decode = "auto"
         self.successors = "greedy"
         self.value_chunk_size: int | None = 131_072
+        self.value_agents: int | None = None
         self.lr = 5e-4
         self.num_epochs = 15
         self.clip_param = 0.05
@@ -158,6 +164,7 @@ class MATConfig(OrderConfig):
             autoregressive=self.autoregressive,
             decode=self.decode,
             num_heads=self.num_heads,
+            value_agents=self.value_agents,
         )
 
     @property

@@ -110,7 +110,16 @@ class AdvantageLearner(TeamLearner):
             c[TRUNCATED],
         )
         rows[OLD_VALUES] = self.to_rows(old)
-        return rows | self.advantages(trajectory, rows[ALIVE])
+        valued = self.valued(rows)
+        alive = rows[ALIVE] if valued is None else rows[ALIVE] & valued
+        return rows | self.advantages(trajectory, alive)
+
+    def valued(self, rows: Rows) -> Tensor | None:
+        """The agents that have a value in this update, bool [B, N]; None: all.
+
+        The others are not learned from: neither their actions nor their values have a weight.
+        """
+        return None
 
     def advantages(
         self, trajectory: Trajectory, alive: Tensor, trace: Tensor | None = None
@@ -160,19 +169,23 @@ class AdvantageLearner(TeamLearner):
 
     def value_targets(self, rows: Rows) -> Rows:
         """Normalised returns, after the normalisation has seen these."""
-        returns = rows[RETURNS]
+        returns, valued = rows[RETURNS], self.valued(rows)
+        if valued is not None:
+            returns = returns[valued]
         moments = torch.stack(
             (returns.sum(), returns.square().sum(), returns.new_tensor(float(returns.numel())))
         ).double()
         total, squares, count = self.sum_over_learners(moments)
         self.require_finite(returns=total, squared_returns=squares)
         self.value_norm.update(total / count, squares / count)
-        return {TARGETS: self.value_norm.normalize(returns)}
+        return {TARGETS: self.value_norm.normalize(rows[RETURNS])}
 
     def weights(self, rows: Rows) -> Rows:
         """The weight of each agent's terms, so that their sum over all learners is a mean."""
         alive = rows[ALIVE].to(rows[RETURNS].dtype)
-        ones = torch.ones_like(alive)
+        ones, valued = torch.ones_like(alive), self.valued(rows)
+        if valued is not None:
+            alive, ones = alive * valued, ones * valued
         weights: Rows = {}
         for name, masked in (
             (POLICY_WEIGHT, self.config.use_policy_active_mask),

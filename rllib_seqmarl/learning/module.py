@@ -18,6 +18,7 @@ from rllib_seqmarl.nets.orders import ChosenOrder
 from rllib_seqmarl.nets.policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer import ActionSpec
 from rllib_seqmarl.nets.value_norm import ValueNorm
+from rllib_seqmarl.nets.values import Completions
 from rllib_seqmarl.rollout.block import (
     ACTION_MASK,
     ACTIONS,
@@ -32,6 +33,8 @@ from rllib_seqmarl.rollout.block import (
 ENTROPY = "entropy"
 VALUES = "values"
 COMPLETIONS = "completions"
+#: Agents that have a completion, bool [B, N], the same in all rows; where missing, all have.
+COMPLETED = "completed"
 ORDER_ENTROPY = "order_entropy"
 ORDER_SCORES = "order_scores"
 
@@ -182,12 +185,13 @@ class SequentialModule(TeamModule):
 
         Where orders are learned, also what `OrderEvaluation` says of them.
         """
+        completions = None
+        if COMPLETIONS in batch:
+            completed = batch.get(COMPLETED)
+            agents = None if completed is None else completed[0].nonzero().squeeze(-1)
+            completions = Completions(batch[COMPLETIONS], agents)
         evaluation = self.policy.evaluate(
-            batch[OBS],
-            batch.get(ACTION_MASK),
-            batch[ACTIONS],
-            batch.get(ORDER),
-            batch.get(COMPLETIONS),
+            batch[OBS], batch.get(ACTION_MASK), batch[ACTIONS], batch.get(ORDER), completions
         )
         out = {
             LOG_PROB: evaluation.log_prob,

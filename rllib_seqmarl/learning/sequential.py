@@ -8,11 +8,13 @@ from torch import Tensor
 
 from rllib_seqmarl.learning.advantages import RETURNS, AdvantageLearner
 from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.module import COMPLETIONS, SequentialModule
+from rllib_seqmarl.learning.module import COMPLETED, COMPLETIONS, SequentialModule
+from rllib_seqmarl.nets.branches import sample_agents
 from rllib_seqmarl.nets.value_norm import ValueNorm
 from rllib_seqmarl.rollout.block import (
     ACTION_MASK,
     ACTIONS,
+    ALIVE,
     OBS,
     ORDER,
     ORDER_LOG_PROB,
@@ -41,14 +43,27 @@ class SequentialLearner(AdvantageLearner):
 
     def old_values(self, block: RolloutBlock, columns: Rows, rows: Rows) -> tuple[Tensor, Tensor]:
         """See `AdvantageLearner`; completions are kept with the rows unless made per minibatch."""
-        completions, values = self._values(rows)
+        agents, count = None, self.config.value_agents
+        if count is not None:
+            # One draw for all steps, because an advantage is made of one agent's values over time.
+            agents = sample_agents(block.num_agents, count, self.generator).to(self.device)
+            completed = torch.zeros_like(rows[ALIVE])
+            completed[:, agents] = True
+            rows[COMPLETED] = completed
+        completions, values = self._values(rows, agents)
         if completions is not None and self.config.successors != "greedy_per_minibatch":
             rows[COMPLETIONS] = completions
         values = values.unflatten(0, columns[REWARD].shape)
-        return values, self._following_values(block, columns, values)
+        return values, self._following_values(block, columns, values, agents)
 
-    def _values(self, rows: Rows) -> tuple[Tensor | None, Tensor]:
+    def valued(self, rows: Rows) -> Tensor | None:
+        """See `AdvantageLearner`."""
+        return rows.get(COMPLETED)
+
+    def _values(self, rows: Rows, agents: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Completions and normalised values [B, N] of rows, in pieces.
+
+        ``agents``, int [I], are those whose values are wanted; None: all.
 
         Rows without actions are followed by none: where the value reads actions, they are sampled,
         as the next step would have been. Their order is then that of the step before.
@@ -66,13 +81,15 @@ class SequentialLearner(AdvantageLearner):
                     obs, mask, deterministic=False, generator=self.generator, previous=order
                 )
                 actions, order = decision.actions, decision.order
-            complete = policy.completions(obs, mask, actions, order)
+            complete = policy.completions(obs, mask, actions, order, agents)
             if complete is not None:
-                completions.append(complete)
+                completions.append(complete.actions)
             values.append(policy.values(obs, actions, order, complete))
         return torch.cat(completions) if completions else None, torch.cat(values)
 
-    def _following_values(self, block: RolloutBlock, c: Rows, values: Tensor) -> Tensor:
+    def _following_values(
+        self, block: RolloutBlock, c: Rows, values: Tensor, agents: Tensor | None
+    ) -> Tensor:
         """Normalised V of what followed each step, [T, E, N].
 
         At a truncation, that of the final observation; after the last step, of the row T + 1.
@@ -86,7 +103,8 @@ class SequentialLearner(AdvantageLearner):
             tail[0][ORDER] = c[ORDER][steps - 1]
             if final is not None:
                 tail[1][ORDER] = c[ORDER][final.step, final.world]
-        tail_values = self._values({k: torch.cat([one[k] for one in tail]) for k in tail[0]})[1]
+        rows = {k: torch.cat([one[k] for one in tail]) for k in tail[0]}
+        _, tail_values = self._values(rows, agents)
         following = torch.cat((values[1:], tail_values[:worlds].unsqueeze(0)))
         if final is not None:
             following[final.step, final.world] = tail_values[worlds:]
@@ -100,10 +118,12 @@ class SequentialLearner(AdvantageLearner):
         extra[ROW_WEIGHT] = returns.new_ones(len(returns)) / (rows_of_all / self.num_shares)
         policy = self.core.policy
         if policy.value.needs_completions and COMPLETIONS not in rows:
+            completed = rows.get(COMPLETED)
+            agents = None if completed is None else completed[0].nonzero().squeeze(-1)
             with self.network_time():
                 completions = policy.completions(
-                    rows[OBS], rows.get(ACTION_MASK), rows[ACTIONS], rows.get(ORDER)
+                    rows[OBS], rows.get(ACTION_MASK), rows[ACTIONS], rows.get(ORDER), agents
                 )
             assert completions is not None
-            extra[COMPLETIONS] = completions
+            extra[COMPLETIONS] = completions.actions
         return extra

@@ -6,12 +6,13 @@ policy's teacher-forced pass, the trunk; only the N - i positions after them are
 So N + N (N + 1) / 2 positions are computed and not N + N (N + 1).
 
 The branches of N - i and of i + 1 positions are put together into groups of equal size, so that
-all groups are computed at once and nothing is padded.
+all groups are computed at once and nothing is padded. Where agents are many, some of the groups
+may stand for all (`sample_agents`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,7 +30,8 @@ class Branches:
         branch: int [R], which branch each row is of.
         start: int [R], the first row of that branch.
         agent: int [R], whose o_hat is the query and the residual of each row.
-        token: int [R], which of the N x N completed actions each row reads.
+        token: int [R], which of the I' x N completed actions each row reads, of the I' agents that
+            have a branch in these groups or in others.
         last: int [I], the row that reads the value of each branch.
         group: int [I], the group that each branch is in.
         position: int [C, G], where in its sequence each row stands, from 0.
@@ -50,32 +52,50 @@ class Branches:
     visible: Tensor
 
     @staticmethod
-    @lru_cache(maxsize=256)
-    def of(agents: int, groups: tuple[int, int], device: torch.device) -> Branches:
-        """The groups from ``groups[0]`` to before ``groups[1]`` of all that N agents have."""
-        members = _groups(agents)[slice(*groups)]
-        rows = [
-            [(i, p) for i in group for p in range(i + 1, agents + 1)] for group in members
-        ]  # branch and position of each row
-        branch, position = torch.tensor(rows).unbind(-1)  # [C, G] each
-        flat = [row for group in rows for row in group]
-        trunk = torch.arange(agents).expand(len(rows), agents)
+    @lru_cache(maxsize=64)
+    def of(
+        agents: int,
+        groups: tuple[tuple[int, ...], ...],
+        chosen: tuple[int, ...] | None,
+        device: torch.device,
+    ) -> Branches:
+        """Some groups of the branches of N agents.
+
+        Args:
+            agents: N.
+            groups: the agents whose branches each group holds.
+            chosen: all agents that have a branch, in these groups or in others; None: all N.
+            device: where the indices are needed.
+        """
+        # Where N is odd, agent 0 is alone in its group: agent N, put beside it, has no positions.
+        group = torch.tensor([(*members, agents)[:2] for members in groups])  # [C, 2]
+        size = sum(agents - i for i in groups[0])
+        lengths = agents - group
+        within = torch.arange(size).expand(len(groups), size)  # [C, G]
+        in_second = (within >= lengths[:, :1]).long()
+        branch = group.gather(1, in_second)
+        start = in_second * lengths[:, :1]
+        position = within - start + branch + 1
+        trunk = torch.arange(agents).expand(len(groups), agents)
         of_trunk = trunk.unsqueeze(1) <= branch.unsqueeze(2)  # [C, G, N]
         same = branch.unsqueeze(2) == branch.unsqueeze(1)
         of_group = same & (position.unsqueeze(1) <= position.unsqueeze(2))  # [C, G, G]
         visible = torch.cat((of_trunk, of_group), dim=-1)
-        last = [index for index, (_, p) in enumerate(flat) if p == agents]
-        size = len(rows[0])
-        first = {i: index for index, (i, p) in enumerate(flat) if p == i + 1}
+        first_row = torch.arange(len(groups)).unsqueeze(1) * size
+        branch, flat_position = branch.flatten(), position.flatten()
+        last = (flat_position == agents).nonzero().squeeze(1)
+        completion = torch.arange(agents)
+        if chosen is not None:
+            completion[torch.tensor(chosen)] = torch.arange(len(chosen))
         return Branches(
-            shape=(len(rows), size),
-            agents=torch.tensor([flat[index][0] for index in last], device=device),
-            branch=branch.flatten().to(device),
-            start=torch.tensor([first[i] for i, _ in flat], device=device),
-            agent=torch.tensor([p if p < agents else i for i, p in flat], device=device),
-            token=torch.tensor([i * agents + p - 1 for i, p in flat], device=device),
-            last=torch.tensor(last, device=device),
-            group=torch.tensor([index // size for index in last], device=device),
+            shape=(len(groups), size),
+            agents=branch[last].to(device),
+            branch=branch.to(device),
+            start=(start + first_row).flatten().to(device),
+            agent=torch.where(flat_position < agents, flat_position, branch).to(device),
+            token=(completion[branch] * agents + flat_position - 1).to(device),
+            last=last.to(device),
+            group=last.div(size, rounding_mode="floor").to(device),
             position=position.to(device),
             key_position=torch.cat((trunk, position), dim=1).to(device),
             visible=visible.to(device),
@@ -83,21 +103,32 @@ class Branches:
 
     @staticmethod
     def chunks(
-        agents: int, batch: int, positions: int | None, device: torch.device
+        agents: int,
+        batch: int,
+        positions: int | None,
+        device: torch.device,
+        chosen: Sequence[int] | None = None,
     ) -> Iterator[Branches]:
-        """All branches of N agents, as many groups at once as have this many positions.
+        """The branches of N agents, as many groups at once as have this many positions.
 
         Args:
             agents: N.
             batch: rows B, each of which has all of these branches.
             positions: of all rows together; at least one group is taken. None takes all.
             device: where the indices are needed.
+            chosen: the agents whose branches are wanted, from `sample_agents`; None: all.
         """
         groups = _groups(agents)
-        size = agents * (agents + 1) // 2 // len(groups)
+        size = sum(agents - i for i in groups[0])
+        if chosen is not None:
+            wanted = set(chosen)
+            groups = [group for group in groups if wanted.issuperset(group)]
+            if sum(map(len, groups)) != len(wanted):
+                raise ValueError(f"The agents {sorted(wanted)} do not fill groups of branches.")
+        whose = None if chosen is None else tuple(chosen)
         step = len(groups) if positions is None else max(1, positions // (batch * size))
         for start in range(0, len(groups), step):
-            yield Branches.of(agents, (start, min(start + step, len(groups))), device)
+            yield Branches.of(agents, tuple(groups[start : start + step]), whose, device)
 
     def hear(self, x: Tensor, weights: Tensor, trunk: Tensor, own: Tensor) -> Tensor:
         """``x`` plus what each row hears.
@@ -132,6 +163,22 @@ class Branches:
         of_trunk, of_group = last.split((agents, self.shape[1]), dim=-1)
         own = own.view(-1, *self.shape).index_select(1, self.group)  # [B, I, G]
         return (of_trunk * trunk.unsqueeze(1)).sum(-1) + (of_group * own).sum(-1)
+
+
+def sample_agents(agents: int, count: int, generator: torch.Generator) -> Tensor:
+    """Some agents whose branches fill groups, each as likely to be among them as every other.
+
+    Args:
+        agents: N.
+        count: about how many: the number of their groups is half of it, rounded up.
+        generator: source of the draw, on the CPU.
+
+    Returns:
+        int [I], ascending, on the CPU.
+    """
+    groups = _groups(agents)
+    drawn = torch.randperm(len(groups), generator=generator)[: -(-count // 2)]
+    return torch.tensor(sorted(agent for index in drawn.tolist() for agent in groups[index]))
 
 
 def _groups(agents: int) -> list[tuple[int, ...]]:

@@ -37,7 +37,13 @@ from rllib_seqmarl.nets.transformer import (
     EncoderBlock,
     MixingClass,
 )
-from rllib_seqmarl.nets.values import VALUES, DecoderValue, EncoderValue, ValueFunction
+from rllib_seqmarl.nets.values import (
+    VALUES,
+    Completions,
+    DecoderValue,
+    EncoderValue,
+    ValueFunction,
+)
 
 
 class Sizes(NamedTuple):
@@ -122,7 +128,7 @@ class CentralValue(EncoderValue):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Tensor | None,
+        completions: Completions | None,
     ) -> Tensor:
         """Observations [B, N, obs_dim] -> [B, N]; actions play no part."""
         return super().values(decoder, self.encoder(encoded), actions, completions)
@@ -138,7 +144,7 @@ class EncoderOnlyValue(DecoderValue):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Tensor | None,
+        completions: Completions | None,
     ) -> Tensor:
         """Embedded observations [B, N, D] -> [B, N]; actions play no part."""
         return self.head(decoder(None, encoded)).squeeze(-1)
@@ -161,7 +167,7 @@ class EncoderAttentionValue(ValueFunction):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Tensor | None,
+        completions: Completions | None,
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded, weights = decoder.with_weights(encoded)
@@ -172,7 +178,7 @@ class EncoderAttentionValue(ValueFunction):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Tensor | None,
+        completions: Completions | None,
     ) -> Tensor:
         """Embedded observations [B, N, D] -> [B, N]; actions play no part."""
         return self(decoder, encoded, actions, completions)[1]
@@ -264,6 +270,7 @@ def check_network(
     autoregressive: bool = True,
     decode: str = "auto",
     num_heads: int = 1,
+    value_agents: int | None = None,
 ) -> None:
     """Refuses settings that a network has no use for.
 
@@ -274,6 +281,7 @@ def check_network(
         autoregressive: False where the decoder shall not see actions.
         decode: how actions are decoded.
         num_heads: attention heads.
+        value_agents: how many agents' sequential values are computed; None: all.
 
     Raises:
         UserError: one line that says which setting, and what to use instead.
@@ -287,6 +295,16 @@ def check_network(
         )
     if num_heads != 1 and not parts.has_heads:
         raise UserError(f"network {network!r} has no attention heads: leave num_heads at 1.")
+    if value_agents is not None and not (parts.sequential and value == "sequential"):
+        raise UserError(
+            f"value_agents bounds what the value 'sequential' costs; with network {network!r} and "
+            f"value {value!r} leave it at null."
+        )
+    if value_agents is not None and order != "index":
+        raise UserError(
+            f"value_agents needs every agent to keep its place: with order {order!r} leave it at "
+            "null, or use order 'index'."
+        )
     if parts.sequential:
         return
     for name, given, default in (

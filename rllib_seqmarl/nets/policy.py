@@ -20,7 +20,7 @@ from rllib_seqmarl.nets.orders import (
     to_slots,
 )
 from rllib_seqmarl.nets.transformer import ActionDecoder, ActionSpec
-from rllib_seqmarl.nets.values import complete, splice
+from rllib_seqmarl.nets.values import Completions, complete, splice
 
 
 class Decision(NamedTuple):
@@ -172,7 +172,7 @@ class SequentialPolicy(nn.Module):
         mask: Tensor | None,
         actions: Tensor,
         order: Tensor | None,
-        completions: Tensor | None,
+        completions: Completions | None,
     ) -> Evaluation:
         """One teacher-forced pass over joint actions that were taken, in the order they were.
 
@@ -208,7 +208,7 @@ class SequentialPolicy(nn.Module):
         obs: Tensor,
         actions: Tensor | None,
         order: Tensor | None,
-        completions: Tensor | None,
+        completions: Completions | None,
     ) -> Tensor:
         """Normalised values alone, [B, N]; arguments as in `evaluate`.
 
@@ -222,11 +222,22 @@ class SequentialPolicy(nn.Module):
 
     @torch.no_grad()
     def completions(
-        self, obs: Tensor, mask: Tensor | None, actions: Tensor | None, order: Tensor | None
-    ) -> Tensor | None:
-        """The joint actions that the sequential value reads, [B, N, N(, A)] in decision order.
+        self,
+        obs: Tensor,
+        mask: Tensor | None,
+        actions: Tensor | None,
+        order: Tensor | None,
+        agents: Tensor | None = None,
+    ) -> Completions | None:
+        """The joint actions that the sequential value reads; None where it needs none.
 
-        None for a value function that needs none.
+        Args:
+            obs: [B, N, obs_dim].
+            mask: bool [B, N, A] or None.
+            actions: int [B, N] or float [B, N, A].
+            order: int [B, N] or None.
+            agents: whose values are wanted, by their positions, from `branches.sample_agents`;
+                None: all.
         """
         if not self.value.needs_completions or actions is None:
             return None
@@ -237,7 +248,7 @@ class SequentialPolicy(nn.Module):
         if not self.autoregressive:  # whatever the others do, an agent's most likely action
             parameters = self.decoder.head(self._simultaneous(encoded))
             own = self.distribution.choose(parameters, mask, None)
-            return splice(actions, own)
+            return splice(actions, own, agents)
         assert isinstance(self.decoder, ActionDecoder)
         return complete(
             self.decoder,
@@ -247,6 +258,7 @@ class SequentialPolicy(nn.Module):
             actions,
             self.successors,
             self.value.chunk_size,
+            agents,
         )
 
     def _sequence(self, order: Tensor | None) -> Tensor | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,13 @@ from rllib_seqmarl.nets.transformer import ActionDecoder, Decoder
 SUCCESSORS = ("greedy", "greedy_per_minibatch", "teacher_forced")
 
 
+class Completions(NamedTuple):
+    """The joint actions that sequential values read, in decision order."""
+
+    actions: Tensor  # int [B, I, N] or float [B, I, N, A]
+    agents: Tensor | None = None  # int [I], ascending: whose they are; None: of all N
+
+
 class ValueFunction(nn.Module, ABC):
     """Values that may read the policy's own teacher-forced pass, which is why they make it."""
 
@@ -38,7 +45,7 @@ class ValueFunction(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Completions | None
     ) -> tuple[Tensor, Tensor]:
         """The policy's teacher-forced pass and the values.
 
@@ -46,10 +53,11 @@ class ValueFunction(nn.Module, ABC):
             decoder: the policy's decoder, of a network that has this value (`networks`).
             encoded: o_hat, [B, N, D].
             actions: that were taken, int [B, N] or float [B, N, A].
-            completions: [B, N, N] or [B, N, N, A], where they are needed.
+            completions: where they are needed.
 
         Returns:
-            The decoder's output of the N positions, [B, N, D], and normalised values [B, N].
+            The decoder's output of the N positions, [B, N, D], and normalised values [B, N];
+            0 for agents who have no completion where these are needed.
         """
 
     def values(
@@ -57,7 +65,7 @@ class ValueFunction(nn.Module, ABC):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Tensor | None,
+        completions: Completions | None,
     ) -> Tensor:
         """The values alone, [B, N]; ``actions`` may be None where the values read none."""
         if actions is None:
@@ -75,7 +83,7 @@ class EncoderValue(ValueFunction):
         self.head = head(width, 1)
 
     def forward(
-        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Completions | None
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded = decoder(decoder.shift(actions), encoded)
@@ -86,7 +94,7 @@ class EncoderValue(ValueFunction):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Tensor | None,
+        completions: Completions | None,
     ) -> Tensor:
         """o_hat [B, N, D] -> [B, N]; actions play no part."""
         return self.head(encoded).squeeze(-1)
@@ -103,7 +111,7 @@ class DecoderValue(ValueFunction):
         self.head = head(width, 1)
 
     def forward(
-        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Completions | None
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded = decoder(decoder.shift(actions), encoded)
@@ -159,7 +167,7 @@ class SequentialValue(ValueFunction):
         self.position_value = PositionValue(width)
 
     def forward(
-        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Completions | None
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         if completions is None:
@@ -170,7 +178,7 @@ class SequentialValue(ValueFunction):
         branch_pass = BranchPass(decoder, tokens, encoded, trace)
         from_encoded = f.from_encoded(encoded)
         scalars = f(from_encoded, decoded)  # [B, N]
-        completed = decoder.as_tokens(completions).flatten(1, 2)  # [B, N N(, A)]
+        completed = decoder.as_tokens(completions.actions).flatten(1, 2)  # [B, I N(, A)]
 
         def of(branches: Branches) -> Tensor:
             """V of the agents of some branches, [B, I]."""
@@ -178,13 +186,15 @@ class SequentialValue(ValueFunction):
             own = f(from_encoded.index_select(1, branches.agent), x)  # [B, R]
             return branches.read(weights, scalars, own)
 
-        chunks = list(Branches.chunks(agents, batch, self.chunk_size, encoded.device))
+        chosen = None if completions.agents is None else completions.agents.tolist()
+        chunks = list(Branches.chunks(agents, batch, self.chunk_size, encoded.device, chosen))
         compute: Callable[[Branches], Tensor] = of
         if len(chunks) > 1 and torch.is_grad_enabled():
             compute = partial(checkpoint, of, use_reentrant=False, preserve_rng_state=False)
         values = [compute(branches) for branches in chunks]
         agent = torch.cat([branches.agents for branches in chunks])
-        return decoded, torch.cat(values, dim=1).index_select(1, agent.argsort())
+        none = encoded.new_zeros(batch, agents)
+        return decoded, none.index_copy(1, agent, torch.cat(values, dim=1))
 
 
 class SequentialValueWithoutPolicy(ValueFunction):
@@ -198,7 +208,7 @@ class SequentialValueWithoutPolicy(ValueFunction):
         self.position_value = PositionValue(width)
 
     def forward(
-        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Tensor | None
+        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Completions | None
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded, trace = decoder.trace(decoder.shift(actions), encoded)
@@ -227,7 +237,8 @@ def complete(
     actions: Tensor,
     successors: str,
     chunk_size: int | None = None,
-) -> Tensor:
+    agents: Tensor | None = None,
+) -> Completions:
     """For each agent i the joint action (a^1 .. a^{i-1}, greedy from i on), in decision order.
 
     Args:
@@ -238,27 +249,26 @@ def complete(
         actions: the joint action taken, int [B, N] or float [B, N, A].
         successors: ``teacher_forced`` takes every agent's most likely action given the actions
             that its predecessors really took (one pass); otherwise given the greedy ones
-            (a cached pass over N sequences).
+            (a cached pass over a sequence per agent).
         chunk_size: decoder positions of these sequences at once; None: all.
-
-    Returns:
-        [B, N, N] or [B, N, N, A]; row i is the completion of agent i.
+        agents: whose are wanted, int [I], ascending; None: all.
     """
-    batch, agents, _ = encoded.shape
+    batch, length, _ = encoded.shape
     if successors == "teacher_forced":
         parameters = decoder.head(decoder(decoder.shift(actions), encoded))
-        return splice(actions, distribution.choose(parameters, mask, None))
+        return splice(actions, distribution.choose(parameters, mask, None), agents)
 
-    sequences = torch.arange(batch * agents, device=encoded.device)
-    step = len(sequences) if chunk_size is None else max(1, chunk_size // agents)
+    whose = torch.arange(length, device=encoded.device) if agents is None else agents
+    sequences = torch.arange(batch * len(whose), device=encoded.device)
+    step = len(sequences) if chunk_size is None else max(1, chunk_size // length)
     completed = []
     for chunk in sequences.split(step):
-        row, agent = chunk // agents, chunk % agents
+        row, agent = chunk // len(whose), whose[chunk % len(whose)]
         row_mask = None if mask is None else mask[row]
         completion = actions[row]  # [S, N(, A)]
         cache = decoder.cache(encoded[row])
         token = decoder.start_token(len(chunk))
-        for k in range(agents):
+        for k in range(length):
             parameters = cache.head(cache.extend(token, k))
             available = None if row_mask is None else row_mask[:, k : k + 1]
             greedy = distribution.choose(parameters, available, None)  # [S, 1(, A)]
@@ -267,27 +277,22 @@ def complete(
             completion[:, k : k + 1] = chosen
             token = decoder.as_tokens(chosen)
         completed.append(completion)
-    return torch.cat(completed).unflatten(0, (batch, agents))
+    return Completions(torch.cat(completed).unflatten(0, (batch, len(whose))), agents)
 
 
-def splice(actions: Tensor, own: Tensor) -> Tensor:
+def splice(actions: Tensor, own: Tensor, agents: Tensor | None = None) -> Completions:
     """For each agent i the joint action (a^1 .. a^{i-1}, own^i .. own^N), in decision order.
 
     Args:
         actions: [B, N] or [B, N, A].
         own: likewise.
-
-    Returns:
-        [B, N, N] or [B, N, N, A].
+        agents: whose are wanted, int [I], ascending; None: all.
     """
-    agents = actions.shape[1]
-    taken = _taken(agents, actions.device).view(1, agents, agents, *_ones(actions))
-    return torch.where(taken, actions.unsqueeze(1), own.unsqueeze(1))
-
-
-def _taken(agents: int, device: torch.device) -> Tensor:
-    """bool [N, N]: agent j decides before agent i, so that its real action stands in row i."""
-    return torch.ones(agents, agents, dtype=torch.bool, device=device).tril(-1)
+    positions = torch.arange(actions.shape[1], device=actions.device)
+    whose = positions if agents is None else agents
+    taken = positions < whose.unsqueeze(1)  # [I, N]: decides before, so its real action stands
+    taken = taken.view(1, *taken.shape, *_ones(actions))
+    return Completions(torch.where(taken, actions.unsqueeze(1), own.unsqueeze(1)), agents)
 
 
 def _ones(actions: Tensor) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.module import COMPLETIONS
+from rllib_seqmarl.learning.advantages import ADVANTAGES, POLICY_WEIGHT, RETURNS, VALUE_WEIGHT
+from rllib_seqmarl.learning.module import COMPLETED, COMPLETIONS
 from rllib_seqmarl.nets.values import (
     SUCCESSORS,
     EncoderValue,
@@ -104,9 +105,63 @@ def test_chunks_of_the_value_give_the_same_step(value_chunk_size: int | None, sm
         torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-3)
 
 
+@pytest.mark.parametrize("successors", SUCCESSORS)
+def test_only_agents_with_a_value_are_learned_from(successors: str, small: Any) -> None:
+    game = {"num_agents": 6, "num_actions": 6, "episode_length": 3}
+    config = small("SrSv", value_agents=2, successors=successors)
+    algorithm = config.environment("distinct_actions", env_config=game).build_algo()
+    found: list[Any] = []
+    algorithm.learner_group.foreach_learner(lambda one: found.append(one))
+    learner = found[0]
+    block = algorithm.env_runner.sample()[0]
+    seen = set()
+    for _ in range(8):
+        rows = learner.rows(block)
+        agents = rows[COMPLETED][0].nonzero().squeeze(-1)
+        seen.add(tuple(agents.tolist()))
+        assert len(agents) == 2
+        assert (rows[COMPLETED] == rows[COMPLETED][0]).all()
+        advantages = rows[ADVANTAGES][:, agents]
+        torch.testing.assert_close(advantages.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
+        torch.testing.assert_close(advantages.std(), torch.tensor(1.0), atol=1e-2, rtol=0)
+        weights = learner.weights(rows)
+        for name in (POLICY_WEIGHT, VALUE_WEIGHT):
+            torch.testing.assert_close(weights[name].sum(), torch.tensor(1.0))
+            assert (weights[name][:, agents] > 0).all()
+            assert not weights[name][~rows[COMPLETED]].any()
+    assert len(seen) > 1
+    before = learner.value_norm.mean.clone()
+    rows = {**rows, RETURNS: torch.where(rows[COMPLETED], rows[RETURNS], torch.nan)}
+    learner.value_targets(rows)
+    assert torch.isfinite(learner.value_norm.mean).all()
+    assert not torch.equal(learner.value_norm.mean, before)
+    terms = algorithm.train()["learners"]["default_policy"]
+    assert terms["vf_loss"] > 0
+    assert terms["total_loss"] == terms["total_loss"]
+    algorithm.stop()
+
+
+def test_a_sample_as_large_as_the_team_is_the_team(small: Any) -> None:
+    gradients = []
+    for value_agents in (None, 100):
+        algorithm, learner = build(small, value_agents=value_agents, num_epochs=1)
+        algorithm.train()
+        gradients.append([p.grad.clone() for p in learner.core.parameters()])
+        algorithm.stop()
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
+        ({"value_agents": 0}, "'value_agents' must be above 0"),
+        (
+            {"value_agents": 8, "order": "random"},
+            "value_agents needs every agent to keep",
+        ),
+        ({"value_agents": 8, "use_successor_policy": False}, "leave it at null"),
+        ({"value_agents": 8, "network": "encoder"}, "leave it at null"),
         ({"network": "gru"}, "network 'gru' has no value 'sequential'"),
         ({"network": "decentralised"}, "network 'decentralised' has no value 'sequential'"),
         (

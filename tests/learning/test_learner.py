@@ -176,8 +176,8 @@ def test_rows_are_those_of_a_plain_computation(name: str, time_limit: str, small
     tails: list[torch.Tensor] = []
     values_of = learner._values
 
-    def listen(rows: Any) -> Any:
-        completions, values = values_of(rows)
+    def listen(rows: Any, agents: Any) -> Any:
+        completions, values = values_of(rows, agents)
         tails.append(learner.core.value_norm.denormalize(values))
         return completions, values
 

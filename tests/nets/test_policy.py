@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rllib_seqmarl.nets.branches import Branches, _groups, sample_agents
 from rllib_seqmarl.nets.orders import ORDERS, to_order, to_slots
 from rllib_seqmarl.nets.policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer import ActionSpec
@@ -133,7 +134,7 @@ def test_completions_keep_predecessors_and_agree_on_the_last_agent() -> None:
     policies = {s: make_policy(value="sequential", successors=s) for s in SUCCESSORS}
     obs, mask = observe(5, True)
     actions = policies["greedy"].act(obs, mask, deterministic=False).actions
-    completed = {s: p.completions(obs, mask, actions, None) for s, p in policies.items()}
+    completed = {s: p.completions(obs, mask, actions, None).actions for s, p in policies.items()}
     for completions in completed.values():
         for i in range(5):
             torch.testing.assert_close(completions[:, i, :i], actions[:, :i])
@@ -151,7 +152,7 @@ def test_completions_of_a_simultaneous_policy_are_its_own_actions() -> None:
     obs, mask = observe(5, True)
     greedy = policy.act(obs, mask, deterministic=True).actions
     taken = policy.act(obs, mask, deterministic=False).actions
-    completions = policy.completions(obs, mask, taken, None)
+    completions = policy.completions(obs, mask, taken, None).actions
     for i in range(5):
         torch.testing.assert_close(completions[:, i, :i], taken[:, :i])
         torch.testing.assert_close(completions[:, i, i:], greedy[:, i:])
@@ -189,10 +190,52 @@ def test_chunks_of_the_sequential_value_change_nothing(
         gradients = [parameter.grad for parameter in policy.parameters()]
         with torch.no_grad():
             values = policy.values(obs, actions, None, completions)
-        found.append([completions, evaluation.values, values, *gradients])
+        found.append([completions.actions, evaluation.values, values, *gradients])
     for other in found[1:]:
         for one, same in zip(found[0], other, strict=True):
             torch.testing.assert_close(one, same, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize("successors", SUCCESSORS)
+@pytest.mark.parametrize("agents", [5, 6])
+def test_sequential_values_of_some_agents_are_those_of_all(
+    agents: int, successors: str, discrete: bool
+) -> None:
+    policy = make_policy(discrete, value="sequential", successors=successors, value_chunk_size=1)
+    obs, mask = observe(agents, discrete)
+    actions = policy.act(obs, mask, deterministic=False).actions
+    completions = policy.completions(obs, mask, actions, None)
+    every = policy.evaluate(obs, mask, actions, None, completions)
+    generator = torch.Generator().manual_seed(2)
+    some = sample_agents(agents, 3, generator)
+    assert 2 < len(some) < agents
+    of_some = policy.completions(obs, mask, actions, None, some)
+    torch.testing.assert_close(of_some.actions, completions.actions[:, some])
+    evaluation = policy.evaluate(obs, mask, actions, None, of_some)
+    expected = torch.zeros_like(every.values)
+    expected[:, some] = every.values[:, some]
+    torch.testing.assert_close(evaluation.values, expected, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(evaluation.log_prob, every.log_prob)
+    torch.testing.assert_close(policy.values(obs, actions, None, of_some), evaluation.values)
+
+
+@pytest.mark.parametrize("agents", [1, 5, 6])
+def test_every_agent_is_sampled_equally_often(agents: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    draws = 3000
+    counts = torch.zeros(agents)
+    for _ in range(draws):
+        counts[sample_agents(agents, 2, generator)] += 1
+    share = 1 / len(_groups(agents))
+    assert (counts / draws - share).abs().max() <= 4 * (share * (1 - share) / draws) ** 0.5
+    assert sample_agents(agents, agents, generator).tolist() == list(range(agents))
+    assert sample_agents(agents, 10**6, generator).tolist() == list(range(agents))
+
+
+def test_branches_of_agents_who_do_not_fill_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fill groups"):
+        list(Branches.chunks(6, 1, None, torch.device("cpu"), [0, 1]))
 
 
 @pytest.mark.parametrize("order", ["plackett_luce", "next_agent"])
