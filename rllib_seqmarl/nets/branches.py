@@ -52,7 +52,7 @@ class Branches:
     visible: Tensor
 
     @staticmethod
-    @lru_cache(maxsize=64)
+    @lru_cache(maxsize=4)  # one entry of 1,024 agents takes up to 270 MB
     def of(
         agents: int,
         groups: tuple[tuple[int, ...], ...],
