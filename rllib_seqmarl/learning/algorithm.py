@@ -22,7 +22,7 @@ from ray.rllib.utils.metrics import (
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.block import RolloutBlock, split
+from rllib_seqmarl.rollout.block import RolloutBlock, deal
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
@@ -73,7 +73,7 @@ class TeamAlgorithm(Algorithm):
 
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             learner_results = self.learner_group.update(
-                batches=split(blocks, max(1, self.config.num_learners)),
+                batches=deal(blocks, max(1, self.config.num_learners)),
                 timesteps={
                     NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(
                         (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import tree
 from numpy.typing import NDArray
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
@@ -141,8 +142,8 @@ class TeamLearner(TorchLearner):
         """``num_epochs`` passes over blocks of columns.
 
         Args:
-            training_data: RLlib's ``TrainingData`` with a block as ``batch`` or several as
-                ``batches``.
+            training_data: RLlib's ``TrainingData`` with this learner's blocks as ``batch`` or, in
+                the driver, as the one entry of ``batches``.
             timesteps: step counts, for schedules.
             return_state: RLlib asks for it of remote learners; the state travels separately.
 
@@ -158,8 +159,7 @@ class TeamLearner(TorchLearner):
             torch.set_num_threads(self.config.num_threads_per_learner)
         self.before_gradient_based_update(timesteps=timesteps or {})
         training_data.solve_refs()
-        blocks = training_data.batches or [training_data.batch]
-        block = concatenate(blocks)
+        block = concatenate(tree.flatten(training_data.batches or training_data.batch))
         self._network_seconds = 0.0
         self.receive(block)
         rows = self.rows(block)

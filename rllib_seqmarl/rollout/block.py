@@ -85,8 +85,14 @@ class RolloutBlock:
         return int(self.columns[REWARD].shape[1])
 
     def worlds(self, start: int, stop: int) -> RolloutBlock:
-        """The same steps of worlds ``start`` to ``stop``, as views."""
-        columns = {name: column[:, start:stop] for name, column in self.columns.items()}
+        """The same steps of worlds ``start`` to ``stop``; the block itself where these are all."""
+        if (start, stop) == (0, self.num_worlds):
+            return self
+        # Contiguous, since Ray sends only such arrays as they are; others it pickles.
+        columns = {
+            name: np.ascontiguousarray(column[:, start:stop])
+            for name, column in self.columns.items()
+        }
         final = None
         if self.final is not None:
             inside = (self.final.world >= start) & (self.final.world < stop)
@@ -151,17 +157,28 @@ def concatenate(blocks: Sequence[RolloutBlock]) -> RolloutBlock:
     return RolloutBlock(num_env_steps, blocks[0].num_agents, columns, final, memory)
 
 
-def split(blocks: Sequence[RolloutBlock], parts: int) -> list[RolloutBlock]:
+def deal(blocks: Sequence[RolloutBlock], parts: int) -> list[list[RolloutBlock]]:
     """All worlds of ``blocks``, dealt out to ``parts`` learners as evenly as worlds allow.
+
+    What is dealt out whole is not copied; a learner puts its share together itself.
 
     Raises:
         UserError: fewer worlds than learners.
     """
-    whole = concatenate(blocks)
-    if whole.num_worlds < parts:
+    ends = np.cumsum([block.num_worlds for block in blocks])
+    if ends[-1] < parts:
         raise UserError(
-            f"{parts} learners cannot share {whole.num_worlds} worlds: "
+            f"{parts} learners cannot share {ends[-1]} worlds: "
             "lower num_learners or raise num_envs_per_env_runner."
         )
-    bounds = np.linspace(0, whole.num_worlds, parts + 1).astype(int)
-    return [whole.worlds(start, stop) for start, stop in itertools.pairwise(bounds)]
+    bounds = np.linspace(0, ends[-1], parts + 1).astype(int)
+    shares = []
+    for low, high in itertools.pairwise(bounds):
+        share = []
+        for block, end in zip(blocks, ends, strict=True):
+            first = end - block.num_worlds
+            start, stop = max(low, first) - first, min(high, end) - first
+            if start < stop:
+                share.append(block.worlds(start, stop))
+        shares.append(share)
+    return shares

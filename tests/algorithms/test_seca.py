@@ -18,7 +18,7 @@ from rllib_seqmarl.rollout.block import (
     TERMINATED,
     TRUNCATED,
     FinalObservations,
-    split,
+    deal,
 )
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
@@ -140,7 +140,7 @@ def test_unrolled_log_probs_are_those_of_acting(small: Any) -> None:
     for _ in range(3):
         (block,) = algorithm.env_runner.sample()
         assert np.abs(block.memory["hidden"]).max() > 0  # episodes go on from block to block
-        for share in split([block], 3):
+        for (share,) in deal([block], 3):
             log_prob = learner.core.forward_train(learner.rows(share))["log_prob"]
             stored = torch.from_numpy(share.columns["log_prob"]).transpose(0, 1)
             assert stored.std() > 1e-3

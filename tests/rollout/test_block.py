@@ -1,10 +1,12 @@
 """Blocks of columns: side by side and dealt out."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.block import FinalObservations, RolloutBlock, concatenate, split
+from rllib_seqmarl.rollout.block import FinalObservations, RolloutBlock, concatenate, deal
 
 T, N = 4, 2
 
@@ -36,8 +38,8 @@ def test_concatenate_keeps_final_observations_with_their_world() -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 5])
-def test_split_deals_out_every_world_once(parts: int) -> None:
-    shares = split([block(2, 0), block(3, 2)], parts)
+def test_every_world_is_dealt_out_once(parts: int) -> None:
+    shares = [concatenate(pieces) for pieces in deal([block(2, 0), block(3, 2)], parts)]
     assert len(shares) == parts
     assert max(s.num_worlds for s in shares) - min(s.num_worlds for s in shares) <= 1
     worlds = np.concatenate([s.columns["reward"][0] for s in shares])
@@ -45,14 +47,28 @@ def test_split_deals_out_every_world_once(parts: int) -> None:
     finals = [s.final for s in shares if s.final is not None]
     assert sum(len(f.step) for f in finals) == 4
     for share in shares:
+        assert share.num_env_steps == T * share.num_worlds
         assert share.final is not None
         for world, obs in zip(share.final.world, share.final.columns["obs"], strict=True):
             assert obs[0, 0] == share.columns["reward"][0, world]
 
 
+def test_a_block_that_goes_to_one_learner_is_not_copied() -> None:
+    blocks = [block(2, 0), block(2, 2), block(2, 4), block(2, 6)]
+    assert deal(blocks, 2) == [blocks[:2], blocks[2:]]
+
+
+def test_a_part_of_a_block_travels_as_it_is() -> None:
+    """Pickle takes arrays out of band only where they are contiguous."""
+    for (share,) in deal([block(4, 0)], 2):
+        out_of_band: list[pickle.PickleBuffer] = []
+        pickle.dumps(share, protocol=5, buffer_callback=out_of_band.append)
+        assert len(out_of_band) >= len(share.columns)
+
+
 def test_more_learners_than_worlds() -> None:
     with pytest.raises(UserError, match="3 learners cannot share 2 worlds"):
-        split([block(2, 0)], 3)
+        deal([block(2, 0)], 3)
 
 
 def test_large_but_finite_values_pass() -> None:
@@ -65,6 +81,7 @@ def test_memory_goes_with_its_worlds() -> None:
     blocks = [block(2, 0), block(3, 2)]
     for one in blocks:
         one.memory = {"hidden": one.columns["obs"][0, :, :, :2].copy()}  # [E, N, 2]
-    for share in split(blocks, 2):
+    for pieces in deal(blocks, 2):
+        share = concatenate(pieces)
         numbers = share.columns["reward"][0]
         np.testing.assert_array_equal(share.memory["hidden"][:, 1, 0], numbers)
