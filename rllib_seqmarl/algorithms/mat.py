@@ -59,7 +59,7 @@ from rllib_seqmarl.losses import (
     weighted_sum,
 )
 from rllib_seqmarl.nets.decoding import METHODS
-from rllib_seqmarl.nets.networks import NETWORKS, check_network
+from rllib_seqmarl.nets.networks import ATTENTIONS, NETWORKS, check_network
 from rllib_seqmarl.nets.values import SUCCESSORS
 from rllib_seqmarl.nets.values import VALUES as VALUE_FUNCTIONS
 from rllib_seqmarl.returns import TIME_LIMITS
@@ -79,6 +79,7 @@ class MATConfig(OrderConfig):
         embed_dim: width d of encoder and decoder.
         num_blocks: blocks of each.
         num_heads: attention heads.
+        attention: ``all``, or ``neighbours``, those that the environment names (`nets.neighbours`).
         value: what each agent's baseline sees (see `nets.values`).
         autoregressive: False hides the predecessors' actions from the decoder.
         decode: how N actions are decoded (see `nets.decoding`); with a ``seed``, ``auto`` is
@@ -95,12 +96,12 @@ class MATConfig(OrderConfig):
             value computes at once. It bounds memory where agents are many; the gradient is the
             same, at the price of a second forward pass where there are more. None: no bound.
         value_agents: about how many agents have SrSv's value in an update, drawn anew in each: only
-            they are learned from, which is learning from a sample of what the team did. It needs
-            the index order. None, or as many as there are: all.
+            they are learned from. It needs the index order. None, or more than there are: all.
     """
 
     _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = OrderConfig._CHOICES | {
         "network": tuple(NETWORKS),
+        "attention": ATTENTIONS,
         "value": tuple(VALUE_FUNCTIONS),
         "decode": METHODS,
         "ratio_aggregation": RATIO_AGGREGATIONS,
@@ -132,6 +133,7 @@ class MATConfig(OrderConfig):
         self.embed_dim = 64
         self.num_blocks = 1
         self.num_heads = 1
+        self.attention = "all"
         self.value = "encoder"
         self.autoregressive = True
         self.decode = "auto"
@@ -164,6 +166,7 @@ class MATConfig(OrderConfig):
             autoregressive=self.autoregressive,
             decode=self.decode,
             num_heads=self.num_heads,
+            attention=self.attention,
             value_agents=self.value_agents,
         )
 
@@ -186,6 +189,7 @@ class MATConfig(OrderConfig):
                 "embed_dim": self.embed_dim,
                 "num_blocks": self.num_blocks,
                 "num_heads": self.num_heads,
+                "attention": self.attention,
                 "order": self.order,
                 "order_settings": self.order_settings(),
                 "value": self.value_function,

@@ -63,6 +63,8 @@ def _check_observation(env: TeamVectorEnv, obs: Any, where: str) -> None:
     dead = ~obs["alive"]
     if obs["obs"][dead].any():
         raise UserError(f"check_team_env: {where}: the observation of a dead agent is not zero.")
+    if "neighbours" in obs:
+        _check_neighbours(obs["neighbours"], where)
     discrete = isinstance(env.single_action_space, spaces.MultiDiscrete)
     if discrete and "action_mask" not in obs:
         raise UserError("check_team_env: discrete actions need an 'action_mask'.")
@@ -75,6 +77,25 @@ def _check_observation(env: TeamVectorEnv, obs: Any, where: str) -> None:
             )
         if (legal[dead] != 1).any():
             raise UserError(f"check_team_env: {where}: a dead agent may do more than its no-op.")
+
+
+def _check_neighbours(neighbours: NDArray[np.int32], where: str) -> None:
+    agents = neighbours.shape[1]
+    rows = np.sort(neighbours, axis=2)
+    twice = ((rows[..., 1:] == rows[..., :-1]) & (rows[..., 1:] >= 0)).any(2)
+    itself = (neighbours == np.arange(agents)[:, None]).any(2)
+    outside = ((neighbours < -1) | (neighbours >= agents)).any(2)
+    for wrong, what in (
+        (outside, f"one that is not a slot from 0 to {agents - 1}, nor -1"),
+        (itself, "itself"),
+        (twice, "another agent twice"),
+    ):
+        if wrong.any():
+            world, agent = np.argwhere(wrong)[0]
+            raise UserError(
+                f"check_team_env: {where}: agent {agent} of world {world} has {what} among its "
+                "neighbours."
+            )
 
 
 def _check_infos(env: TeamVectorEnv, infos: dict[str, Any], done: NDArray[np.bool_]) -> None:

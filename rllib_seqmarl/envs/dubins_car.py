@@ -45,7 +45,7 @@ _BY_DENSITY: dict[str, type] = {"area": float, "obstacles": int}
 _LARGEST = {"area": 1_000, "obstacles": 100_000}
 
 #: Keys that only the ``ego`` observation has.
-_EGO_KEYS = ("num_neighbours", "num_rays")
+_EGO_KEYS = ("num_neighbours", "num_rays", "neighbours")
 
 DEFAULTS: dict[str, Any] = {
     "num_agents": 8,
@@ -59,6 +59,7 @@ DEFAULTS: dict[str, Any] = {
     "observation": "ego",
     "num_neighbours": 8,
     "num_rays": 16,
+    "neighbours": False,
     "state": False,
     "action_mode": "direct",
     "turn_gain": 20.0,
@@ -89,6 +90,8 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
         observation: ``ego``, in the frame of the car (see `dubins_worlds.DubinsCar`), or
             ``paper``, in absolute coordinates (SrSv eq. 10).
         num_neighbours, num_rays: of the ``ego`` observation only.
+        neighbours: adds ``neighbours`` [N, num_neighbours]: the cars that an ``ego`` observation
+            shows, for attention that is restricted to them.
         state: adds ``state`` [8 N]: x and y as shares of the side, cos theta, sin theta, v,
             goal x and y, and whether the car has reached it, of every car.
         action_mode: ``direct``, u = 3 a, or ``residual``, u = u_ref + 3 a; a in [-1, 1].

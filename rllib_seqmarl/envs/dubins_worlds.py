@@ -58,9 +58,15 @@ class DubinsCar(TeamVectorEnv):
             obs_size = 5 + 5 * config["num_neighbours"] + config["num_rays"]
         else:
             obs_size = 6 + 2 * boxes
+        space = observation_space(
+            cars,
+            obs_size,
+            state_shape=(8 * cars,) if config["state"] else None,
+            num_neighbours=config["num_neighbours"] if config["neighbours"] else None,
+        )
         super().__init__(
             num_envs,
-            observation_space(cars, obs_size, state_shape=(8 * cars,) if config["state"] else None),
+            space,
             continuous_actions(cars, 2),
             config["autoreset"],
         )
@@ -204,7 +210,18 @@ class DubinsCar(TeamVectorEnv):
                 self.reached[worlds],
             ]
             obs["state"] = np.stack(columns, -1, dtype=np.float32).reshape(len(worlds), -1)
+        if self.config["neighbours"]:
+            obs["neighbours"] = self._neighbour_slots(alive.shape, near_cars)
         return obs
+
+    def _neighbour_slots(self, shape: tuple[int, ...], near_cars: Neighbours) -> NDArray[np.int32]:
+        """The cars that each car sees, nearest first, -1 where there are fewer: [W, N, K]."""
+        count = self.config["num_neighbours"]
+        slots = np.full((*shape, count), -1, np.int32)
+        seen = near_cars.rank < count
+        car, rank = near_cars.car[seen], near_cars.rank[seen]
+        slots.reshape(-1, count)[car, rank] = near_cars.other[seen] % self.num_agents
+        return slots
 
     def _ego_rows(
         self,

@@ -53,6 +53,7 @@ def observation_space(
     obs_size: int,
     num_actions: int | None = None,
     state_shape: tuple[int, ...] | None = None,
+    num_neighbours: int | None = None,
 ) -> spaces.Dict:
     """The observation of one world: ``obs`` [N, D], ``alive`` [N] and what else is asked for.
 
@@ -63,6 +64,9 @@ def observation_space(
             continuous actions of which some agents have fewer than A, which dimensions exist.
             None for continuous actions of one size.
         state_shape: (S,) or (N, S), adds ``state``; None for no state.
+        num_neighbours: K, adds ``neighbours`` int32 [N, K]: the slots of up to K other agents
+            whom an agent hears where attention is restricted to them, each at most once, -1 where
+            there are fewer; None for no such list.
     """
     real = {"low": -np.inf, "high": np.inf, "dtype": np.float32}
     members: dict[str, spaces.Space[Any]] = {
@@ -73,6 +77,9 @@ def observation_space(
         members["action_mask"] = spaces.Box(0, 1, (num_agents, num_actions), np.bool_)
     if state_shape is not None:
         members["state"] = spaces.Box(shape=state_shape, **real)
+    if num_neighbours is not None:
+        shape = (num_agents, num_neighbours)
+        members["neighbours"] = spaces.Box(-1, num_agents - 1, shape, np.int32)
     return spaces.Dict(members)
 
 

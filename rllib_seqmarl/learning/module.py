@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from rllib_seqmarl.rollout.block import (
     ACTIONS,
     IS_FIRST,
     LOG_PROB,
+    NEIGHBOURS,
     OBS,
     ORDER,
     ORDER_LOG_PROB,
@@ -124,6 +126,12 @@ class SequentialModule(TeamModule):
         """Builds the networks from the spaces of one world."""
         settings = dict(self.model_config)
         beta = settings.pop("value_norm_beta")
+        self._local = settings.pop("attention", "all") == "neighbours"
+        if self._local and NEIGHBOURS not in self.observation_space.spaces:
+            raise UserError(
+                "attention 'neighbours' needs an environment that names them, such as dubins_car "
+                "with `neighbours: true` in its env_config: set that, or attention 'all'."
+            )
         self.policy = SequentialPolicy(
             obs_dim=obs_dim(self.observation_space),
             action=action_spec(self.action_space),
@@ -134,6 +142,10 @@ class SequentialModule(TeamModule):
         if self.inference_only:
             # RLlib removes top-level attributes only, though it names nested ones by their path.
             del self.policy.value
+
+    def neighbours(self, columns: Mapping[str, Tensor]) -> Tensor | None:
+        """Whom agents hear, int [B, N, K]; None: all."""
+        return columns[NEIGHBOURS] if self._local else None
 
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""
@@ -170,6 +182,7 @@ class SequentialModule(TeamModule):
             deterministic=deterministic,
             generator=generator,
             previous=previous,
+            neighbours=self.neighbours(obs),
         )
         out = {ACTIONS: decision.actions, LOG_PROB: decision.log_prob}
         if decision.order is not None:
@@ -191,7 +204,12 @@ class SequentialModule(TeamModule):
             agents = None if completed is None else completed[0].nonzero().squeeze(-1)
             completions = Completions(batch[COMPLETIONS], agents)
         evaluation = self.policy.evaluate(
-            batch[OBS], batch.get(ACTION_MASK), batch[ACTIONS], batch.get(ORDER), completions
+            batch[OBS],
+            batch.get(ACTION_MASK),
+            batch[ACTIONS],
+            batch.get(ORDER),
+            completions,
+            self.neighbours(batch),
         )
         out = {
             LOG_PROB: evaluation.log_prob,

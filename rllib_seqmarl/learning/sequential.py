@@ -15,6 +15,7 @@ from rllib_seqmarl.rollout.block import (
     ACTION_MASK,
     ACTIONS,
     ALIVE,
+    NEIGHBOURS,
     OBS,
     ORDER,
     ORDER_LOG_PROB,
@@ -29,7 +30,7 @@ ROW_WEIGHT = "row_weight"
 class SequentialLearner(AdvantageLearner):
     """Values of each agent come from the policy's value function (see `nets.values`)."""
 
-    kept_columns = (*AdvantageLearner.kept_columns, ORDER, ORDER_LOG_PROB)
+    kept_columns = (*AdvantageLearner.kept_columns, ORDER, ORDER_LOG_PROB, NEIGHBOURS)
 
     @property
     def core(self) -> SequentialModule:
@@ -76,15 +77,21 @@ class SequentialLearner(AdvantageLearner):
             piece = {k: v[start : start + size] for k, v in rows.items()}
             obs, mask = piece[OBS], piece.get(ACTION_MASK)
             actions, order = piece.get(ACTIONS), piece.get(ORDER)
+            near = self.core.neighbours(piece)
             if actions is None and policy.value.reads_actions:
                 decision = policy.act(
-                    obs, mask, deterministic=False, generator=self.generator, previous=order
+                    obs,
+                    mask,
+                    deterministic=False,
+                    generator=self.generator,
+                    previous=order,
+                    neighbours=near,
                 )
                 actions, order = decision.actions, decision.order
-            complete = policy.completions(obs, mask, actions, order, agents)
+            complete = policy.completions(obs, mask, actions, order, agents, near)
             if complete is not None:
                 completions.append(complete.actions)
-            values.append(policy.values(obs, actions, order, complete))
+            values.append(policy.values(obs, actions, order, complete, near))
         return torch.cat(completions) if completions else None, torch.cat(values)
 
     def _following_values(
@@ -95,7 +102,7 @@ class SequentialLearner(AdvantageLearner):
         At a truncation, that of the final observation; after the last step, of the row T + 1.
         """
         steps, worlds = c[REWARD].shape
-        tail = [{k: c[k][steps] for k in (OBS, ACTION_MASK) if k in c}]
+        tail = [{k: c[k][steps] for k in (OBS, ACTION_MASK, NEIGHBOURS) if k in c}]
         final = block.final
         if final is not None:
             tail.append({k: self.to_device(final.columns[k]) for k in tail[0]})
@@ -122,7 +129,12 @@ class SequentialLearner(AdvantageLearner):
             agents = None if completed is None else completed[0].nonzero().squeeze(-1)
             with self.network_time():
                 completions = policy.completions(
-                    rows[OBS], rows.get(ACTION_MASK), rows[ACTIONS], rows.get(ORDER), agents
+                    rows[OBS],
+                    rows.get(ACTION_MASK),
+                    rows[ACTIONS],
+                    rows.get(ORDER),
+                    agents,
+                    self.core.neighbours(rows),
                 )
             assert completions is not None
             extra[COMPLETIONS] = completions.actions

@@ -32,13 +32,15 @@ class BranchPass:
     ) -> None:
         self.decoder = decoder
         self.encoded = encoded
+        self.hears = None if decoder.neighbours is None else decoder.neighbours.table()
         self.symbols = decoder.symbols()
         self.blocks: list[
             tuple[DecoderBlock, _Symbols | _Positions, _Positions, Tensor | None]
         ] = []
         for block, seen in zip(decoder.layers(), trace, strict=True):
             scores = None
-            if self.symbols is not None and not self.blocks:
+            # Where agents do not hear all, a row's symbols cannot be counted once for all.
+            if self.symbols is not None and not self.blocks and self.hears is None:
                 scores = block.self_attention.symbol_scores(self.symbols)
             own: _Symbols | _Positions
             if self.symbols is None or scores is None:
@@ -59,16 +61,18 @@ class BranchPass:
             The output of the last block, [B, R, D], and the weights of its cross-attention, see
             `Mixing.branch_weights`.
         """
+        views = (branches,) * 3 if self.hears is None else branches.among(self.hears)
         x = self.decoder.embed(tokens, self.symbols)
         encoded = self.encoded.index_select(1, branches.agent)  # [B, R, D]
-        for block, own, cross, queries in self.blocks:
+        for index, (block, own, cross, queries) in enumerate(self.blocks):
+            in_self, in_cross = views[:2] if index == 0 else (views[2], views[2])
             if isinstance(own, _Symbols):
                 heard = own.hear(x, tokens, branches)
             else:
-                heard, _ = own.hear(x, own.ask(x), x, branches)
+                heard, _ = own.hear(x, own.ask(x), x, in_self)
             x = block.norm_self(heard)
             query = None if queries is None else queries.index_select(1, branches.agent)
-            heard, weights = cross.hear(encoded, query, x, branches)
+            heard, weights = cross.hear(encoded, query, x, in_cross)
             x = block.norm_cross(heard)
             x = block.norm_feed_forward(x + block.feed_forward(x))
         return x, weights

@@ -13,7 +13,7 @@ may stand for all (`sample_agents`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -34,9 +34,9 @@ class Branches:
             have a branch in these groups or in others.
         last: int [I], the row that reads the value of each branch.
         group: int [I], the group that each branch is in.
-        position: int [C, G], where in its sequence each row stands, from 0.
-        key_position: int [C, N + G], likewise of the positions a group sees: trunk, then group.
-        visible: bool [C, G, N + G], which of them each row may see.
+        position: int [1, C, G], where in its sequence each row stands, from 0.
+        key_position: int [1, C, N + G], likewise of what a group sees: trunk, then group.
+        visible: bool [1, C, G, N + G], which of them each row may see; [B, ...] after `among`.
     """
 
     shape: tuple[int, int]
@@ -96,9 +96,9 @@ class Branches:
             token=(completion[branch] * agents + flat_position - 1).to(device),
             last=last.to(device),
             group=last.div(size, rounding_mode="floor").to(device),
-            position=position.to(device),
-            key_position=torch.cat((trunk, position), dim=1).to(device),
-            visible=visible.to(device),
+            position=position.unsqueeze(0).to(device),
+            key_position=torch.cat((trunk, position), dim=1).unsqueeze(0).to(device),
+            visible=visible.unsqueeze(0).to(device),
         )
 
     @staticmethod
@@ -129,6 +129,40 @@ class Branches:
         step = len(groups) if positions is None else max(1, positions // (batch * size))
         for start in range(0, len(groups), step):
             yield Branches.of(agents, tuple(groups[start : start + step]), whose, device)
+
+    def among(self, table: Tensor) -> tuple[Branches, Branches, Branches]:
+        """The same, with every agent hearing its neighbours alone (see `neighbours`).
+
+        The last row of a branch asks for its agent.
+
+        Args:
+            table: bool [B, N, N], whether the m-th agent hears the n-th, itself included.
+
+        Returns:
+            As the rows hear actions in the self-attention of the decoder's first block, as they do
+            in its cross-attention, and as they hear agents in the other blocks.
+        """
+        agents = table.shape[1]
+        whose = self.agent.view(self.shape)  # [C, G]
+        of_trunk = torch.arange(agents, device=whose.device).expand(len(whose), -1)
+        keys = torch.cat((of_trunk, whose), dim=1)  # [C, N + G]
+        # A position's newest token is the action of the agent before it, at 0 the start symbol.
+        newest, newest_key = self.position[0] - 1, self.key_position[0] - 1
+        start = newest_key < 0
+
+        def visible(rows: Tensor, heard: Tensor) -> Tensor:
+            """bool [B, C, G, N + G], by the agents of rows [C, G] and of what they hear."""
+            return table[:, rows.unsqueeze(-1), heard.unsqueeze(-2)]
+
+        actions = newest_key.clamp(min=0)
+        return (
+            self._seeing(visible(newest, actions) | start.unsqueeze(1)),
+            self._seeing(visible(whose, actions) | start.unsqueeze(1)),
+            self._seeing(visible(whose, keys)),
+        )
+
+    def _seeing(self, visible: Tensor) -> Branches:
+        return replace(self, visible=self.visible & visible)
 
     def hear(self, x: Tensor, weights: Tensor, trunk: Tensor, own: Tensor) -> Tensor:
         """``x`` plus what each row hears.

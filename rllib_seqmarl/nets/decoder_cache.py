@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rllib_seqmarl.nets.neighbours import BlockHeard, Heard
+
 if TYPE_CHECKING:
+    from rllib_seqmarl.nets.mixing import Mixing
     from rllib_seqmarl.nets.transformer import Decoder, DecoderBlock
 
 
@@ -138,7 +141,7 @@ class _Block:
         self.cross_out = _Linear.of(cross.out_projection)
         self.hidden = _Linear.of(block.feed_forward[0])
         self.out = _Linear.of(block.feed_forward[2])
-        self.self_mix, self.cross_mix = attention.mix, cross.mix
+        self.attention, self.cross = attention, cross
         self.self_query_size = attention.query_size
         #: Queries of the cross-attention, [B, N, query_size]: they depend on o_hat alone.
         self.queries = F.linear(encoded, *cross_in.rows(0, cross.query_size))
@@ -164,6 +167,7 @@ class DecoderCache(ActionCache):
     def __init__(self, decoder: Decoder, encoded: Tensor) -> None:
         super().__init__(encoded)
         self.width = encoded.shape[-1]
+        self.heard = decoder.heard
         self.blocks = [_Block(block, encoded) for block in decoder.layers()]
         self.head_hidden = _Linear.of(decoder.head[0])
         self.head_norm = _Norm.of(decoder.head[2])
@@ -186,15 +190,18 @@ class DecoderCache(ActionCache):
         embedded = self._embed(tokens)
         x, projected = embedded[..., :width], embedded[..., width:]
         for index, block in enumerate(self.blocks):
+            own, others = (None, None) if self.heard is None else self.heard[index]
             if index:
                 projected = F.linear(x, *block.self_in)
             asked = block.self_query_size
             block.self_messages[:, start:stop] = projected[..., asked:]
-            mixed = block.self_mix(projected[..., :asked], block.self_messages[:, :stop])
+            query, messages = projected[..., :asked], block.self_messages
+            mixed = _mix(block.attention, query, messages, start, own)
             mixed = F.linear(mixed, *block.self_out)
             x = torch.layer_norm(x + mixed, *block.norm_self)
             block.cross_messages[:, start:stop] = F.linear(x, *block.cross_in)
-            mixed = block.cross_mix(block.queries[:, start:stop], block.cross_messages[:, :stop])
+            query, messages = block.queries[:, start:stop], block.cross_messages
+            mixed = _mix(block.cross, query, messages, start, others)
             x = block.finish(encoded, mixed)
         return x
 
@@ -221,6 +228,8 @@ class DecoderCache(ActionCache):
     def keep(self, rows: Tensor) -> None:
         """See `ActionCache.keep`."""
         super().keep(rows)
+        if self.heard is not None:
+            self.heard = [BlockHeard(*(part.rows(rows) for part in one)) for one in self.heard]
         for block in self.blocks:
             block.self_messages = block.self_messages[rows]
             block.cross_messages = block.cross_messages[rows]
@@ -242,3 +251,13 @@ class DecoderCache(ActionCache):
         self.encoded, *queries = parts
         for block, own in zip(self.blocks, queries, strict=True):
             block.queries = own
+
+
+def _mix(
+    mixing: Mixing, query: Tensor, messages: Tensor, start: int, heard: Heard | None
+) -> Tensor:
+    """What the L positions from ``start`` hear, of all before them or of some: [B, L, D]."""
+    stop = start + query.shape[1]
+    if heard is None:
+        return mixing.mix(query, messages[:, :stop])
+    return mixing.mix_heard(query, messages, heard.window(start, stop))

@@ -26,7 +26,6 @@ import math
 import time
 from collections import deque
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -101,17 +100,14 @@ def decode(
         mask: available actions, or the dimensions that continuous ones have, in decision order,
             bool [B, N, A]; None where all are.
         noise: [B, N, A] from ``distribution.noise``; None for the greedy joint action.
-        method: one of `METHODS`; with ``auto``, every decoder has a `Decoding` of its own.
+        method: a key of `FIXED_METHODS`.
         choices: where the agents choose who decides next.
 
     Raises:
         ValueError: ``method`` is none of these.
     """
-    if method == "auto":
-        choice = _CHOICES.setdefault(decoder, Decoding())
-        return choice(decoder, distribution, encoded, mask, noise, choices)
     if method not in FIXED_METHODS:
-        raise ValueError(f"The decoding is one of {', '.join(METHODS)}, not {method!r}.")
+        raise ValueError(f"A way to decode is one of {', '.join(FIXED_METHODS)}, not {method!r}.")
     order = order_log_prob = None
     with torch.inference_mode():
         offset = distribution.offset(mask, noise)
@@ -241,10 +237,6 @@ class _Contest:
         """The lower quartile: what else the machine does only adds to a time."""
         times = sorted(self.seconds[name])
         return times[len(times) // 4]
-
-
-#: What `decode` has measured for each decoder that asked for ``auto``.
-_CHOICES: WeakKeyDictionary[ActionDecoder, Decoding] = WeakKeyDictionary()
 
 
 def _wait(device: torch.device) -> None:

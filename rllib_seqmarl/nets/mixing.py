@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.branches import Branches
 from rllib_seqmarl.nets.layers import GAIN, linear
+from rllib_seqmarl.nets.neighbours import Heard
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -105,6 +106,19 @@ class Mixing(nn.Module, ABC):
             [B or 1, C, G, N + G, H].
         """
 
+    def heard_weights(self, query: Tensor, messages: Tensor, valid: Tensor) -> Tensor:
+        """w of positions that hear K others each.
+
+        Args:
+            query: [B, L, query_size].
+            messages: of those that each hears, [B, L, K, message_size].
+            valid: bool [B, L, K], which of them are heard.
+
+        Returns:
+            [B, L, K, H].
+        """
+        raise NotImplementedError(f"{type(self).__name__} mixes all positions.")
+
     def symbol_scores(self, symbols: Tensor) -> Tensor | None:
         """How each of K symbols is scored by each, where the weights are the softmax of that.
 
@@ -137,9 +151,29 @@ class Mixing(nn.Module, ABC):
         layer, rows = self.in_projection, slice(self.query_size, None)
         return F.linear(x, layer.weight[rows], layer.bias[rows])
 
-    def attend(self, query: Tensor, message: Tensor, causal: bool) -> Tensor:
-        """`mix`, through the output layer: [B, L, D]."""
-        return self.out_projection(self.mix(query, message, causal))
+    def mix_heard(self, query: Tensor, message: Tensor, heard: Heard) -> Tensor:
+        """What L positions hear of some of S positions, before the output layer.
+
+        Args:
+            query: [B, L, query_size].
+            message: [B, S, message_size].
+            heard: whom each hears.
+
+        Returns:
+            [B, L, D].
+        """
+        messages = heard.gather(message)
+        weights = self.heard_weights(query, messages, heard.valid)
+        value = messages[..., -self.width :].unflatten(-1, (self.heads, -1))  # [B, L, K, H, D / H]
+        return (weights.unsqueeze(-1) * value).sum(2).flatten(2)
+
+    def attend(
+        self, query: Tensor, message: Tensor, causal: bool, heard: Heard | None = None
+    ) -> Tensor:
+        """`mix`, or `mix_heard`, through the output layer: [B, L, D]."""
+        if heard is None:
+            return self.out_projection(self.mix(query, message, causal))
+        return self.out_projection(self.mix_heard(query, message, heard))
 
     def forward(self, x: Tensor) -> Tensor:
         """Every position hears of all: [B, N, D] -> [B, N, D]."""
@@ -188,6 +222,13 @@ class Attention(Mixing):
             scores = scores.masked_fill(~mask, float("-inf"))
         return scores.softmax(-1).mean(1)  # [B, H, L, S] -> [B, L, S]
 
+    def heard_weights(self, query: Tensor, messages: Tensor, valid: Tensor) -> Tensor:
+        """See `Mixing.heard_weights`."""
+        key = messages[..., : self.width].unflatten(-1, (self.heads, -1))  # [B, L, K, H, D / H]
+        query = query.unflatten(-1, (self.heads, -1)).unsqueeze(2)
+        scores = (query * key).sum(-1) / math.sqrt(key.shape[-1])
+        return scores.masked_fill(~valid.unsqueeze(-1), float("-inf")).softmax(2)
+
     def fold(self) -> Folded:
         """See `Mixing.fold`. The key's bias adds the same to all scores of a query: left out."""
         query, key, _ = self.in_projection.weight.view(3, self.heads, -1, self.width)
@@ -206,8 +247,8 @@ class Attention(Mixing):
         to_own = query.view(batch * groups, -1, width) @ own.view(batch * groups, size, width).mT
         shape = (batch, groups, size, self.heads, -1)
         scores = torch.cat((to_trunk.view(shape), to_own.view(shape)), dim=-1)
-        bias = scores.new_zeros(branches.visible.shape)  # [C, G, N + G]
-        scores += bias.masked_fill_(~branches.visible, float("-inf")).unsqueeze(2)
+        bias = scores.new_zeros(branches.visible.shape)  # [B or 1, C, G, N + G]
+        scores += bias.masked_fill_(~branches.visible, float("-inf")).unsqueeze(3)
         return scores.softmax(-1).transpose(-1, -2)
 
     def symbol_scores(self, symbols: Tensor) -> Tensor:
@@ -258,7 +299,7 @@ class _FixedMixing(Mixing):
     ) -> Tensor:
         """See `Mixing.branch_weights`."""
         weights = self._weights(branches.visible, branches.position, branches.key_position)
-        return weights.movedim(0, -1).unsqueeze(0)
+        return weights.movedim(0, -1)
 
 
 class StaticMixing(_FixedMixing):
@@ -311,6 +352,11 @@ class MeanMixing(_FixedMixing):
     def _weights(self, visible: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
         seen = visible.to(self.out_projection.weight.dtype)
         return (seen / seen.sum(-1, keepdim=True)).unsqueeze(0)
+
+    def heard_weights(self, query: Tensor, messages: Tensor, valid: Tensor) -> Tensor:
+        """See `Mixing.heard_weights`."""
+        seen = valid.to(messages.dtype)
+        return (seen / seen.sum(-1, keepdim=True)).unsqueeze(-1)
 
     def symbol_scores(self, symbols: Tensor) -> Tensor:
         """See `Mixing.symbol_scores`."""

@@ -197,6 +197,7 @@ class Network:
         values: name in the config -> the value function.
         sequential: whether the agents decide one after another.
         has_heads: whether there are attention heads.
+        local: whether agents can hear their neighbours only (see `neighbours`).
     """
 
     encoder: Callable[[Sizes], nn.Module]
@@ -204,6 +205,7 @@ class Network:
     values: Mapping[str, Callable[[Sizes], ValueFunction]]
     sequential: bool = True
     has_heads: bool = True
+    local: bool = False
 
 
 def _encoder(sizes: Sizes, mixing: MixingClass = Attention) -> Encoder:
@@ -221,21 +223,22 @@ def _by_width(make: Callable[[int], ValueFunction], sizes: Sizes) -> ValueFuncti
 _VALUES = {name: partial(_by_width, value) for name, value in VALUES.items()}
 
 
-def _mixed_by(mixing: type[Mixing], has_heads: bool) -> Network:
+def _mixed_by(mixing: type[Mixing], has_heads: bool, local: bool) -> Network:
     """MAT's network with another layer in the place of attention."""
     return Network(
         partial(_encoder, mixing=mixing),
         partial(_decoder, mixing=mixing),
         _VALUES,
         has_heads=has_heads,
+        local=local,
     )
 
 
 #: Name -> network.
 NETWORKS: dict[str, Network] = {
-    "transformer": _mixed_by(Attention, has_heads=True),
-    "mlp": _mixed_by(StaticMixing, has_heads=True),
-    "gnn": _mixed_by(MeanMixing, has_heads=False),
+    "transformer": _mixed_by(Attention, has_heads=True, local=True),
+    "mlp": _mixed_by(StaticMixing, has_heads=True, local=False),
+    "gnn": _mixed_by(MeanMixing, has_heads=False, local=True),
     "encoder": Network(
         lambda sizes: Encoder(sizes.obs_dim, sizes.width, 0, sizes.heads),
         EncoderOnly,
@@ -249,6 +252,7 @@ NETWORKS: dict[str, Network] = {
         lambda sizes: Encoder(sizes.obs_dim, sizes.width, 0, sizes.heads),
         _decoder,
         {name: value for name, value in _VALUES.items() if name != "encoder"},
+        local=True,
     ),
     "gru": Network(
         lambda sizes: GRUEncoder(sizes.obs_dim, sizes.width, sizes.blocks),
@@ -262,6 +266,10 @@ NETWORKS: dict[str, Network] = {
 }
 
 
+#: Whom agents hear: all, or those that the environment names (see `neighbours`).
+ATTENTIONS = ("all", "neighbours")
+
+
 def check_network(
     network: str,
     *,
@@ -270,6 +278,7 @@ def check_network(
     autoregressive: bool = True,
     decode: str = "auto",
     num_heads: int = 1,
+    attention: str = "all",
     value_agents: int | None = None,
 ) -> None:
     """Refuses settings that a network has no use for.
@@ -281,6 +290,7 @@ def check_network(
         autoregressive: False where the decoder shall not see actions.
         decode: how actions are decoded.
         num_heads: attention heads.
+        attention: whom agents hear, one of `ATTENTIONS`.
         value_agents: how many agents' sequential values are computed; None: all.
 
     Raises:
@@ -295,6 +305,16 @@ def check_network(
         )
     if num_heads != 1 and not parts.has_heads:
         raise UserError(f"network {network!r} has no attention heads: leave num_heads at 1.")
+    if attention == "neighbours" and not parts.local:
+        raise UserError(
+            f"network {network!r} cannot be restricted to neighbours: set attention 'all', "
+            f"or use one of the networks {', '.join(n for n, p in NETWORKS.items() if p.local)}."
+        )
+    if attention == "neighbours" and order == "next_agent":
+        raise UserError(
+            "order 'next_agent' is found while agents decide, too late to say who hears whom: "
+            "leave attention at 'all', or use another order."
+        )
     if value_agents is not None and not (parts.sequential and value == "sequential"):
         raise UserError(
             f"value_agents bounds what the value 'sequential' costs; with network {network!r} and "

@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.decoding import Choices, Decoded, decode
+from rllib_seqmarl.nets.decoding import Choices, Decoded, Decoding
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
+from rllib_seqmarl.nets.neighbours import in_slots
 from rllib_seqmarl.nets.networks import NETWORKS, Sizes, check_network
 from rllib_seqmarl.nets.orders import (
     ORDERS,
     ChosenOrder,
     NextAgent,
     OrderEvaluation,
+    neighbours_in_order,
     to_order,
     to_slots,
 )
-from rllib_seqmarl.nets.transformer import ActionDecoder, ActionSpec
+from rllib_seqmarl.nets.transformer import ActionDecoder, ActionSpec, Decoder
 from rllib_seqmarl.nets.values import Completions, complete, splice
 
 
@@ -43,6 +45,10 @@ class Evaluation(NamedTuple):
 
 class SequentialPolicy(nn.Module):
     """Encoder over all observations, decoder over the actions, an order and a value function.
+
+    Where its verbs are given ``neighbours``, int [B, N, K] by slots, -1 where there are fewer,
+    agents hear their neighbours only (see `neighbours`). It takes a network that can do so, and an
+    order that is known before anybody decides.
 
     Args:
         obs_dim: length of one agent's observation.
@@ -88,7 +94,7 @@ class SequentialPolicy(nn.Module):
         super().__init__()
         self.action = action
         self.autoregressive = autoregressive
-        self.decoding = decoding
+        self.decode = Decoding(decoding)
         self.successors = successors
         check_network(
             network,
@@ -122,6 +128,7 @@ class SequentialPolicy(nn.Module):
         deterministic: bool,
         generator: torch.Generator | None = None,
         previous: Tensor | None = None,
+        neighbours: Tensor | None = None,
     ) -> Decision:
         """Decides for the team.
 
@@ -132,8 +139,9 @@ class SequentialPolicy(nn.Module):
             deterministic: every agent takes its most likely action, and its successors see that.
             generator: source of the noise; torch's global one without it.
             previous: the orders of the step before, see `ChosenOrder.choose`.
+            neighbours: int [B, N, K]; None: agents hear all.
         """
-        encoded = self.encoder(obs)
+        encoded = self._encode(obs, neighbours)
         order = order_log_prob = choices = None
         if isinstance(self.order, NextAgent):
             noise = None if deterministic else self.order.noise(encoded, generator)
@@ -146,12 +154,11 @@ class SequentialPolicy(nn.Module):
         noise = None
         if not deterministic:
             noise = self.distribution.noise(obs.shape[:2], obs.device, generator)
-        if self.autoregressive and isinstance(self.decoder, ActionDecoder):
-            decoded = decode(
-                self.decoder, self.distribution, encoded, mask, noise, self.decoding, choices
-            )
+        decoder = self._decoder(neighbours, order)
+        if self.autoregressive and isinstance(decoder, ActionDecoder):
+            decoded = self.decode(decoder, self.distribution, encoded, mask, noise, choices)
         else:
-            parameters = self.decoder.head(self._simultaneous(encoded))
+            parameters = self.decoder.head(self._simultaneous(decoder, encoded))
             actions = self.distribution.choose(parameters, mask, noise)
             decoded = Decoded(actions, self.distribution.log_prob(parameters, mask, actions))
         if decoded.order is not None and decoded.order_log_prob is not None:
@@ -173,6 +180,7 @@ class SequentialPolicy(nn.Module):
         actions: Tensor,
         order: Tensor | None,
         completions: Completions | None,
+        neighbours: Tensor | None = None,
     ) -> Evaluation:
         """One teacher-forced pass over joint actions that were taken, in the order they were.
 
@@ -182,17 +190,19 @@ class SequentialPolicy(nn.Module):
             actions: int [B, N] or float [B, N, A].
             order: int [B, N] or None.
             completions: from `completions`, where the value needs them.
+            neighbours: int [B, N, K] or None.
         """
-        slots = self.encoder(obs)
+        slots = self._encode(obs, neighbours)
         sequence = self._sequence(order)
+        decoder = self._decoder(neighbours, sequence)
         encoded = to_order(slots, sequence)
         mask = None if mask is None else to_order(mask, sequence)
         actions = to_order(actions, sequence)
         if self.autoregressive:  # one pass serves the policy and the value
-            decoded, values = self.value(self.decoder, encoded, actions, completions)
+            decoded, values = self.value(decoder, encoded, actions, completions)
         else:
-            values = self.value.values(self.decoder, encoded, actions, completions)
-            decoded = self._simultaneous(encoded)
+            values = self.value.values(decoder, encoded, actions, completions)
+            decoded = self._simultaneous(decoder, encoded)
         parameters = self.decoder.head(decoded)
         log_prob = self.distribution.log_prob(parameters, mask, actions)
         entropy = self.distribution.entropy(parameters, mask)
@@ -209,15 +219,17 @@ class SequentialPolicy(nn.Module):
         actions: Tensor | None,
         order: Tensor | None,
         completions: Completions | None,
+        neighbours: Tensor | None = None,
     ) -> Tensor:
         """Normalised values alone, [B, N]; arguments as in `evaluate`.
 
         ``actions`` may be None where the value function reads none.
         """
         sequence = self._sequence(order)
-        encoded = to_order(self.encoder(obs), sequence)
+        encoded = to_order(self._encode(obs, neighbours), sequence)
         actions = None if actions is None else to_order(actions, sequence)
-        values = self.value.values(self.decoder, encoded, actions, completions)
+        decoder = self._decoder(neighbours, sequence)
+        values = self.value.values(decoder, encoded, actions, completions)
         return to_slots(values, sequence)
 
     @torch.no_grad()
@@ -228,6 +240,7 @@ class SequentialPolicy(nn.Module):
         actions: Tensor | None,
         order: Tensor | None,
         agents: Tensor | None = None,
+        neighbours: Tensor | None = None,
     ) -> Completions | None:
         """The joint actions that the sequential value reads; None where it needs none.
 
@@ -238,20 +251,22 @@ class SequentialPolicy(nn.Module):
             order: int [B, N] or None.
             agents: whose values are wanted, by their positions, from `branches.sample_agents`;
                 None: all.
+            neighbours: int [B, N, K] or None.
         """
         if not self.value.needs_completions or actions is None:
             return None
         sequence = self._sequence(order)
-        encoded = to_order(self.encoder(obs), sequence)
+        encoded = to_order(self._encode(obs, neighbours), sequence)
+        decoder = self._decoder(neighbours, sequence)
         mask = None if mask is None else to_order(mask, sequence)
         actions = to_order(actions, sequence)
         if not self.autoregressive:  # whatever the others do, an agent's most likely action
-            parameters = self.decoder.head(self._simultaneous(encoded))
+            parameters = decoder.head(self._simultaneous(decoder, encoded))
             own = self.distribution.choose(parameters, mask, None)
             return splice(actions, own, agents)
-        assert isinstance(self.decoder, ActionDecoder)
+        assert isinstance(decoder, ActionDecoder)
         return complete(
-            self.decoder,
+            decoder,
             self.distribution,
             encoded,
             mask,
@@ -265,11 +280,22 @@ class SequentialPolicy(nn.Module):
         """In which order actions that were taken in ``order`` are judged."""
         return order if self.train_in_sampled_order else None
 
-    def _simultaneous(self, encoded: Tensor) -> Tensor:
+    def _encode(self, obs: Tensor, neighbours: Tensor | None) -> Tensor:
+        """o_hat [B, N, D], in slots."""
+        return self.encoder(obs) if neighbours is None else self.encoder(obs, in_slots(neighbours))
+
+    def _decoder(self, neighbours: Tensor | None, sequence: Tensor | None) -> Any:
+        """The decoder, in which agents hear their neighbours only where these are given."""
+        if neighbours is None:
+            return self.decoder
+        assert isinstance(self.decoder, Decoder)
+        return self.decoder.among(neighbours_in_order(neighbours, sequence))
+
+    def _simultaneous(self, decoder: Any, encoded: Tensor) -> Tensor:
         """The decoder's rows [B, N, D] when nobody sees an action: start symbols everywhere."""
         shape = encoded.shape[:2]
         if self.action.discrete:
             tokens = torch.zeros(shape, dtype=torch.long, device=encoded.device)
         else:
             tokens = encoded.new_zeros(*shape, self.action.size)
-        return self.decoder(tokens, encoded)
+        return decoder(tokens, encoded)

@@ -10,6 +10,7 @@ What stands in place of attention in the ablations of the SrSv paper is in `mixi
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from rllib_seqmarl.nets.decoder_cache import ActionCache, DecoderCache
 from rllib_seqmarl.nets.layers import (
@@ -28,6 +30,7 @@ from rllib_seqmarl.nets.layers import (
     linear,
 )
 from rllib_seqmarl.nets.mixing import Attention, Mixing
+from rllib_seqmarl.nets.neighbours import BlockHeard, Heard, Sequence
 
 #: width, heads and number of positions -> how positions hear of each other.
 MixingClass = Callable[[int, int, int | None], Mixing]
@@ -51,13 +54,15 @@ class EncoderBlock(nn.Module):
         self.attention = mixing
         self.feed_forward = feed_forward(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
-        return self.after(x, *self.attention.split(self.attention.project(x)))
+    def forward(self, x: Tensor, heard: Heard | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; ``heard``: whom each agent hears, None: all."""
+        return self.after(x, *self.attention.split(self.attention.project(x)), heard)
 
-    def after(self, x: Tensor, query: Tensor, message: Tensor) -> Tensor:
+    def after(
+        self, x: Tensor, query: Tensor, message: Tensor, heard: Heard | None = None
+    ) -> Tensor:
         """`forward`, where query and message of ``x`` [B, N, D] are known."""
-        x = self.norm_attention(x + self.attention.attend(query, message, causal=False))
+        x = self.norm_attention(x + self.attention.attend(query, message, False, heard))
         return self.norm_feed_forward(x + self.feed_forward(x))
 
 
@@ -85,13 +90,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.embed = embedding(obs_dim, width)
         self.norm = nn.LayerNorm(width)
-        self.blocks = nn.Sequential(
-            *(EncoderBlock(width, mixing(width, heads, agents)) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            EncoderBlock(width, mixing(width, heads, agents)) for _ in range(blocks)
         )
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """obs [B, N, obs_dim] -> o_hat [B, N, D]."""
-        return self.blocks(self.norm(self.embed(obs)))
+    def forward(self, obs: Tensor, heard: Heard | None = None) -> Tensor:
+        """obs [B, N, obs_dim] -> o_hat [B, N, D]; ``heard``: whom each agent hears, None: all."""
+        x = self.norm(self.embed(obs))
+        for block in self.blocks:
+            x = block(x, heard)
+        return x
 
 
 class ActionDecoder(nn.Module, ABC):
@@ -211,12 +219,21 @@ class Decoder(ActionDecoder):
     ) -> None:
         super().__init__(action, width)
         self.heads = heads
+        self.neighbours: Sequence | None = None
+        self.heard: list[BlockHeard] | None = None
         # SrSv's value is read at one position more than there are agents.
         positions = None if agents is None else agents + 1
         self.blocks = nn.ModuleList(
             DecoderBlock(width, mixing(width, heads, positions), mixing(width, heads, positions))
             for _ in range(blocks)
         )
+
+    def among(self, neighbours: Sequence) -> Self:
+        """This decoder for rows in which agents hear the actions of their neighbours alone."""
+        restricted = copy.copy(self)  # the parameters stay the same
+        restricted.neighbours = neighbours
+        restricted.heard = neighbours.blocks(len(self.blocks))
+        return restricted
 
     def layers(self) -> list[DecoderBlock]:
         """The blocks, first to last."""
@@ -260,10 +277,11 @@ class Decoder(ActionDecoder):
                 projected = F.embedding(tokens, attention.project(table))
             else:
                 projected = attention.project(x)
-            x = block.norm_self(x + attention.attend(*attention.split(projected), causal=True))
+            own, others = (None, None) if self.heard is None else self.heard[index]
+            x = block.norm_self(x + attention.attend(*attention.split(projected), True, own))
             query, message = cross.project_query(encoded), cross.project_message(x)
             trace.append(BlockTrace(self_input, x, query, message))
-            x = block.norm_cross(encoded + cross.attend(query, message, causal=True))
+            x = block.norm_cross(encoded + cross.attend(query, message, True, others))
             x = block.norm_feed_forward(x + block.feed_forward(x))
         return x, trace
 

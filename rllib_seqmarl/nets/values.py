@@ -213,10 +213,13 @@ class SequentialValueWithoutPolicy(ValueFunction):
         """See `ValueFunction`."""
         decoded, trace = decoder.trace(decoder.shift(actions), encoded)
         query, message = trace[-1].cross_query, trace[-1].cross_message
-        weights = decoder.last_cross_attention.weights(query, message)  # [B, N, N]
-        f = self.position_value
-        scalars = f(f.from_encoded(encoded), decoded)  # [B, N]
-        return decoded, (weights @ scalars.unsqueeze(-1)).squeeze(-1)
+        cross, f = decoder.last_cross_attention, self.position_value
+        scalars = f(f.from_encoded(encoded), decoded).unsqueeze(-1)  # [B, N, 1]
+        if decoder.heard is None:
+            return decoded, (cross.weights(query, message) @ scalars).squeeze(-1)
+        heard = decoder.heard[-1].cross
+        weights = cross.heard_weights(query, heard.gather(message), heard.valid)  # [B, N, K, H]
+        return decoded, (weights.mean(-1) * heard.gather(scalars).squeeze(-1)).sum(-1)
 
 
 #: Name -> class of the value function.
@@ -266,7 +269,8 @@ def complete(
         row, agent = chunk // len(whose), whose[chunk % len(whose)]
         row_mask = None if mask is None else mask[row]
         completion = actions[row]  # [S, N(, A)]
-        cache = decoder.cache(encoded[row])
+        cache = decoder.cache(encoded)
+        cache.keep(row)
         token = decoder.start_token(len(chunk))
         for k in range(length):
             parameters = cache.head(cache.extend(token, k))

@@ -16,6 +16,7 @@ OBS = "obs"
 ACTION_MASK = "action_mask"
 ALIVE = "alive"
 STATE = "state"
+NEIGHBOURS = "neighbours"
 ACTIONS = "actions"
 LOG_PROB = "log_prob"
 ORDER = "order"
@@ -26,7 +27,7 @@ TRUNCATED = "truncated"
 IS_FIRST = "is_first"
 
 #: Columns with a row T + 1: the observation that follows the last step.
-OBSERVATION_COLUMNS = (OBS, ACTION_MASK, ALIVE, STATE)
+OBSERVATION_COLUMNS = (OBS, ACTION_MASK, ALIVE, STATE, NEIGHBOURS)
 
 
 @dataclass

@@ -318,6 +318,25 @@ def test_ego_observation_by_hand() -> None:
     assert row[15:] == pytest.approx(np.ones(4))
 
 
+@pytest.mark.parametrize("num_agents", [6, 80])
+def test_neighbours_are_the_nearest_cars_of_the_observation(num_agents: int) -> None:
+    env = make(3, num_agents=num_agents, area=6.0, obstacles=0, neighbours=True, num_neighbours=4)
+    obs, _ = env.reset(seed=0)
+    found = obs["neighbours"]
+    assert found.dtype == np.int32
+    for world, car in np.ndindex(3, num_agents):
+        x, y = env.cars.x[world], env.cars.y[world]
+        distance = np.hypot(x - x[car], y - y[car])
+        distance[car] = np.inf
+        nearest = np.argsort(distance, kind="stable")[:4]
+        expected = np.where(distance[nearest] < 0.5, nearest, -1)
+        assert found[world, car].tolist() == expected.tolist()
+        shown = obs["obs"][world, car, 5:25].reshape(4, 5)[:, 4]
+        assert ((found[world, car] >= 0) == shown).all()
+    with pytest.raises(UserError, match="'neighbours' has no meaning with observation 'paper'"):
+        check({"observation": "paper", "neighbours": True})
+
+
 def moved(env: DubinsCar, angle: float, shift: tuple[float, float]) -> DubinsCar:
     """The same worlds, turned and shifted as a whole (the area grows so that all boxes stay in)."""
     cos, sin = np.cos(angle), np.sin(angle)

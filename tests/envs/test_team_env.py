@@ -29,6 +29,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "obstacles": 4,
         "time_limit": 12,
         "on_collision": "freeze",
+        "neighbours": True,
+        "num_neighbours": 2,
         "state": True,
     },
     "mamujoco": {"scenario": "Pusher", "partition": "3p", "max_episode_steps": 15, "state": True},
@@ -312,6 +314,31 @@ class Broken(DistinctActions):
         if self.fault == "ends":
             return step._replace(truncated=step.terminated.copy())
         return step
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([1, 1], "agent 2 of world 0 has another agent twice among its neighbours"),
+        ([2, -1], "agent 2 of world 0 has itself among"),
+        ([0, 3], "agent 2 of world 0 has one that is not a slot from 0 to 2"),
+        ([-2, 0], "agent 2 of world 0 has one that is not a slot"),
+    ],
+)
+def test_validator_looks_at_neighbours(wrong: list[int], message: str) -> None:
+    config = {"num_agents": 3, "neighbours": True, "num_neighbours": 2, "obstacles": 0}
+    env = registry.make_environment("dubins_car", 1, config)
+    check_team_env(env)
+    observe = env._observe
+
+    def faulty(*args: Any) -> Any:
+        obs = observe(*args)
+        obs["neighbours"][0, 2] = wrong
+        return obs
+
+    env._observe = faulty
+    with pytest.raises(UserError, match=message):
+        check_team_env(env)
 
 
 @pytest.mark.parametrize(

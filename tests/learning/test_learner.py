@@ -55,6 +55,23 @@ def test_schedules_go_on_after_a_resume(small: Any, tmp_path: Any) -> None:
         one.stop()
 
 
+def test_another_learning_rate_than_that_of_the_checkpoint_holds_at_once(
+    small: Any, tmp_path: Any
+) -> None:
+    """The checkpoint's comes with its optimiser; a copy of another trial must not learn with it."""
+    first, _ = build(small, lr=1e-2)
+    first.train()
+    path = first.save_to_path(str(tmp_path / "checkpoint"))
+    second, learner = build(small, lr=[[0, 0.0], [160, 0.0], [161, 1.0]])
+    second.restore_from_path(path)
+    before = {k: v.clone() for k, v in learner.core.state_dict().items()}
+    second.train()
+    for name, _ in learner.core.named_parameters():
+        torch.testing.assert_close(learner.core.state_dict()[name], before[name], atol=0, rtol=0)
+    for one in (first, second):
+        one.stop()
+
+
 def test_weights_stay_when_the_learning_rate_is_zero(small: Any) -> None:
     algorithm, learner = build(small, lr=0.0)
     before = {k: v.clone() for k, v in learner.module["default_policy"].named_parameters()}
@@ -214,3 +231,23 @@ def test_learners_with_unequal_shares_take_equally_many_steps(small: Any) -> Non
     result = algorithm.train()
     assert result["learners"]["default_policy"]["weights_seq_no"] == 1
     algorithm.stop()
+
+
+@pytest.mark.parametrize("name", ["MAT", "PMAT", "SrSv"])
+def test_attention_may_be_restricted_to_neighbours(name: str, small: Any) -> None:
+    """Before the first step, the policy that learns is the one that acted."""
+    game = {"num_agents": 6, "neighbours": True, "num_neighbours": 3, "area": 3.0, "time_limit": 7}
+    settings = {"attention": "neighbours", "num_epochs": 1, "clip_param": 0.2}
+    algorithm = small(name, "dubins_car", game, **settings).build_algo()
+    terms = algorithm.train()["learners"]["default_policy"]
+    assert terms["ratio_deviation"] < 1e-4
+    assert terms["vf_loss"] > 0
+    assert np.isfinite(algorithm.train()["learners"]["default_policy"]["total_loss"])
+    algorithm.stop()
+
+
+def test_attention_to_neighbours_needs_an_environment_that_names_them(small: Any) -> None:
+    with pytest.raises(UserError, match="needs an environment that names them"):
+        small("MAT", attention="neighbours").build_algo()
+    with pytest.raises(UserError, match="order 'next_agent' is found while agents decide"):
+        small("AOAD-MAT", attention="neighbours").build_algo()

@@ -48,7 +48,7 @@ def teacher_forced(decoder, distribution, encoded, mask, actions):
 def check(decoder, distribution, encoded, mask, noise):
     oracle = decode(decoder, distribution, encoded, mask, noise, "stepwise")
     for method in METHODS:
-        decoded = decode(decoder, distribution, encoded, mask, noise, method)
+        decoded = Decoding(method)(decoder, distribution, encoded, mask, noise)
         if decoder.action.discrete:
             assert torch.equal(decoded.actions, oracle.actions), method
         else:
@@ -139,7 +139,7 @@ def test_unavailable_actions_are_never_chosen(method):
     rounds = 3 if method == "stepwise" else 10
     for _ in range(rounds):
         encoded, mask, noise = make_inputs(distribution, 1000, 10, True, False)
-        actions = decode(decoder, distribution, encoded, mask, noise, method).actions
+        actions = Decoding(method)(decoder, distribution, encoded, mask, noise).actions
         assert mask.gather(-1, actions.unsqueeze(-1)).all()
 
 
@@ -151,7 +151,7 @@ def test_joint_actions_come_with_their_probability(method):
     samples = 40_000
     encoded = torch.randn(1, 2, WIDTH).expand(samples, -1, -1).contiguous()
     noise = distribution.noise((samples, 2), encoded.device, None)
-    actions = decode(decoder, distribution, encoded, None, noise, method).actions
+    actions = Decoding(method)(decoder, distribution, encoded, None, noise).actions
     frequencies = (actions[:, 0] * ACTIONS + actions[:, 1]).bincount(minlength=ACTIONS**2) / samples
     joint = torch.cartesian_prod(torch.arange(ACTIONS), torch.arange(ACTIONS))
     log_prob = teacher_forced(decoder, distribution, encoded[: ACTIONS**2], None, joint)
@@ -163,7 +163,7 @@ def test_results_may_be_used_in_training(method):
     """No tensor of `torch.inference_mode` gets out."""
     decoder, distribution = make(False, "untrained")
     encoded, mask, noise = make_inputs(distribution, 2, 3, False, False)
-    actions, log_prob, _, _ = decode(decoder, distribution, encoded, mask, noise, method)
+    actions, log_prob, _, _ = Decoding(method)(decoder, distribution, encoded, mask, noise)
     parameters = decoder.head(decoder(decoder.shift(actions), encoded))
     ratio = (distribution.log_prob(parameters, mask, actions) - log_prob).exp()
     ratio.sum().backward()
@@ -176,7 +176,7 @@ def test_inputs_are_left_alone():
         decoder, distribution = make(True, "coupled")
         inputs = make_inputs(distribution, 9, 8, True, False)
         before = [tensor.clone() for tensor in inputs]
-        decode(decoder, distribution, *inputs, method)
+        Decoding(method)(decoder, distribution, *inputs)
         for tensor, copy in zip(inputs, before, strict=True):
             assert torch.equal(tensor, copy)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from rllib_seqmarl.nets import decoding_methods
 from rllib_seqmarl.nets.decoder_cache import DecoderCache
-from rllib_seqmarl.nets.decoding import METHODS, Choices, decode
+from rllib_seqmarl.nets.decoding import METHODS, Choices, Decoding, decode
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
 from rllib_seqmarl.nets.orders import NEXT_AGENT_HEADS, NextAgent, next_agent_log_prob, to_order
 from rllib_seqmarl.nets.transformer import ActionSpec, Decoder
@@ -51,7 +51,7 @@ def check(decoder, distribution, encoded, mask, noise, choices):
     inputs = (decoder, distribution, encoded, mask, noise)
     oracle = decode(*inputs, "stepwise", choices)
     for method in METHODS:
-        decoded = decode(*inputs, method, choices)
+        decoded = Decoding(method)(*inputs, choices)
         assert torch.equal(decoded.order, oracle.order), method
         if decoder.action.discrete:
             assert torch.equal(decoded.actions, oracle.actions), method
@@ -120,7 +120,7 @@ def test_nobody_decides_twice_and_the_first_is_set():
     network = make(True, "coupled", 6)
     for method in METHODS:
         inputs = make_inputs(network[1], network[2], 50, 6, True, False)
-        order = decode(*network[:2], *inputs[:3], method, inputs[3]).order
+        order = Decoding(method)(*network[:2], *inputs[:3], inputs[3]).order
         assert torch.equal(order.sort(1).values, torch.arange(6).expand(50, 6))
         assert (order[:, 0] == 3).all()
 
@@ -133,7 +133,7 @@ def test_orders_and_actions_come_with_their_probability(method):
     samples = 40_000
     encoded, mask, noise, choices = make_inputs(network[1], network[2], samples, 3, False, False)
     encoded = encoded[:1].expand(samples, -1, -1).contiguous()
-    decoded = decode(*network[:2], encoded, mask, noise, method, choices)
+    decoded = Decoding(method)(*network[:2], encoded, mask, noise, choices)
     digits = torch.cat((decoded.order[:, 1:2] == 0, decoded.actions), 1)
     codes = (digits * torch.tensor([125, 25, 5, 1])).sum(1)
     log_prob = decoded.log_prob.sum((1, 2)) + decoded.order_log_prob.sum(1)

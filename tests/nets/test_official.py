@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.nets.decoding import METHODS, decode
+from rllib_seqmarl.nets.decoding import METHODS, Decoding
 from rllib_seqmarl.nets.official import convert_mat, load_mat
 from rllib_seqmarl.nets.policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer import ActionSpec
@@ -45,8 +45,8 @@ def test_greedy_actions(reference, state_dict, method):
     policy = load_mat(state_dict, heads=2)
     with torch.no_grad():
         encoded = policy.encoder(reference["obs"])
-    actions, log_prob, _, _ = decode(
-        policy.decoder, policy.distribution, encoded, reference["action_mask"], None, method
+    actions, log_prob, _, _ = Decoding(method)(
+        policy.decoder, policy.distribution, encoded, reference["action_mask"], None
     )
     assert torch.equal(actions, reference["greedy_actions"])
     torch.testing.assert_close(log_prob.squeeze(-1), reference["greedy_logp"], atol=1e-5, rtol=0.0)
