@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import re
 import signal
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,119 @@ def not_a_number_later(num_envs: int, after: int) -> Any:
 
     env.step = faulty
     return env
+
+
+def faulty_once(num_envs: int, after: int, faults: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """Worlds of which each fault happens in one process, after so many steps, and never again.
+
+    Args:
+        num_envs: how many worlds.
+        after: steps.
+        faults: "hang" or "raise" -> a file that is made when it happens.
+    """
+    env = make(num_envs, num_agents=3)
+    step, made = env.step, 0
+
+    def faulty(actions: Any) -> Any:
+        nonlocal made
+        made += 1
+        for fault, file in faults.items() if made > after else ():
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(file, os.O_CREAT | os.O_EXCL))
+                if fault == "raise":
+                    raise ValueError("the simulator is gone")
+                time.sleep(10**6)
+        return step(actions)
+
+    env.step = faulty
+    return env
+
+
+@pytest.fixture
+def own_environments() -> None:
+    """The environments of this file, in processes that cannot import it, too."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    for function in not_a_number_later, faulty_once:
+        tune.register_env(function.__name__, lambda context, f=function: f(**context))
+
+
+@pytest.mark.parametrize("sample_ahead", [False, True])
+def test_runners_that_hang_or_raise_are_named_and_replaced(
+    sample_ahead: bool, small: Any, own_environments: None, tmp_path: Any
+) -> None:
+    """One hangs, another one raises, and both play again soon."""
+    faults = {fault: str(tmp_path / fault) for fault in ("hang", "raise")}
+    algorithm = small(
+        "MAT",
+        env="faulty_once",
+        env_config={"faults": faults, "after": 15},  # in the second rollout
+        num_env_runners=2,
+        sample_ahead=sample_ahead,
+        sample_timeout_s=3.0,
+        delay_between_env_runner_restarts_s=0,
+        sync_filters_on_rollout_workers_timeout_s=0.5,
+    ).build_algo()
+    notices, steps = [], [0]
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        result = algorithm.train()
+        steps.append(result["env_runners"]["num_env_steps_sampled_lifetime"])
+        notices.append(result["notice"])
+        if len(steps) > 3 and steps[-1] - steps[-2] == 160:
+            break
+    assert steps[-1] - steps[-2] == 160, (steps, notices)
+    told = " ".join(notices)
+    assert re.findall(r"runner \d is restarted: it did not answer within 3 s", told)
+    failed = (
+        r"the environment \(distinct_actions\) failed in a step: ValueError: the simulator is gone"
+    )
+    assert re.findall(rf"runner \d is restarted: {failed}", told)
+    assert told.count("restarted") == 2
+    assert notices[-1] == ""
+    assert set(steps[1:]) <= set(range(80, int(steps[-1]) + 1, 80))
+    # Only while a runner hangs is it waited for, and then once.
+    begin = time.monotonic()
+    algorithm.train()
+    assert time.monotonic() - begin < 3
+    algorithm.stop()
+
+
+def test_an_environment_that_always_raises_ends_the_training(
+    small: Any, own_environments: None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rllib_seqmarl.learning.algorithm.MAX_ITERATIONS_WITHOUT_ANSWER", 0)
+    context = {"faults": {"raise": str(tmp_path / "raise")}, "after": 0}
+    parts = {"num_env_runners": 1, "delay_between_env_runner_restarts_s": 0}
+    algorithm = small("MAT", env="faulty_once", env_config=context, **parts).build_algo()
+    with pytest.raises(RuntimeError, match=r"1 iterations on end: runner 1 .*simulator is gone"):
+        algorithm.train()
+    algorithm.stop()
+
+
+def test_an_evaluation_is_played_by_the_runners_that_answer(
+    small: Any, own_environments: None, tmp_path: Any
+) -> None:
+    """All of it, whichever runner hangs, and the next evaluation does not wait for that one."""
+    faults = {"hang": str(tmp_path / "hang")}
+    algorithm = small(
+        "MAT",
+        env="faulty_once",
+        env_config={"after": 10**6},
+        evaluation_interval=1,
+        evaluation_num_env_runners=2,
+        evaluation_duration=19,
+        evaluation_sample_timeout_s=4.0,
+        evaluation_config={"env_config": {"faults": faults, "after": 0}},
+    ).build_algo()
+    result = algorithm.train()
+    assert "is restarted: it did not answer within 4 s" in result["notice"]
+    assert result["evaluation"]["env_runners"]["num_episodes"] == 19
+    begin = time.monotonic()
+    result = algorithm.train()
+    assert time.monotonic() - begin < 4
+    assert result["notice"] == ""
+    assert result["evaluation"]["env_runners"]["num_episodes"] == 19
+    algorithm.stop()
 
 
 @pytest.mark.parametrize("sample_ahead", [False, True])
@@ -65,10 +182,10 @@ def test_a_killed_runner_is_replaced_and_nothing_is_lost(sample_ahead: bool, sma
 
 
 @pytest.mark.parametrize("where", ["training", "evaluation"])
-def test_a_bad_environment_in_another_process_stops_the_training(where: str, small: Any) -> None:
+def test_a_bad_environment_in_another_process_stops_the_training(
+    where: str, small: Any, own_environments: None
+) -> None:
     """RLlib would restart its runner for ever."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers lack this file
-    tune.register_env("not_a_number_later", lambda context: not_a_number_later(**context))
     if where == "training":
         after, parts = 15, {"num_env_runners": 1}
     else:

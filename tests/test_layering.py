@@ -15,6 +15,7 @@ ROOMS = {
     "returns": ("ray", "gymnasium"),
     "envs": ("ray", "torch"),
     "errors": ("ray", "torch", "gymnasium", "numpy"),
+    "manifest": ("ray", "torch", "gymnasium", "numpy"),
 }
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import tempfile
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.fs
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
+    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
@@ -20,14 +28,12 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from rllib_seqmarl import registry
+from rllib_seqmarl import manifest, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.block import RolloutBlock, deal
+from rllib_seqmarl.rollout.group import RemoteRunners
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
-
-#: Tag of rollouts that were asked for and not waited for.
-AHEAD = "sample_ahead"
 
 #: How long to wait until runners have taken the last weights. RLlib sends none to a runner that
 #: has yet to confirm its last ones, which right after a rollout would be left out by chance.
@@ -37,8 +43,24 @@ WEIGHTS_TIMEOUT_S = 10.0
 MAX_ITERATIONS_WITHOUT_ANSWER = 5
 
 
+def _remote(group: EnvRunnerGroup | None, name: str, config: Any) -> RemoteRunners | None:
+    if group is None or group.num_remote_env_runners() == 0:
+        return None
+    return RemoteRunners(group, name, config)
+
+
 def _sample_and_report(runner: TeamEnvRunner) -> tuple[list[RolloutBlock], Any]:
     return runner.sample(), runner.get_metrics()
+
+
+def _evaluate(
+    runner: TeamEnvRunner, *, shares: Mapping[int, int], unit: str, force_reset: bool
+) -> tuple[int, int, Any]:
+    """Plays a runner's share of so many ``unit``; the share, environment steps and metrics."""
+    share = shares[runner.worker_index]
+    amount: dict[str, Any] = {f"num_{unit}": share}
+    blocks = runner.sample(**amount, force_reset=force_reset)
+    return share, sum(block.num_env_steps for block in blocks), runner.get_metrics()
 
 
 def _pop_evaluated(runner: TeamEnvRunner) -> tuple[list[dict[str, Any]], str | None]:
@@ -55,8 +77,11 @@ class TeamAlgorithm(Algorithm):
             # Before any weight is drawn: the initialisation depends on the number of threads.
             torch.set_num_threads(threads)
         self._iterations_without_answer = 0
-        self._asked_ahead = False
         super().setup(config)
+        self._runners = _remote(self.env_runner_group, "runner", self.config)
+        self._evaluation_runners = _remote(
+            self.eval_env_runner_group, "evaluation runner", self.evaluation_config
+        )
 
     def __repr__(self) -> str:
         # RLlib's own needs a config, and hides the mistake in it by failing in turn.
@@ -102,25 +127,17 @@ class TeamAlgorithm(Algorithm):
             UserError: the environment is at fault, in whatever process.
             RuntimeError: no runner answered in several iterations on end.
         """
-        group = self.env_runner_group
-        if group.num_remote_env_runners() == 0:
-            answers = [_sample_and_report(group.local_env_runner)]
+        timeout = self.config.sample_timeout_s
+        if self._runners is None:
+            answers = [_sample_and_report(self.env_runner)]
         elif self.config.sample_ahead:
-            if not self._asked_ahead:
-                group.foreach_env_runner_async(_sample_and_report, tag=AHEAD)
-            fetched = group.fetch_ready_async_reqs(
-                tags=AHEAD, timeout_seconds=self.config.sample_timeout_s
-            )
-            answers = [answer for _, answer in fetched]
+            # At first all; later those who have been restarted.
+            self._runners.ask_ahead(_sample_and_report)
+            answers = self._runners.collect(timeout)
             # Their next weights reach the runners after these rollouts, which are under way.
-            group.foreach_env_runner_async(_sample_and_report, tag=AHEAD)
-            self._asked_ahead = True
+            self._runners.ask_ahead(_sample_and_report)
         else:
-            answers = group.foreach_env_runner(
-                _sample_and_report,
-                local_env_runner=False,
-                timeout_seconds=self.config.sample_timeout_s,
-            )
+            answers = self._runners.ask(_sample_and_report, timeout)
         blocks = [block for sampled, _ in answers for block in sampled]
         for block in blocks:
             if block.error is not None:
@@ -128,11 +145,27 @@ class TeamAlgorithm(Algorithm):
         # RLlib restarts runners that are gone before the next iteration.
         self._iterations_without_answer = 0 if blocks else self._iterations_without_answer + 1
         if self._iterations_without_answer > MAX_ITERATIONS_WITHOUT_ANSWER:
+            notices = self._runners.notices if self._runners is not None else []
             raise RuntimeError(
-                f"no runner answered in {self._iterations_without_answer} iterations on end: see "
-                "the logs of the runners, or raise sample_timeout_s."
+                f"no runner answered in {self._iterations_without_answer} iterations on end: "
+                f"{notices[-1] if notices else 'see their logs.'}"
             )
         return blocks, [metrics for _, metrics in answers]
+
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """RLlib's; where all runners are gone, it waits until one is back.
+
+        Without that, iterations without a step would follow each other in no time.
+        """
+        restored: list[int] = super().restore_env_runners(env_runner_group)
+        runners = env_runner_group.num_remote_env_runners()
+        deadline = time.monotonic() + self.config.env_runner_health_probe_timeout_s
+        while runners and not env_runner_group.num_healthy_remote_env_runners():
+            if not self.config.restart_failed_env_runners or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+            restored += super().restore_env_runners(env_runner_group)
+        return restored
 
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
         """RLlib's evaluation, with means over all episodes and not over the runners' means.
@@ -141,8 +174,11 @@ class TeamAlgorithm(Algorithm):
             UserError: the environment is at fault, in whatever process.
         """
         results: dict[str, Any] = super().evaluate(parallel_train_future)
-        group = self.eval_env_runner_group or self.env_runner_group
-        answers = group.foreach_env_runner(_pop_evaluated)
+        if self._evaluation_runners is not None:
+            timeout = self.config.evaluation_sample_timeout_s
+            answers = self._evaluation_runners.ask(_pop_evaluated, timeout)
+        else:
+            answers = [_pop_evaluated(self.eval_env_runner or self.env_runner)]
         for _, error in answers:
             if error is not None:
                 raise UserError(error)
@@ -152,6 +188,34 @@ class TeamAlgorithm(Algorithm):
             values = np.concatenate([episodes[name] for episodes in played])
             reported[mean_name(name)] = float(values.mean(dtype=np.float64))
         return results
+
+    def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
+        """Deals an evaluation out to healthy runners until all of it has been played.
+
+        RLlib's own version asks runners that hang again and again, and where a runner is gone it
+        may give the rest of the work to that one for ever.
+        """
+        runners, unit = self._evaluation_runners, self.config.evaluation_duration_unit
+        assert runners is not None
+        left, env_steps, metrics = self.config.evaluation_duration, 0, []
+        force_reset = self.config.evaluation_force_reset_envs_before_iteration
+        while left > 0 and (healthy := runners.healthy):
+            shares = {
+                runner: left // len(healthy) + (i < left % len(healthy))
+                for i, runner in enumerate(healthy)
+            }
+            answers = runners.ask(
+                functools.partial(_evaluate, shares=shares, unit=unit, force_reset=force_reset),
+                self.config.evaluation_sample_timeout_s,
+                only=[runner for runner, share in shares.items() if share],
+            )
+            for share, steps, reported in answers:
+                left -= share
+                env_steps += steps
+                metrics.append(reported)
+            force_reset = False
+        self.metrics.aggregate(metrics, key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
+        return None, env_steps, env_steps, []
 
     def _log_time_split(self, weight_sync: float) -> None:
         """Where the iteration's seconds went; means over runners and over learners."""
@@ -167,11 +231,15 @@ class TeamAlgorithm(Algorithm):
     def step(self) -> dict[str, Any]:
         """One iteration and, when due, an evaluation; the result names the simulator.
 
-        ``notice`` is a line for the user, empty but for the first result after a restore that
-        could not bring everything back.
+        ``notice`` is a line for the user: what a restore could not bring back, and which runners
+        hang or failed. Empty if there is nothing to say.
         """
-        notice = self.env_runner.pop_notice()
-        return {**super().step(), "simulator": self.config.simulator, "notice": notice}
+        notices = [self.env_runner.pop_notice()]
+        result = super().step()
+        for runners in self._runners, self._evaluation_runners:
+            notices += runners.pop_notices() if runners is not None else []
+        notice = " ".join(filter(None, notices))
+        return {**result, "simulator": self.config.simulator, "notice": notice}
 
     def get_metadata(self) -> dict[str, Any]:
         """What a checkpoint says of itself: RLlib's metadata and what it was trained on."""
@@ -180,4 +248,49 @@ class TeamAlgorithm(Algorithm):
             "algorithm": repr(self),
             "env": str(self.config.env),
             "simulator": self.config.simulator,
+            "training_iteration": self.training_iteration,
+            "manifest": manifest.MANIFEST,
         }
+
+    def save_to_path(
+        self,
+        path: str | Path | None = None,
+        *,
+        state: dict[str, Any] | None = None,
+        filesystem: pyarrow.fs.FileSystem | None = None,
+        use_msgpack: bool = False,
+    ) -> str:
+        """RLlib's checkpoint and, written last, the list of its files; see `manifest`."""
+        folder: str = super().save_to_path(
+            path, state=state, filesystem=filesystem, use_msgpack=use_msgpack
+        )
+        if filesystem is None:
+            filesystem, _ = pyarrow.fs.FileSystem.from_uri(str(path or folder))
+        manifest.write(folder, filesystem)
+        return folder
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """A checkpoint in the storage of the trial; see Ray Tune's ``Trainable.save``.
+
+        Raises:
+            UserError: it cannot be written. Nothing of it is left behind, and the ones before stay.
+        """
+        storage = self._storage
+        if checkpoint_dir is not None or storage is None:
+            return super().save(checkpoint_dir)
+        written = storage.current_checkpoint_index
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                return super().save(folder)
+        except OSError as error:
+            target = storage.checkpoint_fs_path
+            if storage.current_checkpoint_index > written:
+                with contextlib.suppress(OSError):
+                    storage.storage_filesystem.delete_dir(target)
+            else:
+                target = tempfile.gettempdir()
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"the checkpoint after iteration {self.training_iteration} could not be written to "
+                f"{target}: {reason}. Those before are good: make room and go on with --resume."
+            ) from None

@@ -255,9 +255,16 @@ class TeamLearner(TorchLearner):
             gradient.copy_(mean.view_as(gradient))
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Sets the entropy coefficient for the steps taken so far."""
+        """Sets learning rates and the entropy coefficient for the steps taken so far.
+
+        RLlib sets learning rates after an update, for the next one. Those of a checkpoint come
+        with its optimisers, though, and a run that begins with it may have other ones.
+        """
         super().before_gradient_based_update(timesteps=timesteps)
-        self.entropy_coeff.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+        steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
+        for optimizer, learning_rate in self._optimizer_lr_schedules.items():
+            self._set_optimizer_lr(optimizer, lr=float(learning_rate.update(timestep=steps)))
+        self.entropy_coeff.update(steps)
 
     def to_device(self, column: NDArray[Any]) -> Tensor:
         """A NumPy column as a tensor where the module is."""

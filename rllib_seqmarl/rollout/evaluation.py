@@ -209,7 +209,9 @@ def evaluate_policy(
     config.env_config = {**config.env_config, **(env_config or {})}
     config.num_env_runners = 0
     config.num_envs_per_env_runner = min(config.num_envs_per_env_runner, episodes)
-    config.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+    if seed is None:  # RLlib adds to it, and NumPy takes 32 bits
+        seed = int(np.random.SeedSequence().generate_state(1)[0] // 2)
+    config.seed = seed
     config.in_evaluation = True
     config.evaluation_config = None
     config.validate()

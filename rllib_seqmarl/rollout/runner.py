@@ -24,7 +24,6 @@ from ray.rllib.utils import force_list
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
     SAMPLE_TIMER,
     WEIGHTS_SEQ_NO,
 )
@@ -215,9 +214,6 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
             # An evaluation reports all of its episodes, training the most recent ones.
             window=None if self.config.in_evaluation else self._smoothing_window(),
         )
-        if self.config.in_evaluation and self._error is not None:
-            # RLlib asks until it has counted all episodes; the error is raised right after.
-            self.metrics.log_value(NUM_EPISODES, self.config.evaluation_duration, reduce="sum")
         for part, seconds in self._seconds.items():
             self.metrics.log_value((TIME_SPLIT, part), seconds, reduce="mean", window=1)
         self._seconds = dict.fromkeys(self._seconds, 0.0)

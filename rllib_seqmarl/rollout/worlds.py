@@ -249,10 +249,23 @@ class WorldsRunner(EnvRunner):
         Returns:
             reward, terminated, truncated, each [E], and the worlds that were truncated with their
             final observations (or None); None when the environment failed and was rebuilt.
+
+        Raises:
+            RuntimeError: the environment failed and must not be rebuilt.
         """
         assert self.env is not None
         begin = time.perf_counter()
-        result = self._try_env_step(actions)
+        try:
+            result = self._try_env_step(actions)
+        except RuntimeError as error:  # RLlib's, of whatever the environment raised
+            cause = error.__cause__ or error
+            if isinstance(cause, UserError):
+                raise cause from None
+            raise RuntimeError(
+                f"the environment ({self.env.simulator}) failed in a step: "
+                f"{type(cause).__name__}: {cause}. Mend it, or let it be built anew with "
+                "restart_failed_sub_environments: true."
+            ) from cause
         self._seconds["environment"] += time.perf_counter() - begin
         if isinstance(result, str) and result == ENV_STEP_FAILURE:
             self._obs = None

@@ -305,7 +305,8 @@ def test_in_another_process_the_block_carries_the_error(small: Any) -> None:
 
 def test_a_failing_environment_raises_otherwise(small: Any) -> None:
     runner = make_runner(small("MAT", env_config=game()), Spoilt("raise"))
-    with pytest.raises(RuntimeError):
+    message = r"\(distinct_actions\) failed in a step: RuntimeError: the simulator is gone"
+    with pytest.raises(RuntimeError, match=message):
         runner.sample()
 
 

@@ -1,0 +1,61 @@
+"""The list of a checkpoint's files, by which one that was cut off is told from a whole one.
+
+A process can be killed, and a disk be full, while a checkpoint is written or copied. The list is
+written last, names every file with its length and digest, and is read without running any code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+#: The list itself, in the folder of the checkpoint.
+MANIFEST = "files.json"
+
+
+def write(folder: str, filesystem: Any) -> None:
+    """Lists all files in ``folder`` of a PyArrow ``filesystem``.
+
+    Raises:
+        OSError: the list cannot be written.
+    """
+    from pyarrow.fs import FileSelector, FileType
+
+    files = {}
+    for info in filesystem.get_file_info(FileSelector(folder, recursive=True)):
+        if info.type == FileType.File and info.base_name != MANIFEST:
+            with filesystem.open_input_stream(info.path) as stream:
+                content = stream.read()
+            files[Path(info.path).relative_to(folder).as_posix()] = _entry(content)
+    with filesystem.open_output_stream(f"{folder}/{MANIFEST}") as stream:
+        stream.write(json.dumps(files, indent=1, sort_keys=True).encode())
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the files in a folder that has a list, in a few words; None if nothing.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except ValueError:
+        return f"{MANIFEST} is cut short"
+    for name, entry in sorted(files.items()):
+        try:
+            content = (folder / name).read_bytes()
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if len(content) != entry["bytes"]:
+            return f"{name} has {len(content)} of {entry['bytes']} bytes"
+        if _entry(content) != entry:
+            return f"{name} has been changed"
+    return None
+
+
+def _entry(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
