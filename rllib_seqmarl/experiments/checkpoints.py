@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rllib_seqmarl import manifest
 from rllib_seqmarl.errors import UserError
 
 #: To be said before the first pickle of a checkpoint is loaded.
@@ -26,14 +28,16 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def in_trial(path: Path) -> list[Path]:
-    """The checkpoints in a trial's folder, the latest first."""
-    return sorted(
-        (folder for folder in path.glob("checkpoint_*") if is_checkpoint(folder)), reverse=True
-    )
+    """The checkpoints in a trial's folder, the latest first, cut off ones among them."""
+    return sorted((folder for folder in path.glob("checkpoint_*") if folder.is_dir()), reverse=True)
 
 
-def find(path: str) -> Path:
+def find(path: str, say: Callable[[str], None]) -> Path:
     """The checkpoint that a path means: itself, or the latest one of a trial or experiment.
+
+    Args:
+        path: of a checkpoint, a trial or an experiment.
+        say: told of every damaged checkpoint that is passed over.
 
     Raises:
         UserError: there is none, or there are several trials to choose from.
@@ -45,20 +49,36 @@ def find(path: str) -> Path:
         return folder
     if not folder.is_dir():
         raise UserError(f"{path} is not a checkpoint: a checkpoint is a folder.")
-    if own := in_trial(folder):
-        return own[0]
-    trials = [found for child in sorted(folder.iterdir()) if (found := in_trial(child))]
+    trials = [folder] if in_trial(folder) else [t for t in sorted(folder.iterdir()) if in_trial(t)]
     if len(trials) > 1:
         raise UserError(
             f"{path} holds {len(trials)} trials with checkpoints; name one of them, e.g. "
-            f"{trials[-1][0].parent}"
+            f"{trials[-1]}"
         )
-    if not trials:
-        raise UserError(
-            f"{path} is not a checkpoint and holds none (a checkpoint is a folder with a file "
-            f"{_METADATA})."
-        )
-    return trials[0][0]
+    for found in in_trial(trials[0]) if trials else ():
+        problem = damage(found)
+        if problem is None:
+            return found
+        say(f"note: {problem}")
+    raise UserError(
+        f"{path} is not a checkpoint and holds none that is sound (a checkpoint is a folder with "
+        f"a file {_METADATA})."
+    )
+
+
+def damage(path: Path) -> str | None:
+    """Why a checkpoint is not complete, in one line; None if it is. Runs no code of it."""
+    try:
+        metadata = json.loads((path / _METADATA).read_text(encoding="utf-8"))
+        problem = manifest.damage(path) if "manifest" in metadata else None
+        for required in (_CLASS, "learner_group", "env_runner", "algorithm_state"):
+            if problem is None and not list(path.glob(f"{required}*")):
+                problem = f"{required} is missing"
+    except OSError as error:
+        problem = f"{Path(error.filename or path).name}: {error.strerror or error}"
+    except (ValueError, AttributeError):
+        problem = f"{_METADATA} is cut short"
+    return None if problem is None else f"checkpoint {path} is damaged: {problem}."
 
 
 def check(path: Path) -> str:
@@ -70,13 +90,13 @@ def check(path: Path) -> str:
     Raises:
         UserError: a file is missing, cut short, or not readable with this installation.
     """
+    problem = damage(path)
+    if problem is not None:
+        raise UserError(problem)
     try:
-        json.loads((path / _METADATA).read_text(encoding="utf-8"))
         name: str = _load(path / _CLASS)["class"].__name__
-        for required in ("learner_group", "env_runner", "algorithm_state"):
-            if not list(path.glob(f"{required}*")):
-                raise FileNotFoundError(2, "No such file", str(path / required))
-        for file in path.rglob("*"):
+        # What has no list of its files is looked at file by file.
+        for file in path.rglob("*") if not (path / manifest.MANIFEST).exists() else ():
             if file.suffix == ".pkl" and file.name != _CLASS:
                 _load(file)
             elif file.suffix == ".pt" and not zipfile.is_zipfile(file):
@@ -93,6 +113,12 @@ def check(path: Path) -> str:
     except (ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"checkpoint {path} is damaged: {error}.") from None
     return name
+
+
+def iteration(path: Path) -> int | None:
+    """The iteration after which a sound checkpoint was written; None if it does not say."""
+    metadata = json.loads((path / _METADATA).read_text(encoding="utf-8"))
+    return metadata.get("training_iteration")
 
 
 def _load(file: Path) -> Any:

@@ -80,6 +80,15 @@ def set_log_levels(verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
         # The report at the end says it better.
         logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+        logging.getLogger("ray.tune.execution.experiment_state").addFilter(_in_one_line)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """A filter that puts the exception's message in the place of its traceback."""
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg = f"{record.getMessage()} {' '.join(str(record.exc_info[1]).split())}"
+        record.args, record.exc_info = (), None
+    return True
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any
 
@@ -110,13 +110,22 @@ class TrialControl(TrialScheduler):
         spec: the experiment.
         signals: where Ctrl-C and SIGTERM arrive.
         resumed: ids of the trials that Ray Tune must take up again; empty for a new run.
+        prepare: called with every trial that has been taken up again and is not finished.
     """
 
-    def __init__(self, spec: ExperimentSpec, signals: Signals, resumed: Iterable[str]) -> None:
+    def __init__(
+        self,
+        spec: ExperimentSpec,
+        signals: Signals,
+        resumed: Iterable[str],
+        prepare: Callable[[Trial], None] = lambda trial: None,
+    ) -> None:
         super().__init__()
         self._spec = spec
         self._signals = signals
         self._resumed = set(resumed)
+        self._to_prepare = set(resumed)
+        self._prepare = prepare
         self._began: float | None = None
         self._scheduler = spec.search.make_scheduler() or FIFOScheduler()
         self._compared: dict[str, float] = {}  # the latest known metric, by trial id
@@ -150,6 +159,9 @@ class TrialControl(TrialScheduler):
                 "--experiment-name NAME (--verbose shows Ray's reason)."
             )
         self._resumed.clear()
+        if trial.trial_id in self._to_prepare and not trial.is_finished():
+            self._to_prepare.remove(trial.trial_id)
+            self._prepare(trial)
         # Ray Tune does not keep a scheduler's state: after a resume it sees who still runs.
         if not trial.is_finished():
             self._scheduler.on_trial_add(tune_controller, trial)

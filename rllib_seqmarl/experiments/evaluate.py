@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def evaluate(
     console = Console(highlight=False)
     shared = checkpoint.endswith(SHARED)
     if not shared:
-        path = checkpoints.find(checkpoint)
+        path = checkpoints.find(checkpoint, partial(console.print, markup=False, soft_wrap=True))
     cluster.prepare(cluster.RunOptions())
     from rllib_seqmarl.experiments.sharing import SharedPolicy
     from rllib_seqmarl.rollout.evaluation import CheckpointPolicy, SavedPolicy, evaluate_policy
@@ -122,7 +123,7 @@ def export_policy(checkpoint: str, file: str) -> int:
     if not target.absolute().parent.is_dir():
         raise UserError(f"the folder of {file} does not exist.")
     console = Console(highlight=False)
-    path = checkpoints.find(checkpoint)
+    path = checkpoints.find(checkpoint, partial(console.print, markup=False, soft_wrap=True))
     cluster.prepare(cluster.RunOptions())
     from rllib_seqmarl.experiments import sharing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 import shlex
 from collections.abc import Iterable
@@ -58,7 +59,10 @@ def failure(spec: ExperimentSpec, trial: Trial) -> str | None:
 
 def error_line(trial: Trial) -> str:
     """The last line of the exception that ended a trial; of a user's mistake only the message."""
-    error = trial.get_pickled_error() or trial.get_error()
+    try:
+        error = trial.get_pickled_error() or trial.get_error()
+    except (OSError, EOFError, pickle.UnpicklingError):  # the disk is full
+        error = trial.get_error()
     text = [line for line in str(error or "").splitlines() if line.strip()]
     found = [match.groups() for line in text if (match := _ERROR_LINE.match(line))]
     for name, message in found:

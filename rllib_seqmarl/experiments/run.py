@@ -40,13 +40,13 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     resumes = _check_folders(folders, options)
 
     cluster.prepare(options)
-    from rllib_seqmarl.experiments import checkpoints, configs, loggers, report
+    from rllib_seqmarl.experiments import checkpoints, configs, loggers, report, resuming
     from rllib_seqmarl.experiments.control import Signals
 
     cluster.set_log_levels(options.verbose)
     checked = [configs.check(spec) for spec in specs]
     restored = [
-        (spec, _find_restore(spec, checkpoints))
+        (spec, _find_restore(spec, checkpoints, console))
         for spec, resume in zip(specs, resumes, strict=True)
         if spec.restore is not None and not resume
     ]
@@ -66,6 +66,10 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
         for note in spec.notes:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
 
+    for spec, folder in zip(specs, folders, strict=True):
+        if folder.moved:
+            line = resuming.note(spec.name, folder.moved)
+            console.print(line, markup=False, soft_wrap=True)
     for spec, resume in zip(specs, resumes, strict=True):
         if resume and spec.search.scheduler is not None:
             console.print(
@@ -117,11 +121,13 @@ def _check_folders(folders: Sequence[ExperimentFolder], options: RunOptions) -> 
     return resumes
 
 
-def _find_restore(spec: ExperimentSpec, checkpoints: Any) -> Any:
+def _find_restore(spec: ExperimentSpec, checkpoints: Any, console: Console) -> Any:
     """The checkpoint that ``restore`` means."""
     assert spec.restore is not None
     try:
-        return checkpoints.find(spec.restore)
+        return checkpoints.find(
+            spec.restore, lambda line: console.print(line, markup=False, soft_wrap=True)
+        )
     except UserError as error:
         raise UserError(f"{spec.source}: restore: {error}") from None
 
@@ -173,6 +179,7 @@ def _run(
     from ray.tune.experiment import Experiment, Trial
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
+    from rllib_seqmarl.experiments import resuming
     from rllib_seqmarl.experiments.control import EndOfLoop, TrialControl
     from rllib_seqmarl.experiments.loggers import ProgressTable
     from rllib_seqmarl.experiments.progress import Progress
@@ -187,9 +194,15 @@ def _run(
     )
     if not spec.stop and spec.time_budget_s is None:
         console.print(f"{spec.name}: has no stop criterion; Ctrl-C ends it with a checkpoint.")
-    control = TrialControl(spec, signals, trial_ids)
     keep = spec.checkpoints
     config = with_domains(spec.config)
+
+    def prepare(trial: Trial) -> None:
+        resuming.move(trial, config, folder.moved)
+        for line in resuming.choose_checkpoint(trial) if folder.path is not None else ():
+            console.print(line, markup=False, soft_wrap=True)
+
+    control = TrialControl(spec, signals, trial_ids, prepare)
     seed = config.get("seed")
     with Progress(spec, console) as progress:
         analysis = tune.run(

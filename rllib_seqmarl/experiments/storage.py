@@ -6,6 +6,7 @@ started with: ``--resume`` goes on with those, and says so if the user has chang
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -25,6 +26,32 @@ _STATE = "experiment_state-*.json"
 _STATE_COPY = "last_good_state.json"
 _COPY_EVERY_S = 5.0
 
+#: Settings of where, by how many processes and with what patience the work is done: those that
+#: ``--resume`` may change.
+WORKPLACE = frozenset(
+    {
+        "num_env_runners",
+        "num_envs_per_env_runner",
+        "num_cpus_per_env_runner",
+        "num_gpus_per_env_runner",
+        "sample_timeout_s",
+        "num_learners",
+        "num_cpus_per_learner",
+        "num_gpus_per_learner",
+        "num_threads_per_learner",
+        "num_cpus_for_main_process",
+        "evaluation_num_env_runners",
+        "evaluation_sample_timeout_s",
+        "restart_failed_env_runners",
+        "restart_failed_sub_environments",
+        "ignore_env_runner_failures",
+        "max_num_env_runner_restarts",
+        "delay_between_env_runner_restarts_s",
+        "env_runner_health_probe_timeout_s",
+        "env_runner_restore_timeout_s",
+    }
+)
+
 
 class ExperimentFolder:
     """The folder ``<storage path>/<experiment name>``.
@@ -36,6 +63,8 @@ class ExperimentFolder:
         storage: absolute path or URI of the storage.
         path: the folder, None where the storage is not a local path. Ray Tune then looks
             after it alone.
+        moved: settings of `WORKPLACE` that are not what they were -> before and now, None for the
+            default; known after `check_resume`.
     """
 
     def __init__(self, spec: ExperimentSpec) -> None:
@@ -43,6 +72,7 @@ class ExperimentFolder:
         self._spec = spec
         self._copied: tuple[float, float] = (0.0, 0.0)
         self.path: Path | None = None
+        self.moved: dict[str, tuple[Any, Any]] = {}
         if "://" in storage:
             self.storage = storage.rstrip("/")
         else:
@@ -120,8 +150,10 @@ class ExperimentFolder:
             return
         changed = state.stat().st_mtime
         if _trials(state) is not None:
-            _replace(self.path / _STATE_COPY, state.read_text(encoding="utf-8"))
-            self._copied = (now, changed)
+            # A disk that is full is said by the checkpoint that cannot be written.
+            with contextlib.suppress(OSError):
+                _replace(self.path / _STATE_COPY, state.read_text(encoding="utf-8"))
+                self._copied = (now, changed)
 
     def _state(self) -> Path | None:
         """Ray Tune's newest state file, by the rule of Tune itself."""
@@ -136,13 +168,25 @@ class ExperimentFolder:
             return  # started by other means than this command: Tune's state says it all
         now = flatten(json.loads(json.dumps(_settings(self._spec))))
         for key in sorted({*before, *now}):
-            if before.get(key) != now.get(key):
-                raise UserError(
-                    f"{self._spec.source}: {key!r} was {before.get(key)!r} when the experiment in "
-                    f"{path.parent} started and is {now.get(key)!r} now; --resume goes on with "
-                    "unchanged settings. Change it back, or start a new experiment with "
-                    "--experiment-name NAME (and --restore CHECKPOINT)."
-                )
+            then, this = before.get(key), now.get(key)
+            if then == this:
+                continue
+            name = key.removeprefix("config/")
+            # What is searched over, or changed by a scheduler, is of each trial its own.
+            if name in WORKPLACE - set(self._spec.search.mutated()) and _plain_number(then, this):
+                self.moved[name] = (then, this)
+                continue
+            raise UserError(
+                f"{self._spec.source}: {key!r} was {then!r} when the experiment in "
+                f"{path.parent} started and is {this!r} now; --resume goes on with unchanged "
+                "settings, but for those of where and by how many processes the work is done. "
+                "Change it back, or start a new experiment with --experiment-name NAME (and "
+                "--restore CHECKPOINT)."
+            )
+
+
+def _plain_number(*values: Any) -> bool:
+    return all(value is None or isinstance(value, bool | int | float) for value in values)
 
 
 def _settings(spec: ExperimentSpec) -> dict[str, Any]:
@@ -193,5 +237,9 @@ def _trials(state: Path) -> list[str] | None:
 def _replace(path: Path, text: str) -> None:
     """Writes a file so that at every moment it is either the old or the new one."""
     new = path.with_name(f"{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+    try:
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

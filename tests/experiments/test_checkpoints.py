@@ -6,7 +6,9 @@ import json
 import pickle
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 
+from rllib_seqmarl import manifest
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import checkpoints
 
@@ -15,15 +17,22 @@ class MAT:
     """Stands for the class that a checkpoint names."""
 
 
-def write(folder):
-    """A folder with the files of an RLlib checkpoint."""
+def write(folder, listed=True):
+    """A folder with the files of an RLlib checkpoint, with a list of its files or without."""
     for part in ("learner_group", "env_runner"):
         (folder / part).mkdir(parents=True)
         (folder / part / "state.pkl").write_bytes(pickle.dumps({"weights": list(range(100))}))
     (folder / "algorithm_state.pkl").write_bytes(pickle.dumps({}))
     (folder / "class_and_ctor_args.pkl").write_bytes(pickle.dumps({"class": MAT}))
-    (folder / "rllib_checkpoint.json").write_text(json.dumps({"version": "1"}))
+    metadata = {"version": "1", **({"manifest": manifest.MANIFEST} if listed else {})}
+    (folder / "rllib_checkpoint.json").write_text(json.dumps(metadata))
+    if listed:
+        manifest.write(str(folder), LocalFileSystem())
     return folder
+
+
+def nothing_to_say(line):
+    raise AssertionError(line)
 
 
 def test_find(tmp_path):
@@ -31,13 +40,13 @@ def test_find(tmp_path):
     first = write(experiment / "trial_1" / "checkpoint_000009")
     latest = write(experiment / "trial_1" / "checkpoint_000010")
 
-    assert checkpoints.find(str(first)) == first
-    assert checkpoints.find(str(experiment / "trial_1")) == latest
-    assert checkpoints.find(str(experiment)) == latest
+    assert checkpoints.find(str(first), nothing_to_say) == first
+    assert checkpoints.find(str(experiment / "trial_1"), nothing_to_say) == latest
+    assert checkpoints.find(str(experiment), nothing_to_say) == latest
 
     write(experiment / "trial_2" / "checkpoint_000000")
     with pytest.raises(UserError, match="2 trials"):
-        checkpoints.find(str(experiment))
+        checkpoints.find(str(experiment), nothing_to_say)
 
 
 def test_nothing_to_find(tmp_path):
@@ -49,13 +58,15 @@ def test_nothing_to_find(tmp_path):
         ("empty", "holds none"),
     ):
         with pytest.raises(UserError, match=expected):
-            checkpoints.find(str(tmp_path / name))
+            checkpoints.find(str(tmp_path / name), nothing_to_say)
 
 
-def test_a_sound_checkpoint_tells_its_algorithm(tmp_path):
-    assert checkpoints.check(write(tmp_path / "c")) == "MAT"
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_sound_checkpoint_tells_its_algorithm(listed, tmp_path):
+    assert checkpoints.check(write(tmp_path / "c", listed)) == "MAT"
 
 
+@pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize(
     "file",
     [
@@ -66,8 +77,8 @@ def test_a_sound_checkpoint_tells_its_algorithm(tmp_path):
         "env_runner/state.pkl",
     ],
 )
-def test_a_file_cut_short_is_seen(tmp_path, file):
-    folder = write(tmp_path / "c")
+def test_a_file_cut_short_is_seen(tmp_path, file, listed):
+    folder = write(tmp_path / "c", listed)
     whole = (folder / file).read_bytes()
     (folder / file).write_bytes(whole[: len(whole) // 2])
 
@@ -76,12 +87,45 @@ def test_a_file_cut_short_is_seen(tmp_path, file):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize(
     "file", ["rllib_checkpoint.json", "class_and_ctor_args.pkl", "algorithm_state.pkl"]
 )
-def test_a_missing_file_is_seen(tmp_path, file):
-    folder = write(tmp_path / "c")
+def test_a_missing_file_is_seen(tmp_path, file, listed):
+    folder = write(tmp_path / "c", listed)
     (folder / file).unlink()
 
     with pytest.raises(UserError, match="is damaged"):
         checkpoints.check(folder)
+
+
+def test_a_list_is_read_without_running_code(tmp_path):
+    """A file of another checkpoint, and a list that never came, are seen, too."""
+    folder = write(tmp_path / "c")
+    other = pickle.dumps({"weights": list(range(99, -1, -1))})
+    state = folder / "env_runner" / "state.pkl"
+    assert len(other) == len(state.read_bytes())
+    state.write_bytes(other)
+    assert "env_runner/state.pkl has been changed" in checkpoints.damage(folder)
+
+    (folder / manifest.MANIFEST).unlink()
+    assert "files.json is missing" in checkpoints.damage(folder)
+
+
+def test_checkpoints_that_were_cut_off_are_passed_over_and_named(tmp_path):
+    trial = tmp_path / "experiment" / "trial"
+    sound = write(trial / "checkpoint_000004")
+    for number in (5, 6):
+        write(trial / f"checkpoint_00000{number}")
+    (trial / "checkpoint_000005" / "learner_group" / "state.pkl").unlink()
+    (trial / "checkpoint_000006" / "rllib_checkpoint.json").unlink()  # what is copied first
+
+    for path in trial, trial.parent:
+        said = []
+        assert checkpoints.find(str(path), said.append) == sound
+        assert ["checkpoint_000006" in line for line in said] == [True, False]
+        assert "checkpoint_000005 is damaged: learner_group/state.pkl is missing" in said[1]
+
+    (sound / manifest.MANIFEST).unlink()
+    with pytest.raises(UserError, match="none that is sound"):
+        checkpoints.find(str(trial), said.append)

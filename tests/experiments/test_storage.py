@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import storage
+from rllib_seqmarl.experiments.sampling import Sampler
 from rllib_seqmarl.experiments.spec import ExperimentSpec
 from rllib_seqmarl.experiments.storage import ExperimentFolder
 
@@ -65,6 +67,45 @@ def test_changed_settings_are_refused(folder):
     ):
         with pytest.raises(UserError, match=named):
             folder(**change).check_resume()
+
+
+def test_where_the_work_is_done_may_change(folder):
+    config = {"lr": 0.1, "num_env_runners": 0, "num_gpus_per_learner": 1, "num_learners": 1}
+    begun = folder(config=config)
+    begun.begin()
+    (begun.path / STATE).write_text(state("a"))
+
+    moved = folder(config={"lr": 0.1, "num_env_runners": 4, "num_learners": 1})
+    assert moved.check_resume() == ["a"]
+    assert moved.moved == {"num_env_runners": (0, 4), "num_gpus_per_learner": (1, None)}
+
+
+def test_what_is_searched_over_must_not_change(folder):
+    searched = {"lr": 0.1, "num_envs_per_env_runner": Sampler("choice", [8, 16])}
+    begun = folder(config=searched)
+    begun.begin()
+    (begun.path / STATE).write_text(state("a"))
+
+    assert folder(config=searched).check_resume() == ["a"]
+    with pytest.raises(UserError, match="'config/num_envs_per_env_runner' was '!choice"):
+        folder(config={"lr": 0.1, "num_envs_per_env_runner": 8}).check_resume()
+
+
+def test_a_full_disk_costs_no_more_than_the_copy(folder, monkeypatch):
+    monkeypatch.setattr(storage, "_COPY_EVERY_S", -1.0)
+    begun = folder()
+    begun.begin()
+    (begun.path / STATE).write_text(state("a"))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, hard))
+    try:
+        begun.keep_copy_of_state()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in begun.path.iterdir()} == {STATE, "experiment.json"}
+    begun.keep_copy_of_state()
+    assert (begun.path / "last_good_state.json").read_text() == state("a")
 
 
 def test_settings_that_json_cannot_hold_are_compared_by_type(folder):
