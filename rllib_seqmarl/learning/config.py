@@ -60,6 +60,12 @@ class TeamConfig(AlgorithmConfig):
         sample_ahead: runners in other processes play the next rollout while the learner learns
             from the last one, so that its policy is one update older. Log-probs are of the policy
             that acted; what corrects for it is the ratio, of algorithms that have one.
+        sample_timeout_s: seconds after which a runner in another process is taken to hang. It is
+            named, ended and restarted, and the iteration learns from what the others sampled. An
+            environment that hangs in the trial's own process (``num_env_runners: 0``) hangs the
+            trial: nothing is left that could notice. None waits for ever.
+        evaluation_sample_timeout_s: the same for runners that evaluate; the others play on in
+            their place.
         time_limit: what a truncated episode is taken for, one of `returns.TIME_LIMITS`.
         use_policy_active_mask: dead agents are left out of the policy loss and the entropy.
         use_value_active_mask: dead agents are left out of the value loss. Their values then stay

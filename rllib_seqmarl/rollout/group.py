@@ -135,6 +135,7 @@ class RemoteRunners:
         answers: Sequence[Answer[T] | Failure],
         timeout: float | None,
     ) -> list[T]:
+        answers = sorted(answers, key=lambda answer: answer.runner)  # each world keeps its place
         # Runners whose process is gone are no longer healthy; RLlib has seen to that.
         silent = set(asked) & set(self.healthy) - {answer.runner for answer in answers}
         for runner in sorted(silent):

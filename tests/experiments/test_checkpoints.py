@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 
 import pytest
-from pyarrow.fs import LocalFileSystem
+from checkpoint_files import write
 
 from rllib_seqmarl import manifest
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import checkpoints
-
-
-class MAT:
-    """Stands for the class that a checkpoint names."""
-
-
-def write(folder, listed=True):
-    """A folder with the files of an RLlib checkpoint, with a list of its files or without."""
-    for part in ("learner_group", "env_runner"):
-        (folder / part).mkdir(parents=True)
-        (folder / part / "state.pkl").write_bytes(pickle.dumps({"weights": list(range(100))}))
-    (folder / "algorithm_state.pkl").write_bytes(pickle.dumps({}))
-    (folder / "class_and_ctor_args.pkl").write_bytes(pickle.dumps({"class": MAT}))
-    metadata = {"version": "1", **({"manifest": manifest.MANIFEST} if listed else {})}
-    (folder / "rllib_checkpoint.json").write_text(json.dumps(metadata))
-    if listed:
-        manifest.write(str(folder), LocalFileSystem())
-    return folder
 
 
 def nothing_to_say(line):
