@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import learner_of
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
@@ -54,13 +55,6 @@ def gradients_of(learner: Any) -> dict[str, torch.Tensor]:
     """Of the last gradient step, by parameter; without those that it left alone."""
     named = learner.module["default_policy"].named_parameters()
     return {k: p.grad.clone() for k, p in named if p.grad is not None}
-
-
-def learner_of(algorithm: Any) -> Any:
-    """The local learner, by RLlib's public way of reaching it."""
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return found[0]
 
 
 @pytest.mark.parametrize("name", DISCRETE_ONLY)

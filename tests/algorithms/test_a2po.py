@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import learner_of
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
@@ -28,9 +29,7 @@ FACTOR, CLIP = "factor", "clip"
 def build(small: Any, name: str = "A2PO", **settings: Any) -> tuple[Any, Any]:
     usual = {"clip_param": EPS, "gamma": GAMMA, "lambda_": LAMBDA, "lr": 1e-2}
     algorithm = small(name, **GAME | usual | settings).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
+    return algorithm, learner_of(algorithm)
 
 
 def ratios_now(learner: Any, rows: Any) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from learners import learner_of
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, ORDER, ORDER_LOG_PROB
@@ -14,9 +15,7 @@ from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, ORDER, ORDER_LOG_PROB
 def build(small: Any, **settings: Any) -> tuple[Any, Any, Any, Any]:
     """Algorithm, rows with dead agents, and the loss of these with weights away from ratio 1."""
     algorithm = small("AOAD-MAT", env_config={"episode_length": 3}, **settings).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    learner = found[0]
+    learner = learner_of(algorithm)
     rows = learner.rows(algorithm.env_runner.sample()[0])
     rows[ALIVE][::3, 1] = False
     rows |= learner.start_minibatch(rows)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import gradients, learner_of
 from torch import Tensor
 
 from rllib_seqmarl.algorithms.coma import COMACritic
@@ -20,14 +21,7 @@ GAME = {"episode_length": 3, "num_agents": 3}
 def build(small: Any, **settings: Any) -> tuple[Any, Any]:
     config = small("COMA", **{"env_config": GAME, "num_epochs": 1, **settings})
     algorithm = config.build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
-
-
-def gradients(learner: Any, part: str) -> dict[str, Tensor]:
-    named = getattr(learner.core, part).named_parameters()
-    return {k: p.grad.clone() for k, p in named if p.grad is not None}
+    return algorithm, learner_of(algorithm)
 
 
 def test_critic_reads_what_figure_1c_says() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from learners import learner_of
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
@@ -23,9 +24,7 @@ AGENTS = 3
 
 def build(small: Any, **settings: Any) -> tuple[Any, Any]:
     algorithm = small("HAPPO", **GAME | settings).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
+    return algorithm, learner_of(algorithm)
 
 
 def of_each_agent(learner: Any, value: Any) -> list[list[Tensor]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from learners import learner_of
 
 DISCRETE: dict[str, Any] = {"env": "mpe", "env_config": {"episode_length": 4, "state": True}}
 CONTINUOUS: dict[str, Any] = {
@@ -29,9 +30,7 @@ def test_losses_are_the_formulas(game: dict[str, Any], mask_values: bool, small:
         use_value_active_mask=mask_values,
     )
     algorithm = config.build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    learner = found[0]
+    learner = learner_of(algorithm)
     rows = learner.rows(algorithm.env_runner.sample()[0])
     rows["alive"][::3, 1] = False
     rows |= learner.start_minibatch(rows)
@@ -76,9 +75,7 @@ def test_actors_and_critic_have_learning_rates_and_clipped_gradients_of_their_ow
     small: Any,
 ) -> None:
     algorithm = small("MAPPO", lr=0.0, critic_lr=1e-2, grad_clip=1e-3).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    core = found[0].core
+    core = learner_of(algorithm).core
     before = {name: p.clone() for name, p in core.named_parameters()}
     algorithm.train()
     for name, parameter in core.named_parameters():

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import learner_of
 
 
 def test_loss_is_the_formula(small: Any) -> None:
     algorithm = small("MAT", env_config={"episode_length": 3}, num_epochs=1).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    learner = found[0]
+    learner = learner_of(algorithm)
     rows = learner.rows(algorithm.env_runner.sample()[0])
     rows["alive"][::3, 1] = False
     rows |= learner.start_minibatch(rows)
@@ -96,11 +95,10 @@ def test_clip_range_may_be_a_schedule(small: Any) -> None:
     """The other reading of MAT-adjust: from 0.05 to 0.01."""
     settings = {"clip_param": [[0, 0.05], [160, 0.01]]}
     algorithm = small("MAT", env_config={"episode_length": 3}, **settings).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
+    learner = learner_of(algorithm)
     used = []
     for _ in range(3):  # of 80 environment steps each
         algorithm.train()
-        used.append(float(found[0].clip_param.get_current_value()))
+        used.append(float(learner.clip_param.get_current_value()))
     assert used == pytest.approx([0.03, 0.01, 0.01])
     algorithm.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from learners import learner_of
 
 from rllib_seqmarl.losses import probability_ratio
 from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, ORDER, ORDER_LOG_PROB
@@ -14,12 +15,11 @@ def build(small: Any, **settings: Any) -> tuple[Any, Any, Any]:
     """Algorithm, learner, and rows with dead agents; on a game that tells agents apart."""
     game = {"env": "private_cue", "env_config": {"episode_length": 3}}
     algorithm = small("PMAT", **game, **settings).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    rows = found[0].rows(algorithm.env_runner.sample()[0])
+    learner = learner_of(algorithm)
+    rows = learner.rows(algorithm.env_runner.sample()[0])
     rows[ALIVE][::3, 1] = False
-    rows |= found[0].start_minibatch(rows)
-    return algorithm, found[0], rows
+    rows |= learner.start_minibatch(rows)
+    return algorithm, learner, rows
 
 
 def disturb(learner: Any) -> None:

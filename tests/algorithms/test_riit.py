@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import learner_of
 from numpy.typing import NDArray
 from ray import tune
 
@@ -23,9 +24,7 @@ REPLAY = {"replay_capacity": 12, "replay_batch_size": 10}
 def build(small: Any, **settings: Any) -> tuple[Any, Any]:
     config = small("RIIT", **{"env_config": GAME, "num_epochs": 1, **settings})
     algorithm = config.build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
+    return algorithm, learner_of(algorithm)
 
 
 def test_critic_reads_living_agents_observations_and_the_state(small: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from learners import gradients, learner_of
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
@@ -19,14 +20,7 @@ VALUE = {"mode": "value", "entropy_coeff": 0.0, "lambda_": 0.0}
 def build(small: Any, **settings: Any) -> tuple[Any, Any]:
     config = small("SCC", **{"env_config": GAME, "num_epochs": 1, **settings})
     algorithm = config.build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
-
-
-def gradients(learner: Any, part: str) -> dict[str, Tensor]:
-    named = getattr(learner.core, part).named_parameters()
-    return {k: p.grad.clone() for k, p in named if p.grad is not None}
+    return algorithm, learner_of(algorithm)
 
 
 def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import gradients, learner_of
 
 from rllib_seqmarl.envs.team_env import observation_space
 from rllib_seqmarl.errors import UserError
@@ -37,14 +38,7 @@ ORDERS = [
 def build(small: Any, **settings: Any) -> tuple[Any, Any]:
     config = small("SeCA", **{"env_config": GAME, "num_epochs": 1, **settings})
     algorithm = config.build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
-
-
-def gradients(learner: Any, part: str) -> dict[str, torch.Tensor]:
-    named = getattr(learner.core, part).named_parameters()
-    return {k: p.grad.clone() for k, p in named if p.grad is not None}
+    return algorithm, learner_of(algorithm)
 
 
 @pytest.mark.parametrize("settings", ORDERS, ids=lambda s: "-".join(map(str, s.values())))
@@ -181,15 +175,14 @@ def test_a_resumed_run_goes_on_bit_for_bit(
     assert learner.core.target.updates == 4
     path = algorithm.save_to_path(str(tmp_path / "checkpoint"))
     resumed = type(algorithm).from_checkpoint(path)
-    found: list[Any] = []
-    resumed.learner_group.foreach_learner(lambda one: found.append(one))
+    again = learner_of(resumed)
     for each in (algorithm, resumed):
         for _ in range(2):
             each.train()
-    assert found[0].core.target.updates == 8
+    assert again.core.target.updates == 8
     for name, value in learner.core.state_dict().items():
-        torch.testing.assert_close(found[0].core.state_dict()[name], value, atol=0, rtol=0)
-    torch.testing.assert_close(found[0].kept["carried_orders"], learner.kept["carried_orders"])
+        torch.testing.assert_close(again.core.state_dict()[name], value, atol=0, rtol=0)
+    torch.testing.assert_close(again.kept["carried_orders"], learner.kept["carried_orders"])
     for each in (algorithm, resumed):
         each.stop()
 

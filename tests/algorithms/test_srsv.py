@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from learners import learner_of
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.advantages import ADVANTAGES, POLICY_WEIGHT, RETURNS, VALUE_WEIGHT
@@ -22,9 +23,7 @@ from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
 
 def build(small: Any, name: str = "SrSv", **settings: Any) -> tuple[Any, Any]:
     algorithm = small(name, env_config={"episode_length": 3}, **settings).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
+    return algorithm, learner_of(algorithm)
 
 
 @pytest.mark.parametrize("successors", SUCCESSORS)
@@ -110,9 +109,7 @@ def test_only_agents_with_a_value_are_learned_from(successors: str, small: Any) 
     game = {"num_agents": 6, "num_actions": 6, "episode_length": 3}
     config = small("SrSv", value_agents=2, successors=successors)
     algorithm = config.environment("distinct_actions", env_config=game).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda one: found.append(one))
-    learner = found[0]
+    learner = learner_of(algorithm)
     block = algorithm.env_runner.sample()[0]
     seen = set()
     for _ in range(8):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import learner_of
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.sharing import SharedPolicy, export
@@ -45,9 +46,7 @@ ADVANTAGES, OLD_VALUES = "advantages", "old_values"
 def build(small: Any, name: str = "MAPPO", game: str = "discrete", **settings: Any) -> Any:
     """An algorithm and its learner."""
     algorithm = small(name, **GAMES[game], **SIZES | settings).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
+    return algorithm, learner_of(algorithm)
 
 
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
@@ -252,10 +251,9 @@ def test_agents_may_differ_in_observations_and_actions(
     algorithm = config.build_algo()
     result = algorithm.train()["learners"]["default_policy"]
     assert np.isfinite(result["total_loss"])
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    rows = found[0].rows(algorithm.env_runner.sample()[0])
-    out = found[0].core.evaluate(rows)
+    learner = learner_of(algorithm)
+    rows = learner.rows(algorithm.env_runner.sample()[0])
+    out = learner.core.evaluate(rows)
     torch.testing.assert_close(out[LOG_PROB], rows[LOG_PROB], atol=1e-5, rtol=0)
     if continuous:
         exists = torch.ones(3, 3, dtype=torch.bool).tril()

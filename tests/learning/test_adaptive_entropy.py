@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import learner_of
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.learning.adaptive_entropy import AdaptiveEntropyLearner
@@ -21,9 +22,7 @@ ALGORITHMS = [
 
 def build(small: Any, name: str, **settings: Any) -> tuple[Any, Any]:
     algorithm = small(name, **{"num_epochs": 1, **settings}).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
+    return algorithm, learner_of(algorithm)
 
 
 @pytest.mark.parametrize("ratio", ["batch", "sample"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import gradients, learner_of
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
@@ -22,14 +23,7 @@ ALGORITHMS = [
 
 def build(small: Any, name: str, **settings: Any) -> tuple[Any, Any]:
     algorithm = small(name, **{"num_epochs": 1, **settings}).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
-
-
-def gradients(learner: Any, part: str) -> dict[str, torch.Tensor]:
-    named = getattr(learner.core, part).named_parameters()
-    return {k: p.grad.clone() for k, p in named if p.grad is not None}
+    return algorithm, learner_of(algorithm)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

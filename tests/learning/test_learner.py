@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learners import learner_of
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.returns import TIME_LIMITS
@@ -17,9 +18,7 @@ GAME = {"episode_length": 3}
 
 def build(small: Any, name: str = "MAT", **settings: Any) -> tuple[Any, Any]:
     algorithm = small(name, env_config=GAME, **settings).build_algo()
-    found: list[Any] = []
-    algorithm.learner_group.foreach_learner(lambda learner: found.append(learner))
-    return algorithm, found[0]
+    return algorithm, learner_of(algorithm)
 
 
 def test_learning_rate_and_entropy_follow_their_schedules(small: Any) -> None:
@@ -44,13 +43,12 @@ def test_schedules_go_on_after_a_resume(small: Any, tmp_path: Any) -> None:
     algorithm.train()
     resumed = type(algorithm).from_checkpoint(path)
     resumed.train()
-    found: list[Any] = []
-    resumed.learner_group.foreach_learner(lambda one: found.append(one))
-    assert float(found[0].entropy_coeff.get_current_value()) == pytest.approx(
+    again = learner_of(resumed)
+    assert float(again.entropy_coeff.get_current_value()) == pytest.approx(
         float(learner.entropy_coeff.get_current_value())
     )
     for name, value in learner.core.state_dict().items():
-        torch.testing.assert_close(found[0].core.state_dict()[name], value, atol=0, rtol=0)
+        torch.testing.assert_close(again.core.state_dict()[name], value, atol=0, rtol=0)
     for one in (algorithm, resumed):
         one.stop()
 
