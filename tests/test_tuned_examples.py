@@ -23,6 +23,8 @@ SMALL = {
     "minibatch_size": None,
     "evaluation_interval": None,
 }
+#: Likewise of a team; test_cluster.py trains 1,024.
+MOST_AGENTS = 16
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
@@ -40,7 +42,10 @@ def test_example_trains_and_is_evaluated(
     trained = []
     for spec, variant in variants:
         config = registry.config_class(spec.algorithm)()
-        config.update_from_dict({**variant, **SMALL})
+        team = dict(variant.get("env_config", {}))
+        if team.get("num_agents", 0) > MOST_AGENTS:
+            team["num_agents"] = MOST_AGENTS
+        config.update_from_dict({**variant, **SMALL, "env_config": team})
         # Of a search over numbers only what makes another network: `check` has seen the rest.
         words = {k: v for k, v in variant.items() if isinstance(v, bool | str | dict)}
         code = (spec.name, words, config.get_default_rl_module_spec().model_config)
