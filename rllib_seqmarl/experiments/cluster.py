@@ -110,6 +110,11 @@ def connection(options: RunOptions) -> Iterator[bool]:
             f"{address}: Ray Client connections cannot be stopped and resumed safely; run this "
             "command on the cluster: ray job submit --address http://HEAD:8265 -- rllib train ..."
         )
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"{address} is an address for jobs: ray job submit --address {address} -- rllib train "
+            "... To attach, give the head's HOST:PORT, as to `ray start --address`."
+        )
     if not local and options.ray_num_cpus is not None:
         raise UserError("--ray-num-cpus is for a local Ray; the cluster has its own CPUs.")
     if not local:
@@ -126,13 +131,14 @@ def connection(options: RunOptions) -> Iterator[bool]:
             )
         else:
             ray.init(address=address, log_to_driver=options.verbose, logging_level=level)
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         if local:
             raise
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
-            f"{reason}. A cluster with token authentication needs RAY_AUTH_MODE=token and the "
-            "token of its head node (~/.ray/auth_token)."
+            f"{reason}. This machine must be a node of the cluster (ray start --address=HOST:PORT);"
+            " a cluster with token authentication needs RAY_AUTH_MODE=token and the token of its "
+            "head node (~/.ray/auth_token)."
         ) from None
     set_log_levels(options.verbose)
     try:
