@@ -53,8 +53,8 @@ def choose_checkpoint(trial: Trial) -> list[str]:
     the checkpoints, and a power cut files that are cut short.
 
     Returns:
-        A line on each checkpoint that is passed over, and one on the checkpoint that is taken
-        instead.
+        A line on each checkpoint that is passed over, and one on the checkpoint that is taken;
+        none if it is the latest, and the one that Ray Tune takes.
     """
     folder = Path(trial.storage.trial_fs_path)
     there = checkpoints.in_trial(folder)
@@ -75,8 +75,9 @@ def choose_checkpoint(trial: Trial) -> list[str]:
             continue
         if latest is None or Path(latest.path) != path:
             _take(trial, path)
-            lines.append(f"note: {trial} goes on from {path}.")
-        return lines
+        elif not lines:
+            return []
+        return [*lines, f"note: {trial} goes on from {path}."]
     return lines
 
 

@@ -86,6 +86,17 @@ def test_a_state_that_is_older_than_the_checkpoints(trial):
     assert trial.storage.current_checkpoint_index == 6
 
 
+def test_a_cut_off_checkpoint_of_which_the_state_does_not_know(trial):
+    (folder_of(trial) / "checkpoint_000002").mkdir()
+
+    damaged, taken = resuming.choose_checkpoint(trial)
+
+    assert "checkpoint_000002 is damaged" in damaged
+    assert taken.endswith("checkpoint_000001.")
+    assert latest(trial) == ("checkpoint_000001", 20.0)
+    assert trial.storage.current_checkpoint_index == 2
+
+
 def test_population_based_training_goes_on_from_another_trial(trial, tmp_path):
     other = write(tmp_path / "other" / "checkpoint_000000")
     trial.on_checkpoint(_TrainingResult(Checkpoint(str(other)), {}))
