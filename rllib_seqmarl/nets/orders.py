@@ -366,10 +366,12 @@ def neighbours_in_order(neighbours: Tensor, order: Tensor | None) -> Sequence:
 
 
 def to_order(x: Tensor, order: Tensor | None) -> Tensor:
-    """Agent slots -> decision order: [B, N, ...] -> [B, N, ...]."""
+    """Agent slots -> decision order: [B, N, ...] -> [B, L, ...], for an order int [B, L]."""
     if order is None:
         return x
-    return x.gather(1, _expand(order, x))
+    first_row = torch.arange(len(x), device=x.device).mul_(x.shape[1]).unsqueeze(1)
+    rows = (order + first_row).flatten()  # whole rows are copied faster than element by element
+    return x.flatten(0, 1).index_select(0, rows).unflatten(0, order.shape)
 
 
 def to_slots(x: Tensor, order: Tensor | None) -> Tensor:
