@@ -11,15 +11,18 @@ environment step by column; where the seconds of an iteration go between the pro
 ``sample_ahead`` gains; and the iteration on clusters of 10 to 1,000 runners, by the model of
 scaling_model.py, which is checked against the rows that have a core for every process at work.
 
-All algorithms of a case live at the same time and take turns of one iteration, another one first
-in every round; figures are medians over rounds. A turn ends when all of its runners are idle, so
-that no rollout is left to the time of the next. Functions are timed where they run, in the
-processes of real runners and learners, whose clock is the same on one machine.
+What is compared lives at the same time and takes turns of one iteration, another one first in every
+round; figures are medians over rounds. A turn ends when all of its runners are idle, so that no
+rollout is left to the time of the next. Idle processes hold memory, about 0.6 GB per runner on
+SMAX: ``--processes`` says how many there may be, after which the rest of the throughput's rows
+live in another group, with a reference of its own. ``ahead`` and ``model`` are for algorithms that
+can sample ahead.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -35,7 +38,8 @@ from scaling_players import PROBES, Layout, Player, Stamps, num_bytes, stamp, st
 from rllib_seqmarl import registry
 from rllib_seqmarl.learning import algorithm as training
 
-PARTS = ("throughput", "bytes", "transport", "ahead", "model")
+PARTS = ("bytes", "transport", "ahead", "model", "throughput")
+REFERENCE = Layout(0, 0)
 CASES: dict[str, dict[str, Any]] = {
     "3s5z": {
         "env": "smac",
@@ -62,21 +66,30 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }
 
+#: What else an algorithm with a central critic needs: SMAX's state; with cars, what each car sees.
+CENTRAL_CRITIC: dict[str, dict[str, Any]] = {
+    "3s5z": {"env_config": {"map_name": "3s5z", "state": True}},
+    "256cars": {"state": "observation"},
+    "1024cars": {"state": "observation"},
+}
 
-def print_throughput(players: list[Player]) -> None:
-    """The first table."""
+
+def print_throughput(groups: list[dict[Layout, Player]], grid: list[Layout]) -> None:
+    """The table of all layouts, each beside the reference of its own group."""
     cores = os.cpu_count() or 1
-    print("\n| runners | learners | sampling | learning | training | / first row |")
+    print("\n| runners | learners | sampling | learning | training | ratio |")
     print("|---:|---:|---:|---:|---:|---:|")
-    first = 0.0
-    for player in players:
+    for layout in grid:
+        group = next(group for group in groups if layout in group)
+        player, reference = group[layout], group[REFERENCE]
         rates = [player.steps / player.median(x) for x in ("sampling", "learning", "whole")]
-        first = first or rates[2]
         figures = " | ".join(f"{rate:,.0f}" for rate in rates)
-        print(f"| {player.layout.cells(cores)} | {figures} | {rates[2] / first:.2f} |")
+        ratio = rates[2] * reference.median("whole") / reference.steps
+        print(f"| {layout.cells(cores)} | {figures} | {ratio:.2f} |")
     print(
-        f"\nEnvironment steps per second; {cores} cores for all processes. * more processes at "
-        "work than cores: such rows show contention, not scaling."
+        f"\nEnvironment steps per second; {cores} cores for all processes. ratio: of training to "
+        "that of one process which took turns with it. * more processes at work than cores: such "
+        "rows show contention, not scaling."
     )
 
 
@@ -102,9 +115,8 @@ def print_transport(player: Player) -> None:
     """Where an iteration's seconds go, and how weights are sent."""
     layout = player.layout
     total = sum(player.median(stage) for stage in player.stages)
-    print(
-        f"\n| {layout.runners} runners, {layout.learners} learners | ms | share |\n|---|---:|---:|"
-    )
+    print(f"\n| runners {layout.runners}, learners {layout.learners} | ms | share |")
+    print("|---|---:|---:|")
     for stage in player.stages:
         print(
             f"| {stage} | {1e3 * player.median(stage):,.1f} | {player.median(stage) / total:.1%} |"
@@ -152,67 +164,86 @@ def print_ahead(players: dict[Layout, Player]) -> None:
 
 
 def layouts(options: argparse.Namespace) -> dict[str, list[Layout]]:
-    """What each part needs to be built."""
-    grid = [Layout(r, n) for n in options.learners for r in options.runners]
+    """What each part is measured with."""
     needed = {
-        "throughput": grid,
         "bytes": [FITTED],
         "transport": [FITTED, AVERAGING],
         "ahead": AHEAD,
         "model": [*CHECKED, MANY],
+        "throughput": [Layout(r, n) for n in options.learners for r in options.runners],
     }
-    return {part: needed[part] for part in options.parts}
+    return {part: needed[part] for part in needed if part in options.parts}
+
+
+def grouped(needed: dict[str, list[Layout]], processes: int) -> list[list[Layout]]:
+    """What lives at the same time: all that is compared, and no more than memory holds."""
+    compared = [layouts for part, layouts in needed.items() if part != "throughput"]
+    groups = [sorted({REFERENCE, *itertools.chain(*compared)})]
+    for layout in needed.get("throughput", []):
+        if layout in groups[0]:
+            continue
+        if sum(one.processes for one in groups[-1]) + layout.processes > processes:
+            groups.append([REFERENCE])
+        groups[-1].append(layout)
+    return groups
 
 
 def run_case(
     case: str, algorithm: str, settings: dict[str, Any], driver: Stamps, options: argparse.Namespace
 ) -> None:
     """All tables of an algorithm in an environment."""
-    needed = layouts(options)
-    begin = time.perf_counter()
-    built = sorted({layout for part in needed.values() for layout in part})
-    players = {layout: Player(algorithm, layout, settings) for layout in built}
-    ready = time.perf_counter()
-    order = list(players.values())
-    for _ in range(options.rounds + 1):
-        order.append(order.pop(0))
+    begin, building = time.perf_counter(), 0.0
+    needed, done = layouts(options), []
+    for group in grouped(needed, options.processes):
+        building -= time.perf_counter()
+        players = {layout: Player(algorithm, layout, settings) for layout in group}
+        building += time.perf_counter()
+        order = list(players.values())
+        for _ in range(options.rounds + 1):
+            order.append(order.pop(0))
+            for player in order:
+                player.turn(driver)
+        if not done:
+            steps = players[REFERENCE].steps
+            print(f"\n## {algorithm}, {case}: {steps:,} environment steps per runner and iteration")
+            print_compared(needed, players, options)
         for player in order:
-            player.turn(driver)
-    steps = min(player.steps for player in order)
-    print(f"\n## {algorithm}, {case}: {steps:,} environment steps per runner and iteration")
+            player.stop()
+        done.append(players)
+    if "throughput" in needed:
+        print_throughput(done, needed["throughput"])
+    print(
+        f"\n({sum(map(len, done))} algorithms built in {building:.0f} s; {options.rounds} rounds; "
+        f"{time.perf_counter() - begin:.0f} s in all.)",
+        flush=True,
+    )
+
+
+def print_compared(
+    needed: dict[str, list[Layout]], players: dict[Layout, Player], options: argparse.Namespace
+) -> None:
+    """All tables but that of throughput."""
     for part in needed:
-        if part == "throughput":
-            print_throughput([players[layout] for layout in needed[part]])
-        elif part == "bytes":
+        if part == "bytes":
             print_bytes(players[FITTED])
         elif part == "transport":
             for layout in needed[part]:
                 print_transport(players[layout])
         elif part == "ahead":
             print_ahead(players)
-        else:
-            costs = print_check(players)
-            print_prediction(costs, options)
-    for player in order:
-        player.algorithm.stop()
-    print(
-        f"\n({len(order)} algorithms built in {ready - begin:.0f} s; {options.rounds} rounds; "
-        f"{time.perf_counter() - begin:.0f} s in all.)",
-        flush=True,
-    )
+        elif part == "model":
+            print_prediction(print_check(players), options)
 
 
 def case_settings(case: str, algorithm: str, options: argparse.Namespace) -> dict[str, Any]:
     """The config of a case."""
-    chosen = {"env": options.env, "env_config": options.env_config} if options.env else CASES[case]
-    settings = {**chosen, **options.settings}
-    if hasattr(registry.config_class(algorithm)(), "state") and not options.env:
-        # A central critic: of SMAX's state; with many cars, of a car's own observation.
-        if case == "3s5z":
-            settings["env_config"] = {**settings["env_config"], "state": True}
-        else:
-            settings["state"] = "observation"
-    return settings
+    if options.env:
+        chosen = {"env": options.env, "env_config": options.env_config}
+    else:
+        chosen = CASES[case]
+        if hasattr(registry.config_class(algorithm)(), "state"):
+            chosen = {**chosen, **CENTRAL_CRITIC[case]}
+    return {**chosen, **options.settings}
 
 
 def main() -> None:
@@ -226,6 +257,7 @@ def main() -> None:
     parser.add_argument("--runners", type=int, nargs="+", default=[0, 1, 2, 4])
     parser.add_argument("--learners", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3, help="turns of every algorithm")
+    parser.add_argument("--processes", type=int, default=24, help="alive at the same time")
     parser.add_argument(
         "--network-gbit", type=float, help="of every node, for the model; default: one machine"
     )

@@ -37,6 +37,11 @@ class Layout(NamedTuple):
         learning = max(1, self.learners)
         return self.runners + learning if self.ahead else max(self.runners, learning)
 
+    @property
+    def processes(self) -> int:
+        """Beside the driver."""
+        return self.runners + self.learners
+
     def cells(self, cores: int) -> str:
         """Of a table's row; marked where processes share cores."""
         crowded = " *" if self.cores > cores else ""
@@ -118,6 +123,11 @@ class Player:
         stamp(self.group, "sync_weights", self.stamps)
         self.on_runners(watch_runner)
         self.learners.foreach_learner(watch_learner)
+
+    def stop(self) -> None:
+        """Ends its processes; what its turns took stays."""
+        self.algorithm.stop()
+        del self.algorithm, self.group, self.learners
 
     def on_runners(self, work: Callable[[Any], Any]) -> list[Any]:
         """What ``work`` gives on every runner that samples, when it is idle."""
