@@ -160,7 +160,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--resume",
         action="store_true",
-        help="go on with the experiment of this name where it stopped",
+        help="go on where the experiment of this name stopped (numbers of processes may differ)",
     )
     add(
         "--resume-or-start",

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from ray import tune
@@ -45,7 +47,8 @@ def faulty_once(num_envs: int, after: int, faults: Mapping[str, str] = MappingPr
     Args:
         num_envs: how many worlds.
         after: steps.
-        faults: "hang" or "raise" -> a file that is made when it happens.
+        faults: "hang" (on a simulator in a process of its own) or "raise" -> a file that is made
+            when it happens.
     """
     env = make(num_envs, num_agents=3)
     step, made = env.step, 0
@@ -54,11 +57,12 @@ def faulty_once(num_envs: int, after: int, faults: Mapping[str, str] = MappingPr
         nonlocal made
         made += 1
         for fault, file in faults.items() if made > after else ():
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(file, os.O_CREAT | os.O_EXCL))
+            with contextlib.suppress(FileExistsError), open(file, "x") as stream:
                 if fault == "raise":
                     raise ValueError("the simulator is gone")
-                time.sleep(10**6)
+                simulator = subprocess.Popen(["sleep", "100000"])
+                print(simulator.pid, file=stream, flush=True)
+                simulator.wait()
         return step(actions)
 
     env.step = faulty
@@ -105,6 +109,10 @@ def test_runners_that_hang_or_raise_are_named_and_replaced(
     )
     assert re.findall(rf"runner \d is restarted: {failed}", told)
     assert told.count("restarted") == 2
+    with open(faults["hang"]) as stream:
+        simulator = int(stream.read())
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert psutil.Process(simulator).status() == psutil.STATUS_ZOMBIE
     assert notices[-1] == ""
     assert set(steps[1:]) <= set(range(80, int(steps[-1]) + 1, 80))
     # Only while a runner hangs is it waited for, and then once.

@@ -11,7 +11,6 @@ from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
 from ray.tune.experiment import Trial
 
-from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import checkpoints
 
 #: Of these depends how much an iteration learns from.
@@ -58,9 +57,10 @@ def choose_checkpoint(trial: Trial) -> list[str]:
     """
     folder = Path(trial.storage.trial_fs_path)
     there = checkpoints.in_trial(folder)
-    latest = trial.checkpoint
+    result = trial.run_metadata.checkpoint_manager.latest_checkpoint_result
+    latest = None if result is None else Path(result.checkpoint.path)
     # Population based training lets a trial go on from the checkpoint of another one.
-    if not there or (latest is not None and Path(latest.path).parent != folder):
+    if not there or (latest is not None and latest.parent != folder):
         return []
     # New ones get new numbers: files of two checkpoints must not mix.
     newest = int(there[0].name.rpartition("_")[2])
@@ -68,21 +68,19 @@ def choose_checkpoint(trial: Trial) -> list[str]:
     trial.invalidate_json_state()
     lines = []
     for path in there:
-        try:
-            checkpoints.check(path)
-        except UserError as error:
-            lines.append(f"note: {error}")
+        problem = checkpoints.damage(path)
+        if problem is not None:
+            lines.append(f"note: {problem}")
             continue
-        if latest is None or Path(latest.path) != path:
-            _take(trial, path)
-        elif not lines:
-            return []
-        return [*lines, f"note: {trial} goes on from {path}."]
+        _take(trial, path)
+        if latest != path or lines:
+            lines.append(f"note: {trial} goes on from {path}.")
+        return lines
     return lines
 
 
 def _take(trial: Trial, path: Path) -> None:
-    """Makes a checkpoint the latest of a trial; what is newer is forgotten."""
+    """Makes a checkpoint the latest of a trial; what is newer, or gone, is forgotten."""
     metadata = trial.run_metadata
     manager = metadata.checkpoint_manager
     known = [*manager.best_checkpoint_results, manager.latest_checkpoint_result]

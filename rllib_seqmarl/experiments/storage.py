@@ -25,6 +25,9 @@ _SETTINGS = "experiment.json"
 _STATE = "experiment_state-*.json"
 _STATE_COPY = "last_good_state.json"
 _COPY_EVERY_S = 5.0
+#: What Ray Tune means to do with a trial once its checkpoint is written. It keeps this in its
+#: state, and would stop a trial whose checkpoint could not be written right after the next one.
+_DECISIONS = ("_cached_trial_decisions", "_queued_trial_decisions")
 
 #: Settings of where, by how many processes and with what patience the work is done: those that
 #: ``--resume`` may change.
@@ -138,6 +141,7 @@ class ExperimentFolder:
                 f"{state} is damaged: start a new experiment from the last checkpoint of each "
                 "trial with --restore CHECKPOINT --experiment-name NAME."
             )
+        _forget_decisions(state)
         return trials
 
     def keep_copy_of_state(self) -> None:
@@ -232,6 +236,14 @@ def _trials(state: Path) -> list[str] | None:
         return [json.loads(trial)["trial_id"] for trial, _ in content["trial_data"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _forget_decisions(state: Path) -> None:
+    content = json.loads(state.read_text(encoding="utf-8"))
+    decided = content.get("runner_data", {})
+    if any(decided.get(key) for key in _DECISIONS):
+        decided.update({key: {} for key in _DECISIONS})
+        _replace(state, json.dumps(content))
 
 
 def _replace(path: Path, text: str) -> None:

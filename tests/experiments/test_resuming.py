@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,19 @@ def test_the_latest_checkpoint_goes_on_without_a_word(trial):
     assert resuming.choose_checkpoint(trial) == []
     assert latest(trial) == ("checkpoint_000001", 20.0)
     assert trial.storage.current_checkpoint_index == 1
+
+
+def test_a_checkpoint_that_is_gone_is_forgotten(trial):
+    """Ray Tune would fail to delete it once more."""
+    shutil.rmtree(folder_of(trial) / "checkpoint_000000")
+
+    assert resuming.choose_checkpoint(trial) == []
+    add(trial, 2, known=True)
+    add(trial, 3, known=True)
+    assert latest(trial) == ("checkpoint_000003", 40.0)
+    assert trial.storage.current_checkpoint_index == 3
+    names = {path.name for path in folder_of(trial).glob("checkpoint_*")}
+    assert names == {"checkpoint_000002", "checkpoint_000003"}
 
 
 def test_a_damaged_checkpoint_is_passed_over(trial):

@@ -131,6 +131,21 @@ def test_a_damaged_state_is_replaced_by_the_last_good_one(folder, monkeypatch):
     assert file.read_text() == state("a", "b")
 
 
+def test_what_was_decided_before_a_failure_is_forgotten(folder):
+    """Else Ray Tune ends a resumed trial as soon as it has written a checkpoint."""
+    begun = folder()
+    begun.begin()
+    content = json.loads(state("a"))
+    content["runner_data"] = {"_cached_trial_decisions": {"a": "STOP"}, "_total_time": 7.0}
+    (begun.path / STATE).write_text(json.dumps(content))
+
+    assert folder().check_resume() == ["a"]
+    kept = json.loads((begun.path / STATE).read_text())
+    assert kept["trial_data"] == content["trial_data"]
+    assert kept["runner_data"]["_cached_trial_decisions"] == {}
+    assert kept["runner_data"]["_total_time"] == 7.0
+
+
 def test_a_damaged_state_without_a_copy_is_said(folder):
     begun = folder()
     begun.begin()
