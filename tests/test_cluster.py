@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from clusters import Nodes, nodes, wait_until
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.cluster import RunOptions, connection
+from rllib_seqmarl.experiments.cluster import RunOptions, check_shared, connection
 
 ROOT = Path(__file__).parent.parent
 
@@ -232,6 +233,20 @@ def test_a_job_fails_where_its_trial_does(cluster: Nodes, tmp_path: Path) -> Non
     assert status == 1, output
     assert "gave nan in 'obs' at step 1, world 0" in output
     assert "1 of 1 trials failed" in output
+
+
+def test_a_folder_that_the_workers_lack_is_refused(cluster: Nodes, tmp_path: Path) -> None:
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    check_shared(tmp_path)
+    # All nodes here have the same disk: a folder that only this process has open.
+    folder = os.open(tmp_path, os.O_RDONLY)
+    own = Path(f"/proc/self/fd/{fcntl.fcntl(folder, fcntl.F_DUPFD, 900)}")
+    assert own.is_dir()
+    with pytest.raises(UserError, match=f"{own} is not there on .*, .*: give --storage-path"):
+        check_shared(own)
+    ray.shutdown()
 
 
 # --- lost nodes ----------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from rllib_seqmarl.errors import UserError
 
@@ -158,3 +159,42 @@ def _check_answers(address: str) -> None:
         raise UserError(
             f"no Ray cluster answers at {address}: {error.strerror or error}."
         ) from None
+
+
+def check_shared(folder: Path | None) -> None:
+    """Makes sure that the nodes which could run a trial have the experiment's folder.
+
+    Ray Tune would notice at the first checkpoint, and what has been trained until then is lost.
+
+    Args:
+        folder: as it is here; None for a URI.
+
+    Raises:
+        UserError: a node lacks it.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if folder is None or len(ray.nodes()) == 1:
+        return
+    look = ray.remote(num_cpus=0, max_retries=0)(_is_folder)
+    asked = {}
+    for node in nodes:
+        place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        asked[look.options(scheduling_strategy=place).remote(str(folder))] = node
+    lacking = []
+    for answer in ray.wait(list(asked), num_returns=len(asked), timeout=60)[0] if asked else ():
+        # A node that is lost in this moment has nothing to say.
+        with suppress(ray.exceptions.RayError):
+            if not ray.get(answer):
+                lacking.append(asked[answer]["NodeManagerAddress"])
+    if lacking:
+        raise UserError(
+            f"{folder} is not there on {', '.join(sorted(lacking))}: give --storage-path a folder "
+            "that all machines of the cluster have at the same path, or a URI."
+        )
+
+
+def _is_folder(path: str) -> bool:
+    return Path(path).is_dir()

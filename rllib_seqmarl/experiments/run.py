@@ -186,6 +186,7 @@ def _run(
     from rllib_seqmarl.experiments.report import Outcome
 
     folder.begin()
+    cluster.check_shared(folder.path)
     console.print(
         f"{spec.name}: {'going on with' if resume else 'training'} {spec.algorithm} on "
         f"{_environment(spec)}. Results: {folder}",
