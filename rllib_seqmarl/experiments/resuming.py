@@ -96,14 +96,16 @@ def _take(trial: Trial, path: Path) -> None:
 
 
 def _result_at(path: Path) -> dict[str, Any]:
-    """What a trial reported in the iteration after which a checkpoint was written."""
+    """What a trial had reported when a checkpoint was written, as far as Ray Tune had noted it."""
     iteration = checkpoints.iteration(path)
+    if iteration is None:
+        return {}
     found: dict[str, Any] = {}
     for line in (path.parent / "result.json").read_text(encoding="utf-8").splitlines():
         try:
             result = json.loads(line)
         except ValueError:
             continue  # the kill cut it short
-        if result.get("training_iteration") == iteration:
+        if result.get("training_iteration", iteration + 1) <= iteration:
             found = result
-    return found
+    return found | {"training_iteration": iteration}

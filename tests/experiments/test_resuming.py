@@ -90,13 +90,18 @@ def test_a_state_that_is_older_than_the_checkpoints(trial):
     for name in ("checkpoint_000000", "checkpoint_000001"):
         (folder_of(trial) / name).rename(folder_of(trial) / f"gone_{name}")
     add(trial, 5, known=False)
+    # Results, too, come a second later, and the last one was cut short.
+    results = (folder_of(trial) / "result.json").read_text().splitlines()[:-1]
+    results += ['{"training_iteration": 11, "time_total_s": 55.0}', '{"training_iteration": 12, "t']
+    (folder_of(trial) / "result.json").write_text("\n".join(results))
     (folder_of(trial) / "checkpoint_000006").mkdir()  # the kill came in the midst of this one
 
     damaged, taken = resuming.choose_checkpoint(trial)
 
     assert "checkpoint_000006 is damaged" in damaged
     assert taken.endswith("checkpoint_000005.")
-    assert latest(trial) == ("checkpoint_000005", 60.0)
+    assert latest(trial) == ("checkpoint_000005", 55.0)
+    assert trial.latest_checkpoint_result.metrics["training_iteration"] == 12
     assert trial.storage.current_checkpoint_index == 6
 
 
