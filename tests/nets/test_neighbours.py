@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from policies import A, B, make_policy, observe
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
@@ -14,36 +15,10 @@ from rllib_seqmarl.nets.decoding import FIXED_METHODS, Decoding
 from rllib_seqmarl.nets.networks import check_network
 from rllib_seqmarl.nets.orders import ORDERS, ranks, to_order, to_slots
 from rllib_seqmarl.nets.policy import SequentialPolicy
-from rllib_seqmarl.nets.transformer import ActionSpec
 from rllib_seqmarl.nets.values import VALUES
 
-B, OBS, A = 5, 7, 4
 GIVEN_ORDERS = [name for name in ORDERS if name != "next_agent"]
 LOCAL = ["transformer", "gnn", "decoder"]
-
-
-def make_policy(discrete: bool = True, **settings: object) -> SequentialPolicy:
-    torch.manual_seed(0)
-    policy = SequentialPolicy(
-        obs_dim=OBS,
-        action=ActionSpec(A, discrete),
-        embed_dim=16,
-        **settings,  # type: ignore[arg-type]
-    ).double()
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return policy
-
-
-def observe(agents: int, discrete: bool) -> tuple[Tensor, Tensor | None]:
-    generator = torch.Generator().manual_seed(1)
-    obs = torch.randn(B, agents, OBS, generator=generator, dtype=torch.float64)
-    if not discrete:
-        return obs, None
-    mask = torch.rand(B, agents, A, generator=generator) > 0.4
-    mask[..., 0] = True
-    return obs, mask
 
 
 def everyone(agents: int) -> Tensor:

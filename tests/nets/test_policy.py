@@ -4,40 +4,11 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
+from policies import A, B, make_policy, observe
 
 from rllib_seqmarl.nets.branches import Branches, _groups, sample_agents
 from rllib_seqmarl.nets.orders import ORDERS, to_order, to_slots
-from rllib_seqmarl.nets.policy import SequentialPolicy
-from rllib_seqmarl.nets.transformer import ActionSpec
 from rllib_seqmarl.nets.values import SUCCESSORS, VALUES
-
-B, OBS, A = 6, 7, 5
-
-
-def make_policy(discrete: bool = True, **settings: object) -> SequentialPolicy:
-    """A small policy in float64 with weights far from their gentle initialisation."""
-    torch.manual_seed(0)
-    policy = SequentialPolicy(
-        obs_dim=OBS,
-        action=ActionSpec(A, discrete),
-        embed_dim=16,
-        **{"num_agents": 4, **settings},  # type: ignore[arg-type]
-    ).double()
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return policy
-
-
-def observe(agents: int, discrete: bool) -> tuple[Tensor, Tensor | None]:
-    generator = torch.Generator().manual_seed(1)
-    obs = torch.randn(B, agents, OBS, generator=generator, dtype=torch.float64)
-    if not discrete:
-        return obs, None
-    mask = torch.rand(B, agents, A, generator=generator) > 0.4
-    mask[..., 0] = True
-    return obs, mask
 
 
 @pytest.mark.parametrize("discrete", [True, False])
