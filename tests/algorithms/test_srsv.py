@@ -93,7 +93,9 @@ def test_trains_with_the_networks_of_the_ablations(network: str, small: Any) -> 
 
 
 @pytest.mark.parametrize(
-    "settings", [{"value_chunk_size": 1}, {"value_chunk_size": None}, {"value_agents": 100}], ids=str
+    "settings",
+    [{"value_chunk_size": 1}, {"value_chunk_size": None}, {"value_agents": 100}],
+    ids=str,
 )
 def test_chunks_and_a_sample_of_the_whole_team_give_the_same_step(
     settings: dict[str, int | None], small: Any
