@@ -89,7 +89,7 @@ def test_runners_that_hang_or_raise_are_named_and_replaced(
         env_config={"faults": faults, "after": 15},  # in the second rollout
         num_env_runners=2,
         sample_ahead=sample_ahead,
-        sample_timeout_s=3.0,
+        sample_timeout_s=10.0,
         delay_between_env_runner_restarts_s=0,
         sync_filters_on_rollout_workers_timeout_s=0.5,
     ).build_algo()
@@ -103,7 +103,7 @@ def test_runners_that_hang_or_raise_are_named_and_replaced(
             break
     assert steps[-1] - steps[-2] == 160, (steps, notices)
     told = " ".join(notices)
-    assert re.findall(r"runner \d is restarted: it did not answer within 3 s", told)
+    assert re.findall(r"runner \d is restarted: it did not answer within 10 s", told)
     failed = (
         r"the environment \(distinct_actions\) failed in a step: ValueError: the simulator is gone"
     )
@@ -118,7 +118,7 @@ def test_runners_that_hang_or_raise_are_named_and_replaced(
     # Only while a runner hangs is it waited for, and then once.
     begin = time.monotonic()
     algorithm.train()
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10
     algorithm.stop()
 
 
@@ -146,15 +146,15 @@ def test_an_evaluation_is_played_by_the_runners_that_answer(
         evaluation_interval=1,
         evaluation_num_env_runners=2,
         evaluation_duration=19,
-        evaluation_sample_timeout_s=4.0,
+        evaluation_sample_timeout_s=10.0,
         evaluation_config={"env_config": {"faults": faults, "after": 0}},
     ).build_algo()
     result = algorithm.train()
-    assert "is restarted: it did not answer within 4 s" in result["notice"]
+    assert "is restarted: it did not answer within 10 s" in result["notice"]
     assert result["evaluation"]["env_runners"]["num_episodes"] == 19
     begin = time.monotonic()
     result = algorithm.train()
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 10
     assert result["notice"] == ""
     assert result["evaluation"]["env_runners"]["num_episodes"] == 19
     algorithm.stop()
@@ -175,6 +175,7 @@ def test_a_killed_runner_is_replaced_and_nothing_is_lost(sample_ahead: bool, sma
         result = algorithm.train()
         steps.append(result["env_runners"]["num_env_steps_sampled_lifetime"])
         healthy.append(algorithm.env_runner_group.num_healthy_remote_env_runners())
+        assert "did not answer" not in result["notice"]  # it is gone, and does not hang
         if len(steps) > 3 and healthy[-1] == 2 and steps[-1] - steps[-2] == 160:
             break
     assert steps[-1] - steps[-2] == 160, (steps, healthy)

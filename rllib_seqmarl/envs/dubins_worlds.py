@@ -220,7 +220,9 @@ class DubinsCar(TeamVectorEnv):
         slots = np.full((*shape, count), -1, np.int32)
         seen = near_cars.rank < count
         car, rank = near_cars.car[seen], near_cars.rank[seen]
-        slots.reshape(-1, count)[car, rank] = near_cars.other[seen] % self.num_agents
+        slots.reshape(shape[0] * shape[1], count)[car, rank] = (
+            near_cars.other[seen] % self.num_agents
+        )
         return slots
 
     def _ego_rows(

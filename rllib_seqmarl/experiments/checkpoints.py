@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ TRUST = (
 
 _METADATA = "rllib_checkpoint.json"
 _CLASS = "class_and_ctor_args.pkl"
+_NUMBERED = re.compile(r"checkpoint_\d+")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -29,7 +31,8 @@ def is_checkpoint(path: Path) -> bool:
 
 def in_trial(path: Path) -> list[Path]:
     """The checkpoints in a trial's folder, the latest first, cut off ones among them."""
-    return sorted((folder for folder in path.glob("checkpoint_*") if folder.is_dir()), reverse=True)
+    numbered = (folder for folder in path.glob("checkpoint_*") if _NUMBERED.fullmatch(folder.name))
+    return sorted((folder for folder in numbered if folder.is_dir()), reverse=True)
 
 
 def find(path: str, say: Callable[[str], None]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
 from ray.tune.experiment import Trial
 
+from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import checkpoints
+from rllib_seqmarl.experiments.score import SCORE
 
 #: Of these depends how much an iteration learns from.
 _BATCH = {"num_env_runners", "num_envs_per_env_runner"}
@@ -54,6 +57,9 @@ def choose_checkpoint(trial: Trial) -> list[str]:
     Returns:
         A line on each checkpoint that is passed over, and one on the checkpoint that is taken;
         none if it is the latest, and the one that Ray Tune takes.
+
+    Raises:
+        UserError: of the trial's checkpoints none is sound.
     """
     folder = Path(trial.storage.trial_fs_path)
     there = checkpoints.in_trial(folder)
@@ -76,7 +82,12 @@ def choose_checkpoint(trial: Trial) -> list[str]:
         if latest != path or lines:
             lines.append(f"note: {trial} goes on from {path}.")
         return lines
-    return lines
+    if latest is not None:
+        raise UserError(
+            f"{trial} has no sound checkpoint to go on from: {lines[0].removeprefix('note: ')} "
+            "Start a new experiment under another name with --experiment-name NAME."
+        )
+    return lines  # none had been finished: the trial starts from its beginning
 
 
 def _take(trial: Trial, path: Path) -> None:
@@ -97,15 +108,15 @@ def _take(trial: Trial, path: Path) -> None:
 
 def _result_at(path: Path) -> dict[str, Any]:
     """What a trial had reported when a checkpoint was written, as far as Ray Tune had noted it."""
-    iteration = checkpoints.iteration(path)
-    if iteration is None:
-        return {}
-    found: dict[str, Any] = {}
-    for line in (path.parent / "result.json").read_text(encoding="utf-8").splitlines():
+    found: dict[str, Any] = {SCORE: math.nan}  # Ray Tune ranks a missing score above all others
+    iteration, results = checkpoints.iteration(path), path.parent / "result.json"
+    if iteration is None or not results.exists():  # results are written later than checkpoints
+        return found
+    for line in results.read_text(encoding="utf-8").splitlines():
         try:
             result = json.loads(line)
         except ValueError:
             continue  # the kill cut it short
         if result.get("training_iteration", iteration + 1) <= iteration:
-            found = result
+            found |= result
     return found | {"training_iteration": iteration}

@@ -185,8 +185,9 @@ def _run(
     from rllib_seqmarl.experiments.progress import Progress
     from rllib_seqmarl.experiments.report import Outcome
 
-    folder.begin()
+    folder.make()
     cluster.check_shared(folder.path)
+    folder.note_settings()
     console.print(
         f"{spec.name}: {'going on with' if resume else 'training'} {spec.algorithm} on "
         f"{_environment(spec)}. Results: {folder}",

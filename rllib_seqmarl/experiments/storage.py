@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -105,17 +105,28 @@ class ExperimentFolder:
                 "--resume, or start a new one under another name with --experiment-name NAME."
             )
 
-    def begin(self) -> None:
-        """Makes the folder and notes the settings in it.
+    def make(self) -> None:
+        """Makes the folder.
 
         Raises:
-            UserError: the folder cannot be made.
+            UserError: it cannot be made.
         """
+        self._write(lambda path: path.mkdir(parents=True, exist_ok=True))
+
+    def note_settings(self) -> None:
+        """Notes in the folder what the experiment is started with.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        settings = json.dumps(_settings(self._spec), indent=2)
+        self._write(lambda path: _replace(path / _SETTINGS, settings))
+
+    def _write(self, write: Callable[[Path], None]) -> None:
         if self.path is None:
             return
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            _replace(self.path / _SETTINGS, json.dumps(_settings(self._spec), indent=2))
+            write(self.path)
         except OSError as error:
             raise UserError(f"cannot write results to {self.path}: {error.strerror}.") from None
 

@@ -192,6 +192,8 @@ class AdvantageLearner(TeamLearner):
             (VALUE_WEIGHT, self.config.use_value_active_mask),
         ):
             weight = alive if masked else ones
+            # Of a minibatch in which nobody counts, all weights are 0.
+            total = self.sum_over_learners(weight.sum()).clamp(min=1.0)
             # Learners' gradients are averaged, so each divides by its share of the weight.
-            weights[name] = weight / (self.sum_over_learners(weight.sum()) / self.num_shares)
+            weights[name] = weight / (total / self.num_shares)
         return weights

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.fs
+import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
@@ -165,6 +166,8 @@ class TeamAlgorithm(Algorithm):
                 break
             time.sleep(0.2)
             restored += super().restore_env_runners(env_runner_group)
+        if env_runner_group is self.env_runner_group and self._runners is not None:
+            self._runners.forget(restored)
         return restored
 
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
@@ -183,6 +186,8 @@ class TeamAlgorithm(Algorithm):
             if error is not None:
                 raise UserError(error)
         played = [episodes for evaluated, _ in answers for episodes in evaluated]
+        if not played:  # nobody answered: RLlib would repeat the figures of the last evaluation
+            results.pop(ENV_RUNNER_RESULTS, None)
         reported = results.get(ENV_RUNNER_RESULTS, {})
         for name in played[0] if played else ():
             values = np.concatenate([episodes[name] for episodes in played])
@@ -282,6 +287,8 @@ class TeamAlgorithm(Algorithm):
         try:
             with tempfile.TemporaryDirectory() as folder:
                 return super().save(folder)
+        except ray.exceptions.RayError:
+            raise  # some are OSErrors, of processes and not of files
         except OSError as error:
             target = storage.checkpoint_fs_path
             if storage.current_checkpoint_index > written:

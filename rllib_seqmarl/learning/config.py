@@ -108,7 +108,12 @@ class TeamConfig(AlgorithmConfig):
     }
     #: Settings that must be whole, above zero, at least zero, and between 0 and 1.
     _WHOLE: ClassVar[set[str]] = _COUNTS | _FROM_ZERO
-    _POSITIVE: ClassVar[set[str]] = _COUNTS | {"adam_epsilon", "grad_clip"}
+    _POSITIVE: ClassVar[set[str]] = _COUNTS | {
+        "adam_epsilon",
+        "grad_clip",
+        "sample_timeout_s",
+        "evaluation_sample_timeout_s",
+    }
     _NOT_NEGATIVE: ClassVar[set[str]] = _FROM_ZERO | {"lr", "entropy_coeff", "vf_loss_coeff"}
     _UNIT_INTERVAL: ClassVar[set[str]] = {"gamma"}
 

@@ -69,7 +69,7 @@ class BlockHeard(NamedTuple):
     cross: Heard  # in its cross-attention
 
 
-class Sequence(NamedTuple):
+class OrderedNeighbours(NamedTuple):
     """Neighbours in decision order."""
 
     neighbours: Tensor  # int64 [B, N, K], when those of the m-th agent decide; -1: fewer than K

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.distributions import gumbel, masked_logits
-from rllib_seqmarl.nets.neighbours import Sequence
+from rllib_seqmarl.nets.neighbours import OrderedNeighbours
 from rllib_seqmarl.nets.transformer import GAIN_BEFORE_GELU, linear
 from rllib_seqmarl.nets.transformer import head as output_head
 
@@ -353,16 +353,16 @@ def ranks(order: Tensor) -> Tensor:
     return torch.empty_like(order).scatter(1, order, positions)
 
 
-def neighbours_in_order(neighbours: Tensor, order: Tensor | None) -> Sequence:
+def neighbours_in_order(neighbours: Tensor, order: Tensor | None) -> OrderedNeighbours:
     """Neighbours by when they decide, from int [B, N, K] by slots, -1 where there are fewer."""
     neighbours = neighbours.long()
     if order is None:
-        return Sequence(neighbours)
+        return OrderedNeighbours(neighbours)
     batch, agents, count = neighbours.shape
     absent = neighbours < 0
     when = ranks(order).gather(1, neighbours.masked_fill(absent, 0).flatten(1))
     when = when.view(batch, agents, count).masked_fill(absent, -1)
-    return Sequence(to_order(when, order))
+    return OrderedNeighbours(to_order(when, order))
 
 
 def to_order(x: Tensor, order: Tensor | None) -> Tensor:

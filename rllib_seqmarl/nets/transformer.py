@@ -30,7 +30,7 @@ from rllib_seqmarl.nets.layers import (
     linear,
 )
 from rllib_seqmarl.nets.mixing import Attention, Mixing
-from rllib_seqmarl.nets.neighbours import BlockHeard, Heard, Sequence
+from rllib_seqmarl.nets.neighbours import BlockHeard, Heard, OrderedNeighbours
 
 #: width, heads and number of positions -> how positions hear of each other.
 MixingClass = Callable[[int, int, int | None], Mixing]
@@ -219,7 +219,7 @@ class Decoder(ActionDecoder):
     ) -> None:
         super().__init__(action, width)
         self.heads = heads
-        self.neighbours: Sequence | None = None
+        self.neighbours: OrderedNeighbours | None = None
         self.heard: list[BlockHeard] | None = None
         # SrSv's value is read at one position more than there are agents.
         positions = None if agents is None else agents + 1
@@ -228,7 +228,7 @@ class Decoder(ActionDecoder):
             for _ in range(blocks)
         )
 
-    def among(self, neighbours: Sequence) -> Self:
+    def among(self, neighbours: OrderedNeighbours) -> Self:
         """This decoder for rows in which agents hear the actions of their neighbours alone."""
         restricted = copy.copy(self)  # the parameters stay the same
         restricted.neighbours = neighbours

@@ -107,7 +107,7 @@ class RolloutBlock:
         return RolloutBlock(steps * (stop - start), self.num_agents, columns, final, memory)
 
     def check(self, simulator: str) -> None:
-        """Refuses observations and rewards that are not finite.
+        """Refuses observations and rewards that are not finite, and neighbours that do not exist.
 
         Raises:
             UserError: names the first bad column, step, world and agent.
@@ -126,6 +126,16 @@ class RolloutBlock:
                     f"the environment ({simulator}) gave {value} in {name!r} at {where} of this "
                     "rollout: mend the environment; nothing was learned from this rollout."
                 )
+        neighbours = self.columns.get(NEIGHBOURS)
+        if neighbours is None or not neighbours.size:
+            return
+        agents = neighbours.shape[2]
+        if neighbours.min() < -1 or neighbours.max() >= agents:
+            bad = np.argwhere((neighbours < -1) | (neighbours >= agents))[0]
+            raise UserError(
+                f"the environment ({simulator}) gave {neighbours[tuple(bad)]} among the neighbours "
+                f"of agent {bad[2]} of world {bad[1]}: give slots from 0 to {agents - 1}, or -1."
+            )
 
 
 def concatenate(blocks: Sequence[RolloutBlock]) -> RolloutBlock:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -56,7 +55,6 @@ def _do(runner: TeamEnvRunner, work: Work[T]) -> Answer[T] | Failure:
         return Answer(runner.worker_index, work(runner))
     except Exception as error:
         logger.exception("runner %s failed", runner.worker_index)
-        time.sleep(runner.config.delay_between_env_runner_restarts_s)  # as RLlib does
         reason = " ".join(str(error).split())
         return Failure(runner.worker_index, reason or type(error).__name__)
 
@@ -123,6 +121,10 @@ class RemoteRunners:
             )
             self._asked_ahead.update(idle)
 
+    def forget(self, restarted: Collection[int]) -> None:
+        """Runners that have been restarted no longer do what they were asked for ahead."""
+        self._asked_ahead.difference_update(restarted)
+
     def collect(self, timeout: float | None) -> list[Any]:
         """What the work gave that was asked for ahead; the rest as in `ask`."""
         fetched = self._group.fetch_ready_async_reqs(tags=AHEAD, timeout_seconds=timeout)
@@ -139,7 +141,8 @@ class RemoteRunners:
         # Runners whose process is gone are no longer healthy; RLlib has seen to that.
         silent = set(asked) & set(self.healthy) - {answer.runner for answer in answers}
         for runner in sorted(silent):
-            self._end(runner, f"it did not answer within {timeout:g} s.")
+            limit = "at all" if timeout is None else f"within {timeout:g} s"
+            self._end(runner, f"it did not answer {limit}.")
         for answer in answers:
             if isinstance(answer, Failure):
                 self._end(answer.runner, answer.reason)

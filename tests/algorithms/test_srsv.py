@@ -18,6 +18,7 @@ from rllib_seqmarl.nets.values import (
     SequentialValue,
     SequentialValueWithoutPolicy,
 )
+from rllib_seqmarl.rollout.block import ALIVE
 from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
 
 
@@ -133,6 +134,8 @@ def test_only_agents_with_a_value_are_learned_from(successors: str, small: Any) 
             assert (weights[name][:, agents] > 0).all()
             assert not weights[name][~rows[COMPLETED]].any()
     assert len(seen) > 1
+    dead = learner.weights({**rows, ALIVE: rows[ALIVE] & ~rows[COMPLETED]})
+    assert not dead[POLICY_WEIGHT].any()
     before = learner.value_norm.mean.clone()
     rows = {**rows, RETURNS: torch.where(rows[COMPLETED], rows[RETURNS], torch.nan)}
     learner.value_targets(rows)

@@ -333,6 +333,8 @@ def test_neighbours_are_the_nearest_cars_of_the_observation(num_agents: int) -> 
         assert found[world, car].tolist() == expected.tolist()
         shown = obs["obs"][world, car, 5:25].reshape(4, 5)[:, 4]
         assert ((found[world, car] >= 0) == shown).all()
+    alone = make(2, num_agents=3, neighbours=True, num_neighbours=0)
+    assert alone.reset(seed=0)[0]["neighbours"].shape == (2, 3, 0)
     with pytest.raises(UserError, match="'neighbours' has no meaning with observation 'paper'"):
         check({"observation": "paper", "neighbours": True})
 

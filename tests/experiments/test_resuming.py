@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from ray.tune import Checkpoint, CheckpointConfig
 from ray.tune.experiment import Trial
 
 from rllib_seqmarl import registry
+from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments import resuming
+from rllib_seqmarl.experiments.score import SCORE
 
 
 @pytest.fixture
@@ -114,6 +117,31 @@ def test_a_cut_off_checkpoint_of_which_the_state_does_not_know(trial):
     assert taken.endswith("checkpoint_000001.")
     assert latest(trial) == ("checkpoint_000001", 20.0)
     assert trial.storage.current_checkpoint_index == 2
+
+
+def test_copies_of_checkpoints_under_other_names_are_left_alone(trial):
+    shutil.copytree(folder_of(trial) / "checkpoint_000000", folder_of(trial) / "checkpoint_best")
+
+    assert resuming.choose_checkpoint(trial) == []
+    assert latest(trial) == ("checkpoint_000001", 20.0)
+
+
+def test_a_trial_without_a_sound_checkpoint_is_refused(trial):
+    for path in folder_of(trial).glob("checkpoint_*"):
+        (path / "algorithm_state.pkl").unlink()
+
+    with pytest.raises(UserError, match=r"no sound checkpoint to go on from: .*checkpoint_000001"):
+        resuming.choose_checkpoint(trial)
+
+
+def test_results_may_come_later_than_checkpoints(trial):
+    add(trial, 2, known=False)
+    (folder_of(trial) / "result.json").unlink()
+
+    (taken,) = resuming.choose_checkpoint(trial)
+
+    assert taken.endswith("checkpoint_000002.")
+    assert math.isnan(trial.latest_checkpoint_result.metrics[SCORE])
 
 
 def test_population_based_training_goes_on_from_another_trial(trial, tmp_path):

@@ -34,7 +34,8 @@ def state(*trial_ids):
 def test_a_folder_with_results_is_not_new(folder):
     new = folder()
     new.check_new()
-    new.begin()
+    new.make()
+    new.note_settings()
     new.check_new()  # begun, and died before anything came of it
 
     (new.path / "MAT_trial").mkdir()
@@ -46,7 +47,8 @@ def test_a_folder_with_results_is_not_new(folder):
 def test_only_a_state_of_tune_can_be_resumed(folder):
     new = folder()
     assert not new.can_resume()
-    new.begin()
+    new.make()
+    new.note_settings()
     assert not new.can_resume()
     (new.path / STATE).write_text(state("a", "b"))
     assert new.can_resume()
@@ -55,7 +57,8 @@ def test_only_a_state_of_tune_can_be_resumed(folder):
 
 def test_changed_settings_are_refused(folder):
     begun = folder()
-    begun.begin()
+    begun.make()
+    begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
     assert folder(num_samples=1).check_resume() == ["a"]
@@ -72,7 +75,8 @@ def test_changed_settings_are_refused(folder):
 def test_where_the_work_is_done_may_change(folder):
     config = {"lr": 0.1, "num_env_runners": 0, "num_gpus_per_learner": 1, "num_learners": 1}
     begun = folder(config=config)
-    begun.begin()
+    begun.make()
+    begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
     moved = folder(config={"lr": 0.1, "num_env_runners": 4, "num_learners": 1})
@@ -83,7 +87,8 @@ def test_where_the_work_is_done_may_change(folder):
 def test_what_is_searched_over_must_not_change(folder):
     searched = {"lr": 0.1, "num_envs_per_env_runner": Sampler("choice", [8, 16])}
     begun = folder(config=searched)
-    begun.begin()
+    begun.make()
+    begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
     assert folder(config=searched).check_resume() == ["a"]
@@ -94,7 +99,8 @@ def test_what_is_searched_over_must_not_change(folder):
 def test_a_full_disk_costs_no_more_than_the_copy(folder, monkeypatch):
     monkeypatch.setattr(storage, "_COPY_EVERY_S", -1.0)
     begun = folder()
-    begun.begin()
+    begun.make()
+    begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -111,7 +117,8 @@ def test_a_full_disk_costs_no_more_than_the_copy(folder, monkeypatch):
 def test_settings_that_json_cannot_hold_are_compared_by_type(folder):
     config = {"lr": 0.1, "class": dict, "object": object(), "many": (1, 2)}
     begun = folder(config=config)
-    begun.begin()
+    begun.make()
+    begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
     assert folder(config={**config, "object": object()}).check_resume() == ["a"]
@@ -120,7 +127,8 @@ def test_settings_that_json_cannot_hold_are_compared_by_type(folder):
 def test_a_damaged_state_is_replaced_by_the_last_good_one(folder, monkeypatch):
     monkeypatch.setattr(storage, "_COPY_EVERY_S", -1.0)
     begun = folder()
-    begun.begin()
+    begun.make()
+    begun.note_settings()
     file = begun.path / STATE
     file.write_text(state("a", "b"))
     begun.keep_copy_of_state()
@@ -134,7 +142,8 @@ def test_a_damaged_state_is_replaced_by_the_last_good_one(folder, monkeypatch):
 def test_what_was_decided_before_a_failure_is_forgotten(folder):
     """Else Ray Tune ends a resumed trial as soon as it has written a checkpoint."""
     begun = folder()
-    begun.begin()
+    begun.make()
+    begun.note_settings()
     content = json.loads(state("a"))
     content["runner_data"] = {"_cached_trial_decisions": {"a": "STOP"}, "_total_time": 7.0}
     (begun.path / STATE).write_text(json.dumps(content))
@@ -148,7 +157,8 @@ def test_what_was_decided_before_a_failure_is_forgotten(folder):
 
 def test_a_damaged_state_without_a_copy_is_said(folder):
     begun = folder()
-    begun.begin()
+    begun.make()
+    begun.note_settings()
     (begun.path / STATE).write_text(state("a")[:20])
 
     with pytest.raises(UserError, match=r"is damaged.*--restore"):
@@ -161,7 +171,7 @@ def test_storage_that_cannot_be_written(folder, tmp_path):
     with pytest.raises(UserError, match="is a file"):
         folder().check_new()
     with pytest.raises(UserError, match="cannot write results"):
-        folder().begin()
+        folder().make()
 
 
 def test_uris_are_left_to_ray():
@@ -171,6 +181,7 @@ def test_uris_are_left_to_ray():
 
     assert str(remote) == "s3://bucket/there/mine"
     remote.check_new()
-    remote.begin()
+    remote.make()
+    remote.note_settings()
     remote.keep_copy_of_state()
     assert not remote.can_resume()

@@ -247,7 +247,7 @@ def test_nothing_comes_from_beyond_the_neighbours() -> None:
 
 def test_neighbours_may_be_more_or_fewer_than_in_training() -> None:
     policy = make_policy()
-    for agents, most in ((3, 1), (8, 5)):
+    for agents, most in ((3, 1), (8, 5), (4, 0)):
         obs, mask = observe(agents, True)
         decision = policy.act(obs, mask, deterministic=True, neighbours=some(agents, most))
         assert decision.actions.shape == (B, agents)

@@ -85,3 +85,15 @@ def test_memory_goes_with_its_worlds() -> None:
         share = concatenate(pieces)
         numbers = share.columns["reward"][0]
         np.testing.assert_array_equal(share.memory["hidden"][:, 1, 0], numbers)
+
+
+@pytest.mark.parametrize(("wrong", "named"), [(2, "gave 2"), (-2, "gave -2")])
+def test_neighbours_that_do_not_exist_are_refused(wrong: int, named: str) -> None:
+    """As an index into all worlds, such a slot would be an agent of the next one."""
+    sound = block(3, 0)
+    sound.columns["neighbours"] = np.full((T + 1, 3, N, 1), -1, np.int32)
+    sound.check("a game")
+    sound.columns["neighbours"][2, 1, 0] = wrong
+    line = rf"\(a game\) {named} among the neighbours of agent 0 of world 1: .* 0 to 1, or -1"
+    with pytest.raises(UserError, match=line):
+        sound.check("a game")
