@@ -16,6 +16,14 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+#: Files of minutes. They come first, so that no process is left alone with one at the end.
+LONG = ("test_all_algorithms.py", "test_cli.py", "test_cluster.py", "test_faults_resume.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture
 def ray_session() -> None:
     """A small local cluster of this test process; it lives on for the next test."""

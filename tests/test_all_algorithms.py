@@ -232,7 +232,7 @@ def test_remote_runners_and_evaluation_runners(variant: str, small: Any) -> None
         name,
         env_config=DISCRETE,
         **settings,
-        num_env_runners=2,
+        num_env_runners=1,
         evaluation_interval=1,
         evaluation_num_env_runners=1,
         evaluation_duration=9,
@@ -240,7 +240,7 @@ def test_remote_runners_and_evaluation_runners(variant: str, small: Any) -> None
     algorithm = config.build_algo()
     for _ in range(2):
         result = algorithm.train()
-    assert result["env_runners"]["num_env_steps_sampled_lifetime"] == 2 * 2 * 80
+    assert result["env_runners"]["num_env_steps_sampled_lifetime"] == 2 * 80
     assert result["evaluation"]["env_runners"]["num_episodes"] == 9
     newest = result["learners"]["default_policy"]["weights_seq_no"]
     assert newest == 2
