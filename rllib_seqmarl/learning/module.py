@@ -73,6 +73,12 @@ def obs_dim(space: spaces.Space[Any]) -> int:
     )
 
 
+def completed_agents(rows: Mapping[str, Tensor]) -> Tensor | None:
+    """The agents that have a completion in rows of columns, int [I], ascending; None: all."""
+    completed = rows.get(COMPLETED)
+    return None if completed is None else completed[0].nonzero().squeeze(-1)
+
+
 class TeamModule(TorchRLModule, InferenceOnlyAPI):
     """What all modules of a team share: one way to act, greedily or not."""
 
@@ -200,9 +206,7 @@ class SequentialModule(TeamModule):
         """
         completions = None
         if COMPLETIONS in batch:
-            completed = batch.get(COMPLETED)
-            agents = None if completed is None else completed[0].nonzero().squeeze(-1)
-            completions = Completions(batch[COMPLETIONS], agents)
+            completions = Completions(batch[COMPLETIONS], completed_agents(batch))
         evaluation = self.policy.evaluate(
             batch[OBS],
             batch.get(ACTION_MASK),

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from rllib_seqmarl.learning.advantages import RETURNS, AdvantageLearner
 from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.module import COMPLETED, COMPLETIONS, SequentialModule
+from rllib_seqmarl.learning.module import (
+    COMPLETED,
+    COMPLETIONS,
+    SequentialModule,
+    completed_agents,
+)
 from rllib_seqmarl.nets.branches import sample_agents
 from rllib_seqmarl.nets.value_norm import ValueNorm
 from rllib_seqmarl.rollout.block import (
@@ -125,15 +130,13 @@ class SequentialLearner(AdvantageLearner):
         extra[ROW_WEIGHT] = returns.new_ones(len(returns)) / (rows_of_all / self.num_shares)
         policy = self.core.policy
         if policy.value.needs_completions and COMPLETIONS not in rows:
-            completed = rows.get(COMPLETED)
-            agents = None if completed is None else completed[0].nonzero().squeeze(-1)
             with self.network_time():
                 completions = policy.completions(
                     rows[OBS],
                     rows.get(ACTION_MASK),
                     rows[ACTIONS],
                     rows.get(ORDER),
-                    agents,
+                    completed_agents(rows),
                     self.core.neighbours(rows),
                 )
             assert completions is not None

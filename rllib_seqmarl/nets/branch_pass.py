@@ -61,11 +61,16 @@ class BranchPass:
             The output of the last block, [B, R, D], and the weights of its cross-attention, see
             `Mixing.branch_weights`.
         """
-        views = (branches,) * 3 if self.hears is None else branches.among(self.hears)
+        count = len(self.blocks)
+        if self.hears is None:
+            views = [(branches, branches)] * count
+        else:
+            views = branches.among(self.hears, count)
         x = self.decoder.embed(tokens, self.symbols)
         encoded = self.encoded.index_select(1, branches.agent)  # [B, R, D]
-        for index, (block, own, cross, queries) in enumerate(self.blocks):
-            in_self, in_cross = views[:2] if index == 0 else (views[2], views[2])
+        for (block, own, cross, queries), (in_self, in_cross) in zip(
+            self.blocks, views, strict=True
+        ):
             if isinstance(own, _Symbols):
                 heard = own.hear(x, tokens, branches)
             else:

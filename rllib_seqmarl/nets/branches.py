@@ -130,22 +130,19 @@ class Branches:
         for start in range(0, len(groups), step):
             yield Branches.of(agents, tuple(groups[start : start + step]), whose, device)
 
-    def among(self, table: Tensor) -> tuple[Branches, Branches, Branches]:
+    def among(self, table: Tensor, count: int) -> list[tuple[Branches, Branches]]:
         """The same, with every agent hearing its neighbours alone (see `neighbours`).
 
         The last row of a branch asks for its agent.
 
         Args:
             table: bool [B, N, N], whether the m-th agent hears the n-th, itself included.
+            count: blocks of the decoder.
 
         Returns:
-            As the rows hear actions in the self-attention of the decoder's first block, as they do
-            in its cross-attention, and as they hear agents in the other blocks.
+            As the rows hear in the self-attention and in the cross-attention of each block.
         """
-        agents = table.shape[1]
         whose = self.agent.view(self.shape)  # [C, G]
-        of_trunk = torch.arange(agents, device=whose.device).expand(len(whose), -1)
-        keys = torch.cat((of_trunk, whose), dim=1)  # [C, N + G]
         # A position's newest token is the action of the agent before it, at 0 the start symbol.
         newest, newest_key = self.position[0] - 1, self.key_position[0] - 1
         start = newest_key < 0
@@ -155,11 +152,13 @@ class Branches:
             return table[:, rows.unsqueeze(-1), heard.unsqueeze(-2)]
 
         actions = newest_key.clamp(min=0)
-        return (
-            self._seeing(visible(newest, actions) | start.unsqueeze(1)),
-            self._seeing(visible(whose, actions) | start.unsqueeze(1)),
-            self._seeing(visible(whose, keys)),
-        )
+        tokens = self._seeing(visible(newest, actions) | start.unsqueeze(1))
+        first = tokens, self._seeing(visible(whose, actions) | start.unsqueeze(1))
+        if count == 1:
+            return [first]
+        of_trunk = torch.arange(table.shape[1], device=whose.device).expand(len(whose), -1)
+        states = self._seeing(visible(whose, torch.cat((of_trunk, whose), dim=1)))
+        return [first, *[(states, states)] * (count - 1)]
 
     def _seeing(self, visible: Tensor) -> Branches:
         return replace(self, visible=self.visible & visible)

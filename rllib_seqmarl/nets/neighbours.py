@@ -92,10 +92,13 @@ class OrderedNeighbours(NamedTuple):
         tokens = Heard.of(
             torch.cat((position, shifted[0]), dim=2), torch.cat((always, shifted[1]), dim=2)
         )
+        first = BlockHeard(tokens, actions)
+        if count == 1:
+            return [first]
         states = Heard.of(
             torch.cat((position, self.neighbours), dim=2), torch.cat((always, before), dim=2)
         )
-        return [BlockHeard(tokens, actions), *[BlockHeard(states, states)] * (count - 1)]
+        return [first, *[BlockHeard(states, states)] * (count - 1)]
 
     def table(self) -> Tensor:
         """bool [B, N, N]: whether the m-th agent hears the n-th, itself included."""
