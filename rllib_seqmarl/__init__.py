@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rllib_seqmarl import registry
+from rllib_seqmarl import _checkpoint_aliases, registry
 
 __version__ = "0.1.0"
+
+_checkpoint_aliases.install()
 
 
 def __getattr__(name: str) -> Any:

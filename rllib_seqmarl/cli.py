@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rllib_seqmarl.errors import UserError
 
 if TYPE_CHECKING:
-    from rllib_seqmarl.experiments.spec import Overrides
+    from rllib_seqmarl.experiments.spec.experiment import Overrides
 
 _TRAIN = """\
 Train with Ray Tune: the experiments of a file (train file FILE), or one described by options
@@ -180,8 +180,8 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _overrides(args: argparse.Namespace) -> Overrides:
-    from rllib_seqmarl.experiments.documents import load_json_mapping
-    from rllib_seqmarl.experiments.spec import Overrides
+    from rllib_seqmarl.experiments.spec.experiment import Overrides
+    from rllib_seqmarl.experiments.spec.files import load_json_mapping
 
     config = load_json_mapping(args.config, "--config") if args.config is not None else {}
     for key in ("seed", "num_env_runners", "num_learners"):
@@ -205,8 +205,8 @@ def _overrides(args: argparse.Namespace) -> Overrides:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from rllib_seqmarl.experiments import run
-    from rllib_seqmarl.experiments.spec import from_command_line
+    from rllib_seqmarl.experiments.spec.experiment import from_command_line
+    from rllib_seqmarl.experiments.train import run
 
     if args.algo is None:
         raise UserError("give --algo NAME, or a file: rllib train file FILE")
@@ -215,8 +215,8 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _train_file(args: argparse.Namespace) -> int:
-    from rllib_seqmarl.experiments import run
-    from rllib_seqmarl.experiments.spec import load_file
+    from rllib_seqmarl.experiments.spec.experiment import load_file
+    from rllib_seqmarl.experiments.train import run
 
     if args.algo is not None or args.config is not None:
         raise UserError("--algo and --config describe an experiment without a file.")
@@ -224,7 +224,7 @@ def _train_file(args: argparse.Namespace) -> int:
 
 
 def _run_options(args: argparse.Namespace) -> Any:
-    from rllib_seqmarl.experiments.run import RunOptions
+    from rllib_seqmarl.experiments.train.run import RunOptions
 
     return RunOptions(
         resume=args.resume or args.resume_or_start,
@@ -280,8 +280,8 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from rllib_seqmarl.experiments import evaluate
-    from rllib_seqmarl.experiments.documents import load_json_mapping
+    from rllib_seqmarl.experiments.evaluate import command as evaluate
+    from rllib_seqmarl.experiments.spec.files import load_json_mapping
 
     return evaluate.evaluate(
         args.checkpoint,
@@ -310,7 +310,7 @@ def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from rllib_seqmarl.experiments import evaluate
+    from rllib_seqmarl.experiments.evaluate import command as evaluate
 
     return evaluate.export_policy(args.checkpoint, args.file)
 
@@ -384,8 +384,8 @@ def _add_import_mat(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 
 def _import_mat(args: argparse.Namespace) -> int:
-    from rllib_seqmarl.experiments import official
-    from rllib_seqmarl.experiments.documents import load_json_mapping
+    from rllib_seqmarl.experiments.share import import_mat as official
+    from rllib_seqmarl.experiments.spec.files import load_json_mapping
 
     return official.import_mat(
         args.source,

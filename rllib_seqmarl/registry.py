@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from rllib_seqmarl.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from rllib_seqmarl.envs.team_env import TeamVectorEnv
+    from rllib_seqmarl.envs.core.contract import TeamVectorEnv
 
 #: Algorithm name -> "module:class". The config class stands beside it as ``<class>Config``.
 ALGORITHMS: dict[str, str] = {
@@ -34,15 +34,15 @@ ALGORITHMS: dict[str, str] = {
 
 #: Environment name -> module with ``check(env_config)`` and ``make(num_envs, **env_config)``.
 ENVIRONMENTS: dict[str, str] = {
-    "smac": "rllib_seqmarl.envs.smac",
-    "distinct_actions": "rllib_seqmarl.envs.distinct_actions",
-    "private_cue": "rllib_seqmarl.envs.private_cue",
-    "pettingzoo": "rllib_seqmarl.envs.pettingzoo",
-    "multi_agent_env": "rllib_seqmarl.envs.multi_agent_env",
-    "mamujoco": "rllib_seqmarl.envs.mamujoco",
-    "dubins_car": "rllib_seqmarl.envs.dubins_car",
-    "mpe": "rllib_seqmarl.envs.mpe",
-    "football": "rllib_seqmarl.envs.football",
+    "smac": "rllib_seqmarl.envs.smac.config",
+    "distinct_actions": "rllib_seqmarl.envs.toy.distinct_actions",
+    "private_cue": "rllib_seqmarl.envs.toy.private_cue",
+    "pettingzoo": "rllib_seqmarl.envs.adapters.pettingzoo",
+    "multi_agent_env": "rllib_seqmarl.envs.adapters.rllib",
+    "mamujoco": "rllib_seqmarl.envs.mamujoco.config",
+    "dubins_car": "rllib_seqmarl.envs.dubins_car.config",
+    "mpe": "rllib_seqmarl.envs.mpe.config",
+    "football": "rllib_seqmarl.envs.football.config",
 }
 
 #: Other spellings that people type.

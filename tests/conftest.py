@@ -89,7 +89,8 @@ def starcraft2_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
 
     Everything that is looked for is there and empty, so that a config can be checked to its end.
     """
-    from rllib_seqmarl.envs import starcraft2_config, starcraft2_maps
+    from rllib_seqmarl.envs.starcraft2 import config as starcraft2_config
+    from rllib_seqmarl.envs.starcraft2 import maps as starcraft2_maps
 
     packages, game = tmp_path / "packages", tmp_path / "StarCraftII"
     for package in ("pysc2", "s2clientprotocol"):

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import learner_of
+from helpers.learners import learner_of
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.advantages import AdvantageLearner
+from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
+from rllib_seqmarl.learning.base.advantages import AdvantageLearner
 from rllib_seqmarl.losses import probability_ratio
-from rllib_seqmarl.nets.orders import GRANULARITIES, ORDERS
-from rllib_seqmarl.nets.values import VALUES
-from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, OBS, ORDER_LOG_PROB
-from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
+from rllib_seqmarl.nets.orders.orders import GRANULARITIES, ORDERS
+from rllib_seqmarl.nets.values.values import VALUES
+from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, OBS, ORDER_LOG_PROB
 
 ALGORITHMS = sorted(registry.ALGORITHMS)
 #: Three steps per episode, so that blocks of ten steps hold ends and beginnings.
@@ -213,7 +213,7 @@ def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) 
 def test_module_loads_alone_from_a_checkpoint(name: str, small: Any, tmp_path: Path) -> None:
     from ray.rllib.core.rl_module import RLModule
 
-    from rllib_seqmarl.rollout.evaluation import MODULE_PATH
+    from rllib_seqmarl.experiments.evaluate.evaluation import MODULE_PATH
 
     algorithm = small(name, env_config=DISCRETE).build_algo()
     algorithm.save_to_path(str(tmp_path / "checkpoint"))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers.running import ROOT, Running, environment, iterations, results, rllib
 from PIL import Image
-from running import ROOT, Running, environment, iterations, results, rllib
 
 from rllib_seqmarl.cli import main
 

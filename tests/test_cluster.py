@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 import yaml
-from clusters import Nodes, nodes, wait_until
+from helpers.clusters import Nodes, nodes, wait_until
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.cluster import RunOptions, check_shared, connection
+from rllib_seqmarl.experiments.train.ray_session import RunOptions, check_shared, connection
 
 ROOT = Path(__file__).parent.parent
 
@@ -203,7 +203,7 @@ def test_a_stopped_job_leaves_a_checkpoint_and_goes_on(cluster: Nodes, tmp_path:
 FAULTY = """
 import numpy as np
 
-from rllib_seqmarl.envs.distinct_actions import make
+from rllib_seqmarl.envs.toy.distinct_actions import make
 
 
 def faulty(num_envs):

@@ -20,7 +20,7 @@ import pytest
 import ray
 from ray import tune
 
-from rllib_seqmarl.envs.distinct_actions import make
+from rllib_seqmarl.envs.toy.distinct_actions import make
 from rllib_seqmarl.errors import UserError
 
 
@@ -125,7 +125,7 @@ def test_runners_that_hang_or_raise_are_named_and_replaced(
 def test_an_environment_that_always_raises_ends_the_training(
     small: Any, own_environments: None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rllib_seqmarl.learning.algorithm.MAX_ITERATIONS_WITHOUT_ANSWER", 0)
+    monkeypatch.setattr("rllib_seqmarl.learning.base.algorithm.MAX_ITERATIONS_WITHOUT_ANSWER", 0)
     context = {"faults": {"raise": str(tmp_path / "raise")}, "after": 0}
     parts = {"num_env_runners": 1, "delay_between_env_runner_restarts_s": 0}
     algorithm = small("MAT", env="faulty_once", env_config=context, **parts).build_algo()

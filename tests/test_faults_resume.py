@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tree
-from running import Running, iterations, results, rllib
+from helpers.running import Running, iterations, results, rllib
 
 GAME = {"episode_length": 3}
 LR = [[0, 1e-3], [2000, 0.0]]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rllib_seqmarl.envs import distinct_actions, private_cue
+from rllib_seqmarl.envs.toy import distinct_actions, private_cue
 
 GAME = {"num_agents": 4, "episode_length": 1}
 SETTINGS = {

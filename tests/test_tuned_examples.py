@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from rllib_seqmarl import registry
-from rllib_seqmarl.experiments.configs import check
+from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
 from rllib_seqmarl.experiments.examples import Example, examples
-from rllib_seqmarl.experiments.spec import Overrides, load_file
-from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
+from rllib_seqmarl.experiments.spec.check import check
+from rllib_seqmarl.experiments.spec.experiment import Overrides, load_file
 
 #: As little as still passes through everything; whatever else the file says stays.
 SMALL = {

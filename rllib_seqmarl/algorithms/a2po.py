@@ -41,12 +41,12 @@ import torch
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.actors import ActorConfig, ActorLearner
-from rllib_seqmarl.learning.advantages import ADVANTAGES, Trajectory
-from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.learner import Rows
+from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorLearner
+from rllib_seqmarl.learning.base.advantages import ADVANTAGES, Trajectory
+from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.base.learner import Rows
 from rllib_seqmarl.losses import clipped_surrogate
-from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, RolloutBlock
+from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, RolloutBlock
 
 #: The clipped product of the others' ratios, and eps_k: [B, N] and [B, N, 1].
 FACTOR = "factor"

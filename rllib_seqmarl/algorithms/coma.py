@@ -42,14 +42,19 @@ import torch.nn.functional as F
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
-from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.critics import CriticConfig, CriticLearner
-from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.module import obs_dim
-from rllib_seqmarl.learning.recurrent import LAST_ACTIONS, POLICY, RecurrentModule, living_obs
-from rllib_seqmarl.nets.credit import counterfactual_advantage
-from rllib_seqmarl.nets.critics import JointCritic
-from rllib_seqmarl.rollout.block import ACTIONS
+from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.central_q.learner import CriticConfig, CriticLearner
+from rllib_seqmarl.learning.central_q.module import (
+    LAST_ACTIONS,
+    POLICY,
+    RecurrentModule,
+    living_obs,
+)
+from rllib_seqmarl.learning.sequential.module import obs_dim
+from rllib_seqmarl.nets.critics.credit import counterfactual_advantage
+from rllib_seqmarl.nets.critics.joint import JointCritic
+from rllib_seqmarl.rollout.rollout_batch import ACTIONS
 
 
 class COMAConfig(CriticConfig):

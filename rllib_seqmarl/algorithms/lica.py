@@ -35,17 +35,17 @@ import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
-from rllib_seqmarl.learning.adaptive_entropy import (
+from rllib_seqmarl.learning.base.advantages import POLICY_WEIGHT, VALUE_WEIGHT
+from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.central_q.adaptive_entropy import (
     AdaptiveEntropyConfig,
     AdaptiveEntropyLearner,
 )
-from rllib_seqmarl.learning.advantages import POLICY_WEIGHT, VALUE_WEIGHT
-from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.module import ENTROPY
-from rllib_seqmarl.learning.recurrent import POLICY, RecurrentModule
+from rllib_seqmarl.learning.central_q.module import POLICY, RecurrentModule
+from rllib_seqmarl.learning.sequential.module import ENTROPY
 from rllib_seqmarl.losses import weighted_sum
-from rllib_seqmarl.nets.critics import HypernetworkCritic, held
+from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, held
 
 
 class LICAConfig(AdaptiveEntropyConfig):

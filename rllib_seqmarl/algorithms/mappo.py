@@ -32,12 +32,12 @@ from typing import Any
 
 from torch import Tensor
 
-from rllib_seqmarl.learning.actors import ActorConfig, ActorLearner
-from rllib_seqmarl.learning.advantages import ADVANTAGES
-from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.learner import Rows
+from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorLearner
+from rllib_seqmarl.learning.base.advantages import ADVANTAGES
+from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.base.learner import Rows
 from rllib_seqmarl.losses import clipped_surrogate
-from rllib_seqmarl.rollout.block import LOG_PROB
+from rllib_seqmarl.rollout.rollout_batch import LOG_PROB
 
 
 class MAPPOConfig(ActorConfig):

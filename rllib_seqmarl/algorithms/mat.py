@@ -40,30 +40,30 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.advantages import (
+from rllib_seqmarl.learning.base.advantages import (
     OLD_VALUES,
     POLICY_WEIGHT,
     TARGETS,
     VALUE_WEIGHT,
 )
-from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.module import ENTROPY, VALUES, SequentialModule
-from rllib_seqmarl.learning.order_config import OrderConfig
-from rllib_seqmarl.learning.order_objectives import OBJECTIVES
-from rllib_seqmarl.learning.sequential import SequentialLearner
+from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.sequential.config import OrderConfig
+from rllib_seqmarl.learning.sequential.learner import SequentialLearner
+from rllib_seqmarl.learning.sequential.module import ENTROPY, VALUES, SequentialModule
+from rllib_seqmarl.learning.sequential.objectives import OBJECTIVES
 from rllib_seqmarl.losses import (
     RATIO_AGGREGATIONS,
     clipped_value_loss,
     probability_ratio,
     weighted_sum,
 )
-from rllib_seqmarl.nets.decoding import METHODS
+from rllib_seqmarl.nets.decoding.decode import METHODS
 from rllib_seqmarl.nets.networks import ATTENTIONS, NETWORKS, check_network
-from rllib_seqmarl.nets.values import SUCCESSORS
-from rllib_seqmarl.nets.values import VALUES as VALUE_FUNCTIONS
+from rllib_seqmarl.nets.values.values import SUCCESSORS
+from rllib_seqmarl.nets.values.values import VALUES as VALUE_FUNCTIONS
 from rllib_seqmarl.returns import TIME_LIMITS
-from rllib_seqmarl.rollout.block import (
+from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     LOG_PROB,
 )

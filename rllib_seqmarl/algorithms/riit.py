@@ -43,15 +43,15 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.algorithms.lica import LICALearner
-from rllib_seqmarl.learning.adaptive_entropy import AdaptiveEntropyConfig
-from rllib_seqmarl.learning.advantages import TARGETS, VALUE_WEIGHT
-from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.module import obs_dim
-from rllib_seqmarl.learning.recurrent import RecurrentModule, living_obs
-from rllib_seqmarl.learning.replay import ReplayConfig, ReplayLearner
+from rllib_seqmarl.learning.base.advantages import TARGETS, VALUE_WEIGHT
+from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.central_q.adaptive_entropy import AdaptiveEntropyConfig
+from rllib_seqmarl.learning.central_q.module import RecurrentModule, living_obs
+from rllib_seqmarl.learning.central_q.replay import ReplayConfig, ReplayLearner
+from rllib_seqmarl.learning.sequential.module import obs_dim
 from rllib_seqmarl.losses import weighted_sum
-from rllib_seqmarl.nets.critics import FactoredCritic
+from rllib_seqmarl.nets.critics.joint import FactoredCritic
 
 
 class RIITConfig(ReplayConfig, AdaptiveEntropyConfig):

@@ -49,23 +49,23 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.advantages import POLICY_WEIGHT
-from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.critics import CriticConfig, CriticLearner
-from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.recurrent import LOGITS, POLICY, RecurrentModule
-from rllib_seqmarl.learning.replay import ReplayConfig, ReplayLearner
+from rllib_seqmarl.learning.base.advantages import POLICY_WEIGHT
+from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.central_q.learner import CriticConfig, CriticLearner
+from rllib_seqmarl.learning.central_q.module import LOGITS, POLICY, RecurrentModule
+from rllib_seqmarl.learning.central_q.replay import ReplayConfig, ReplayLearner
 from rllib_seqmarl.losses import weighted_sum
-from rllib_seqmarl.nets.credit import (
+from rllib_seqmarl.nets.critics.credit import (
     Coalitions,
     all_coalitions,
     released_coalitions,
     sampled_coalitions,
     shapley_credit,
 )
-from rllib_seqmarl.nets.critics import GroupedCritic
+from rllib_seqmarl.nets.critics.joint import GroupedCritic
 from rllib_seqmarl.nets.distributions import EpsilonCategorical
-from rllib_seqmarl.rollout.block import ACTIONS
+from rllib_seqmarl.rollout.rollout_batch import ACTIONS
 
 #: The coalitions of each step, and their weights in the credits, [E, T, K, N].
 PRESENT = "coalitions"

@@ -57,18 +57,18 @@ from torch import Tensor
 
 from rllib_seqmarl.algorithms.lica import LICAConfig
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.adaptive_entropy import AdaptiveEntropyLearner
-from rllib_seqmarl.learning.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.learner import Rows
-from rllib_seqmarl.learning.recurrent import POLICY
-from rllib_seqmarl.nets.contributions import (
+from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.central_q.adaptive_entropy import AdaptiveEntropyLearner
+from rllib_seqmarl.learning.central_q.module import POLICY
+from rllib_seqmarl.nets.critics.contributions import (
     Path,
     of_previous_episode,
     over_windows,
     path_contributions,
 )
-from rllib_seqmarl.nets.credit import counterfactual_credit, sequential_credit
-from rllib_seqmarl.rollout.block import ACTIONS, IS_FIRST, ORDER
+from rllib_seqmarl.nets.critics.credit import counterfactual_credit, sequential_credit
+from rllib_seqmarl.rollout.rollout_batch import ACTIONS, IS_FIRST, ORDER
 
 #: What the learner keeps: what orders of evaluation depend on beside the present block.
 CARRIED = "carried_orders"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rllib_seqmarl
 from rllib_seqmarl.errors import UserError, nearest
-from rllib_seqmarl.experiments.documents import read_text
+from rllib_seqmarl.experiments.spec.files import read_text
 
 
 @dataclass(frozen=True)

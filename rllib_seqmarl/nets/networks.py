@@ -26,10 +26,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.nets.gru import GRUDecoder, GRUEncoder
-from rllib_seqmarl.nets.layers import GAIN_BEFORE_GELU, embedding, head, linear
-from rllib_seqmarl.nets.mixing import Attention, MeanMixing, Mixing, StaticMixing
-from rllib_seqmarl.nets.transformer import (
+from rllib_seqmarl.nets.transformer.gru import GRUDecoder, GRUEncoder
+from rllib_seqmarl.nets.transformer.layers import GAIN_BEFORE_GELU, embedding, head, linear
+from rllib_seqmarl.nets.transformer.model import (
     ActionDecoder,
     ActionSpec,
     Decoder,
@@ -37,7 +36,8 @@ from rllib_seqmarl.nets.transformer import (
     EncoderBlock,
     MixingClass,
 )
-from rllib_seqmarl.nets.values import (
+from rllib_seqmarl.nets.transformer.token_mixers import Attention, MeanMixing, Mixing, StaticMixing
+from rllib_seqmarl.nets.values.values import (
     VALUES,
     Completions,
     DecoderValue,

@@ -29,8 +29,8 @@ from ray.rllib.utils.metrics import (
 )
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.block import RolloutBlock
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT, TeamEpisode, log_episodes, log_steps
+from rllib_seqmarl.rollout.rollout_batch import RolloutBlock
 from rllib_seqmarl.rollout.worlds import WorldsRunner
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from ray.rllib.env.env_runner import ENV_STEP_FAILURE, EnvRunner
 from ray.rllib.utils.framework import get_device
 from torch import Tensor
 
-from rllib_seqmarl.envs.team_env import TeamVectorEnv
+from rllib_seqmarl.envs.core.contract import TeamVectorEnv
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.block import (
+from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
     IS_FIRST,

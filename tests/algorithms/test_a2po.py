@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import learner_of
+from helpers.learners import learner_of
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.nets.agents import PerAgent
-from rllib_seqmarl.rollout.block import REWARD, TERMINATED, TRUNCATED
+from rllib_seqmarl.nets.agents.stacked import PerAgent
+from rllib_seqmarl.rollout.rollout_batch import REWARD, TERMINATED, TRUNCATED
 
 GAME: dict[str, Any] = {
     "env": "mpe",

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from learners import learner_of
+from helpers.learners import learner_of
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, ORDER, ORDER_LOG_PROB
+from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, ORDER, ORDER_LOG_PROB
 
 
 def build(small: Any, **settings: Any) -> tuple[Any, Any, Any, Any]:

@@ -7,12 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import gradients, learner_of
+from helpers.learners import gradients, learner_of
 from torch import Tensor
 
 from rllib_seqmarl.algorithms.coma import COMACritic
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.block import ALIVE, REWARD, TERMINATED, TRUNCATED, FinalObservations
+from rllib_seqmarl.rollout.rollout_batch import (
+    ALIVE,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    FinalObservations,
+)
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
 GAME = {"episode_length": 3, "num_agents": 3}

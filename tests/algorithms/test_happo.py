@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from learners import learner_of
+from helpers.learners import learner_of
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.nets.agents import PerAgent
+from rllib_seqmarl.nets.agents.stacked import PerAgent
 
 GAME: dict[str, Any] = {
     "env": "mpe",

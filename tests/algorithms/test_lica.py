@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import gradients, learner_of
+from helpers.learners import gradients, learner_of
 from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.block import ALIVE
+from rllib_seqmarl.rollout.rollout_batch import ALIVE
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
 GAME = {"episode_length": 3, "num_agents": 3}

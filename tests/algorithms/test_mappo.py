@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from learners import learner_of
+from helpers.learners import learner_of
 
 DISCRETE: dict[str, Any] = {"env": "mpe", "env_config": {"episode_length": 4, "state": True}}
 CONTINUOUS: dict[str, Any] = {

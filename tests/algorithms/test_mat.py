@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import learner_of
+from helpers.learners import learner_of
 
 
 def test_loss_is_the_formula(small: Any) -> None:

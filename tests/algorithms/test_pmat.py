@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from learners import learner_of
+from helpers.learners import learner_of
 
 from rllib_seqmarl.losses import probability_ratio
-from rllib_seqmarl.rollout.block import ALIVE, LOG_PROB, ORDER, ORDER_LOG_PROB
+from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, ORDER, ORDER_LOG_PROB
 
 
 def build(small: Any, **settings: Any) -> tuple[Any, Any, Any]:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import learner_of
+from helpers.learners import learner_of
 from numpy.typing import NDArray
 from ray import tune
 
-from rllib_seqmarl.envs.distinct_actions import DistinctActions, check
+from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, check
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.block import ALIVE, OBS
+from rllib_seqmarl.rollout.rollout_batch import ALIVE, OBS
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
 GAME = {"episode_length": 3, "num_agents": 3}

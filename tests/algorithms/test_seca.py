@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learners import gradients, learner_of
+from helpers.learners import gradients, learner_of
 
-from rllib_seqmarl.envs.team_env import observation_space
+from rllib_seqmarl.envs.core.contract import observation_space
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.recurrent import state_dim
-from rllib_seqmarl.nets.credit import counterfactual_credit, sequential_credit
-from rllib_seqmarl.rollout.block import (
+from rllib_seqmarl.learning.central_q.module import state_dim
+from rllib_seqmarl.nets.critics.credit import counterfactual_credit, sequential_credit
+from rllib_seqmarl.rollout.rollout_batch import (
     ALIVE,
     REWARD,
     TERMINATED,

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from learners import learner_of
+from helpers.learners import learner_of
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.advantages import ADVANTAGES, POLICY_WEIGHT, RETURNS, VALUE_WEIGHT
-from rllib_seqmarl.learning.module import COMPLETED, COMPLETIONS
-from rllib_seqmarl.nets.values import (
+from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
+from rllib_seqmarl.learning.base.advantages import ADVANTAGES, POLICY_WEIGHT, RETURNS, VALUE_WEIGHT
+from rllib_seqmarl.learning.sequential.module import COMPLETED, COMPLETIONS
+from rllib_seqmarl.nets.values.values import (
     SUCCESSORS,
     EncoderValue,
     SequentialValue,
     SequentialValueWithoutPolicy,
 )
-from rllib_seqmarl.rollout.block import ALIVE
-from rllib_seqmarl.rollout.evaluation import evaluate_checkpoint
+from rllib_seqmarl.rollout.rollout_batch import ALIVE
 
 
 def build(small: Any, name: str = "SrSv", **settings: Any) -> tuple[Any, Any]:

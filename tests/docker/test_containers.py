@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tomllib
 import yaml
-from manifests import (
+from helpers.manifests import (
     CLUSTERS,
     DOCKER,
     REPOSITORY,
@@ -351,8 +351,8 @@ def test_the_job_of_compose_fits_its_workers() -> None:
 
 
 def test_the_experiment_is_sound_and_fits_the_worker_groups(tmp_path: Path) -> None:
-    from rllib_seqmarl.experiments.configs import algorithm_class, check
-    from rllib_seqmarl.experiments.spec import Overrides, load_file
+    from rllib_seqmarl.experiments.spec.check import algorithm_class, check
+    from rllib_seqmarl.experiments.spec.experiment import Overrides, load_file
 
     content = documents("shared.yaml")["ConfigMap"]["data"]["experiment.yaml"]
     file = tmp_path / "experiment.yaml"

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
-from policies import A, B, make_policy, observe
+from helpers.policies import A, B, make_policy, observe
 
-from rllib_seqmarl.nets.branches import Branches, _groups, sample_agents
-from rllib_seqmarl.nets.orders import ORDERS, to_order, to_slots
-from rllib_seqmarl.nets.values import SUCCESSORS, VALUES
+from rllib_seqmarl.nets.orders.orders import ORDERS, to_order, to_slots
+from rllib_seqmarl.nets.values.suffixes import Branches, _groups, sample_agents
+from rllib_seqmarl.nets.values.values import SUCCESSORS, VALUES
 
 
 @pytest.mark.parametrize("discrete", [True, False])

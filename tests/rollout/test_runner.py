@@ -9,9 +9,9 @@ import pytest
 import torch
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
-from rllib_seqmarl.envs.distinct_actions import make
+from rllib_seqmarl.envs.toy.distinct_actions import make
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.block import (
+from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
     IS_FIRST,

@@ -1,0 +1,322 @@
+"""Games of others that speak in dicts by agent, as a team environment.
+
+What PettingZoo's parallel games and RLlib's multi-agent environments have in common:
+
+- A game's agents are its ``possible_agents``, one slot each, in that order.
+- An agent that gets no observation is absent: it died, left, has not come yet, or it is another
+  agent's turn. Its observation is zero, ``alive`` is False, and action 0 is its only legal one,
+  which the game never sees.
+- An action mask is found under ``action_mask`` in an agent's observation dict or in its infos.
+  Agents with discrete actions and no mask may do whatever their space has.
+- Continuous actions are clipped to [-1, 1] and scaled to the agent's bounds. Where agents have
+  different numbers of dimensions, ``action_mask`` tells which exist.
+- A full reset seeds every world; the episodes after it go on with the game's own randomness.
+- Figure of an episode: ``dead_ratio``, the part of the slots whose agents were terminated or
+  truncated before the episode's last step.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from rllib_seqmarl.envs.adapters.snapshot import dump, fault_of_copies, load
+from rllib_seqmarl.envs.adapters.spaces import MASK, TeamActions, slots, vector
+from rllib_seqmarl.envs.core.contract import (
+    AUTORESET_MODES,
+    Observation,
+    check_env_config,
+    observation_space,
+)
+from rllib_seqmarl.envs.core.sync_vector import SeparateWorlds, World
+from rllib_seqmarl.errors import UserError, nearest
+
+REWARDS = ("sum", "mean")
+STATES = ("none", "env", "concatenate")
+
+DEFAULTS: dict[str, Any] = {
+    "env": "",
+    "kwargs": {},
+    "reward": "sum",
+    "state": "none",
+    "agent_id": True,
+    "flatten": False,
+    "autoreset": "same_step",
+}
+
+Flags = Mapping[Any, bool]
+
+
+class AgentWorld(World):
+    """One game with a dict by agent for everything.
+
+    Attributes:
+        env_name: the name of the kind of game in the registry.
+        example: an import path that could be given.
+        observation_space, action_space: of this world.
+    """
+
+    env_name: ClassVar[str]
+    example: ClassVar[str]
+    observation_space: spaces.Dict
+    action_space: spaces.MultiDiscrete | spaces.Box
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Takes the complete ``env_config``.
+
+        Raises:
+            UserError: the game cannot be imported or built, or is no team (see `slots`).
+        """
+        self._where = f"{self.env_name}: {config['env']}"
+        self._game = self._build(config["env"], config["kwargs"])
+        agents = self._agents()
+        if not agents:  # some games know their agents only when they have been started
+            self._game.reset(seed=0)
+            agents = self._agents()
+        if not agents:
+            raise UserError(f"{self._where} has no agents: its possible_agents are empty.")
+        self._slots = slots(
+            agents,
+            self._observation_space,
+            self._action_space,
+            config["flatten"],
+            self._where,
+        )
+        self._known = frozenset(agents)
+        self._share = 1.0 / len(agents) if config["reward"] == "mean" else 1.0
+        self._actions = TeamActions(self._slots)
+        self.action_space = self._actions.space
+        self._masked = self._actions.discrete or not self._actions.exists.all()
+        self._own_size = max(slot.obs_size for slot in self._slots)
+        self._agent_id = config["agent_id"]
+        self._state = config["state"]
+        state_size = len(agents) * self._own_size
+        if self._state == "env":
+            state_size, self._read_state = self._game_state(config["flatten"])
+        self.observation_space = observation_space(
+            len(agents),
+            self._own_size + (len(agents) if self._agent_id else 0),
+            self._actions.exists.shape[1] if self._masked else None,
+            None if self._state == "none" else (state_size,),
+        )
+        self._seen: Mapping[Any, Any] = {}
+        self._infos: Mapping[Any, Any] = {}
+        self._acts = np.zeros(len(agents), np.bool_)
+        self._left: set[Hashable] = set()
+        self._terminated = False
+
+    # What differs between kinds of games.
+
+    @abstractmethod
+    def _call(self, target: Any, kwargs: Mapping[str, Any]) -> Any:
+        """The game that ``target`` builds; a `UserError` if it is of another kind."""
+
+    @abstractmethod
+    def _agents(self) -> Sequence[Any]:
+        """The names of all agents that can ever appear, in slot order."""
+
+    @abstractmethod
+    def _observation_space(self, agent: Any) -> Any:
+        """The space of the agent's observations."""
+
+    @abstractmethod
+    def _action_space(self, agent: Any) -> Any:
+        """The space of the agent's actions."""
+
+    @abstractmethod
+    def _ends(self, terminated: Flags, truncated: Flags) -> tuple[bool, bool]:
+        """Whether this step terminated or truncated the episode, never both."""
+
+    # What is common.
+
+    def _build(self, path: str, kwargs: Mapping[str, Any]) -> Any:
+        target = imported(path, self.env_name, self.example)
+        try:
+            return self._call(target, kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{self._where} with kwargs {dict(kwargs)!r} fails: {type(error).__name__}: "
+                f"{' '.join(str(error).split())}"
+            ) from error
+
+    def _game_state(self, flatten: bool) -> tuple[int, Any]:
+        self._game.reset(seed=0)
+        try:
+            state = np.asarray(self._game.state())
+        except (AttributeError, NotImplementedError) as error:
+            raise UserError(
+                f"{self._where} has no state(): set env_config 'state' to 'concatenate' or 'none'."
+            ) from error
+        space = spaces.Box(0, 1, state.shape, state.dtype.type)
+        return vector(space, flatten, f"{self._where}: the state")
+
+    def reset(self, seed: int | None) -> None:
+        """Starts an episode; see :class:`World`."""
+        self._seen, self._infos = self._game.reset(seed=seed)
+        self._left = set()
+        self._terminated = False
+        self._find_present(frozenset())
+
+    def step(self, actions: NDArray[Any]) -> tuple[float, bool, bool]:
+        """Passes on the actions of the agents that are there; see :class:`World`."""
+        every = zip(self._slots, self._actions.decode(actions), self._acts, strict=True)
+        decided = {slot.agent: action for slot, action, acts in every if acts}
+        self._seen, rewards, terminated, truncated, self._infos = self._game.step(decided)
+        ended = self._ends(terminated, truncated)
+        self._terminated = ended[0]
+        gone = {agent for agent in self._known if terminated.get(agent, False)}
+        cut = {agent for agent in self._known if truncated.get(agent, False)}
+        if not any(ended):
+            self._left |= gone | cut
+        # An agent that a limit cut short is still there in the last observation of an episode.
+        self._find_present(gone if ended[1] else gone | cut)
+        return self._share * float(sum(rewards.values())), *ended
+
+    def _find_present(self, gone: set[Any] | frozenset[Any]) -> None:
+        strangers = self._seen.keys() - self._known
+        if strangers:
+            raise UserError(
+                f"{self._where}: {sorted(map(str, strangers))[0]!r} is not in possible_agents."
+            )
+        present = self._seen.keys() - gone
+        self._acts = np.array([slot.agent in present for slot in self._slots])
+
+    def observe(self, row: Observation) -> None:
+        """Fills the slots; see :class:`World`."""
+        own = self._own_size
+        obs = row["obs"]
+        obs[...] = 0.0
+        row["alive"][...] = self._acts
+        if self._masked:
+            row[MASK][...] = self._actions.exists
+        for m, slot in enumerate(self._slots):
+            if self._acts[m]:
+                seen = self._seen[slot.agent]
+                obs[m, : slot.obs_size] = self._sized(slot.read(seen), slot.obs_size, slot.agent)
+                if self._agent_id:
+                    obs[m, own + m] = 1.0
+                if self._actions.discrete:
+                    given = seen if slot.mask_in_obs else self._infos.get(slot.agent, {})
+                    if MASK in given:
+                        legal = self._sized(given[MASK], slot.num_actions, slot.agent)
+                        row[MASK][m, : slot.num_actions] = legal
+            elif self._actions.discrete:
+                row[MASK][m] = False
+                row[MASK][m, 0] = True
+        if self._state == "concatenate":
+            row["state"][...] = obs[:, :own].ravel()
+        elif self._state == "env":
+            # Some games have taken down their bodies when they terminate; no value is asked then.
+            row["state"][...] = 0.0 if self._terminated else self._read_state(self._game.state())
+
+    def _sized(self, given: Any, size: int, agent: Any) -> Any:
+        if np.shape(given) != (size,):
+            raise UserError(
+                f"{self._where}: {agent!r} was given {np.shape(given)} numbers where its spaces "
+                f"say {size}: mend the game."
+            )
+        return given
+
+    def figures(self) -> dict[str, float]:
+        """The figure ``dead_ratio`` of the episode that ended."""
+        return {"dead_ratio": len(self._left) / len(self._slots)}
+
+    def save(self) -> bytes:
+        """The game with what it last said; see :func:`dump`."""
+        return dump((self._game, self._seen, self._infos, self._acts, self._left))
+
+    def restore(self, saved: bytes) -> None:
+        """Goes on from what ``save`` returned."""
+        self._game, self._seen, self._infos, self._acts, self._left = load(saved)
+
+    def picture(self) -> NDArray[np.uint8] | None:
+        """The game's own picture, where it was built with ``render_mode: rgb_array``."""
+        if getattr(self._game, "render_mode", None) != "rgb_array":
+            return None
+        return np.array(self._game.render(), np.uint8)
+
+    def close(self) -> None:
+        """Closes the game."""
+        self._game.close()
+
+
+class AgentTeam(SeparateWorlds):
+    """E games of one kind.
+
+    They are saved where a copy goes on bit for bit, which is tried when they are built.
+    """
+
+    metric_names = ("dead_ratio",)
+
+    def __init__(
+        self, num_envs: int, world_class: type[AgentWorld], config: Mapping[str, Any]
+    ) -> None:
+        """Takes the complete ``env_config``."""
+        self.simulator = config["env"]
+        tried = world_class(config)
+        both = tried.observation_space, tried.action_space
+        self._fault = fault_of_copies(tried, *both)
+        worlds = [world_class(config) for _ in range(num_envs)]
+        super().__init__(worlds, *both, config["autoreset"])
+
+    def cannot_be_saved(self) -> str | None:
+        """Why `get_state` cannot hold the games, in one clause; None where it can."""
+        return None if self._fault is None else f"a copy of {self.simulator} {self._fault}"
+
+
+def imported(path: str, env_name: str, example: str) -> Any:
+    """What ``path``, "package.module:attribute", names.
+
+    Raises:
+        UserError: it has no colon, or what it names is not there.
+    """
+    # Games that draw greet on import and open a window, where nobody looks at either.
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if ":" not in path:
+        raise UserError(
+            f"{env_name}: env_config 'env' must be an import path such as {example!r}, "
+            f"got {path!r}."
+        )
+    try:
+        return pkgutil.resolve_name(path)
+    except Exception as error:  # a module of others may raise anything
+        raise UserError(
+            f"{env_name}: env_config 'env' {path!r} cannot be imported: {error}. "
+            "Is the package that holds it installed?"
+        ) from error
+
+
+_tried: set[tuple[str, str]] = set()
+
+
+def check_game(env_config: Mapping[str, Any], world_class: type[AgentWorld]) -> dict[str, Any]:
+    """The complete ``env_config``; builds one game, once per config and process.
+
+    Raises:
+        UserError: unknown key, wrong type or value, or a game that cannot be a team's.
+    """
+    name = world_class.env_name
+    config = check_env_config(env_config, DEFAULTS, name)
+    for key, known in (
+        ("reward", REWARDS),
+        ("state", STATES),
+        ("autoreset", tuple(AUTORESET_MODES)),
+    ):
+        if config[key] not in known:
+            hint = nearest(config[key], known)
+            raise UserError(f"{name}: unknown {key} {config[key]!r} in env_config. {hint}")
+    tried = (name, repr(sorted(config.items())))
+    if tried not in _tried:
+        world_class(config).close()
+        _tried.add(tried)
+    return config

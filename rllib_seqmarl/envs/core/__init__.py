@@ -1,0 +1,1 @@
+"""The interface of all environments and what they share."""

@@ -1,0 +1,1 @@
+"""Cars that drive to their goals among boxes."""

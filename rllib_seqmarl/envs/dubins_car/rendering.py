@@ -1,0 +1,278 @@
+"""A picture of one DubinsCar world: cars, goals, boxes, trails, and the counts in a line of text.
+
+Everything is drawn larger and then averaged down, which smooths the edges. Sizes are true to
+scale as long as they are at least a few pixels, so that 8 cars show their real extent and 1,024
+cars on 45 x 45 units can still be seen; cars that touch in such a picture need not touch in the
+world, and those that do are marked. Needs Pillow, which is imported when the first picture is
+drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rllib_seqmarl.envs.core.rendering import check_pillow
+from rllib_seqmarl.envs.dubins_car.scripted import CAR_RADIUS, TIME_STEP, Cars
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+
+    from rllib_seqmarl.envs.dubins_car.env import DubinsCar
+
+Colour = tuple[int, int, int]
+Point = NDArray[np.float64]  # x and y in pixels of the large picture
+
+#: Cars and their goals take these in turn; red is kept for collisions.
+CAR_COLOURS: tuple[Colour, ...] = (
+    (31, 111, 196),
+    (240, 140, 20),
+    (38, 150, 70),
+    (142, 80, 190),
+    (0, 172, 190),
+    (225, 95, 175),
+    (150, 100, 50),
+    (110, 130, 20),
+    (60, 70, 150),
+    (90, 190, 110),
+)
+PAGE, GROUND, BORDER = (236, 238, 241), (255, 255, 255), (170, 176, 184)
+BOX, BOX_EDGE = (186, 192, 201), (120, 128, 140)
+TEXT, COLLISION, HALTED = (40, 44, 52), (226, 26, 36), (120, 124, 130)
+
+#: Edge of a picture in pixels (below which is the line of text), and how much larger it is drawn.
+SIZE, LEGEND_HEIGHT, OVERSAMPLING = 720, 34, 3
+#: Least radii of a car, of a goal's ring and of the ring of a collision, in pixels.
+MIN_CAR, MIN_GOAL, MIN_COLLISION = 3.0, 4.0, 6.5
+#: Width of a goal's ring in pixels, and the opacity of what must not push itself forward.
+GOAL_LINE, LINK_STRENGTH, REACHED_STRENGTH, TRAIL_STRENGTH = 1.2, 0.25, 0.35, 0.5
+#: With more cars than these, lines from cars to goals would hide more than they show.
+MAX_LINKS = 64
+#: How many steps a trail reaches back.
+TRAIL_STEPS = 60
+#: A trail is drawn in so many pieces, each paler than the next.
+TRAIL_PIECES = 6
+#: Corners of a car's nose: ahead of the centre and aside, in radii of the car.
+NOSE = np.array([[2.1, 0.0], [0.3, 0.95], [0.3, -0.95]])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One world at one time; lengths in the world's units.
+
+    Attributes:
+        side: of the square [0, side] x [0, side]; cars may leave it.
+        positions: of the cars, float [N, 2].
+        headings: in radians, 0 along x, float [N].
+        goals: one per car, float [N, 2].
+        boxes: centre x and y, half width, half height, cosine and sine of the angle, [M, 6].
+        trails: earlier positions, the oldest first, float [K, N, 2]; K may be 0.
+        car_radius: of a car.
+        goal_radius: distance from its goal at which a car has reached it.
+        reached: the car has been at its goal, bool [N].
+        colliding: it touches a car or a box now, bool [N].
+        collided: it has touched one since the episode began, bool [N].
+        frozen: a collision has stopped it for good, bool [N].
+        step: steps since the episode began.
+        seconds: the same in the world's time.
+    """
+
+    side: float
+    positions: NDArray[np.floating]
+    headings: NDArray[np.floating]
+    goals: NDArray[np.floating]
+    boxes: NDArray[np.floating]
+    trails: NDArray[np.floating]
+    car_radius: float
+    goal_radius: float
+    reached: NDArray[np.bool_]
+    colliding: NDArray[np.bool_]
+    collided: NDArray[np.bool_]
+    frozen: NDArray[np.bool_]
+    step: int
+    seconds: float
+
+
+def scene_of(env: DubinsCar, world: int, trail: Iterable[tuple[NDArray[np.float32], ...]]) -> Scene:
+    """What is to be seen in one of E worlds now.
+
+    Args:
+        env: the worlds.
+        world: which.
+        trail: x and y [E, N] of the cars before each of the latest steps, the oldest first; of
+            those, the ones of the present episode are drawn.
+    """
+    cars = Cars(*(array[world] for array in env.cars))
+    step = int(env.time[world])
+    earlier = [np.stack([x[world], y[world]], axis=-1) for x, y in trail]
+    kept = earlier[max(0, len(earlier) - step) :]
+    return Scene(
+        side=env.side,
+        positions=np.stack([cars.x, cars.y], axis=-1),
+        headings=cars.theta,
+        goals=np.stack([cars.goal_x, cars.goal_y], axis=-1),
+        boxes=env.boxes.array[world],
+        trails=np.array(kept).reshape(len(kept), env.num_agents, 2),
+        car_radius=CAR_RADIUS,
+        goal_radius=env.config["goal_radius"],
+        reached=env.reached[world],
+        colliding=env.colliding[world],
+        collided=env.collided[world],
+        frozen=env.collided[world] & (env.config["on_collision"] == "freeze"),
+        step=step,
+        seconds=step * TIME_STEP,
+    )
+
+
+def draw(scene: Scene) -> NDArray[np.uint8]:
+    """The scene from above, y upwards: red, green and blue [SIZE + LEGEND_HEIGHT, SIZE, 3].
+
+    Raises:
+        UserError: Pillow is not installed.
+    """
+    check_pillow("drawing")
+    from PIL import Image, ImageDraw
+
+    size = (SIZE * OVERSAMPLING, (SIZE + LEGEND_HEIGHT) * OVERSAMPLING)
+    large = Image.new("RGB", size, PAGE)
+    _Canvas(ImageDraw.Draw(large), scene).draw()
+    return np.array(large.reduce(OVERSAMPLING))
+
+
+class _Canvas:
+    """The scene in the pixels of the large picture."""
+
+    def __init__(self, pen: ImageDraw, scene: Scene) -> None:
+        self.pen = pen
+        self.scene = scene
+        self.margin = 0.03 * scene.side
+        self.scale = SIZE * OVERSAMPLING / (scene.side + 2 * self.margin)  # pixels per unit
+        self.colours = [CAR_COLOURS[i % len(CAR_COLOURS)] for i in range(len(scene.positions))]
+        self.centres = self.pixels(scene.positions)
+        self.car_radius = self.length(scene.car_radius, MIN_CAR)
+
+    def pixels(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """World coordinates [..., 2] as pixels."""
+        x, y = points[..., 0], self.scene.side - points[..., 1]
+        return (np.stack([x, y], axis=-1).astype(np.float64) + self.margin) * self.scale
+
+    def length(self, length: float, least: float) -> float:
+        """A length in pixels, ``least`` (of the final picture) at least."""
+        return max(length * self.scale, least * OVERSAMPLING)
+
+    def ring(self, centre: Point, radius: float, colour: Colour, width: float) -> None:
+        self.pen.circle(centre.tolist(), radius, outline=colour, width=round(width * OVERSAMPLING))
+
+    def disc(self, centre: Point, radius: float, colour: Colour) -> None:
+        self.pen.circle(centre.tolist(), radius, fill=colour)
+
+    def polygon(self, corners: NDArray[np.float64], colour: Colour, edge: Colour) -> None:
+        points = [tuple(corner) for corner in corners.tolist()]
+        self.pen.polygon(points, fill=colour, outline=edge, width=OVERSAMPLING)
+
+    def draw(self) -> None:
+        corners = self.pixels(np.array([[0.0, 1.0], [1.0, 0.0]]) * self.scene.side)
+        self.pen.rectangle(corners.ravel().tolist(), GROUND, BORDER, OVERSAMPLING)
+        self.draw_boxes()
+        self.draw_trails()
+        self.draw_goals()
+        self.draw_cars()
+        self.draw_legend()
+
+    def draw_boxes(self) -> None:
+        for x, y, half_width, half_height, cos, sin in self.scene.boxes:
+            corners = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * (half_width, half_height)
+            turned = corners @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
+            self.polygon(self.pixels(turned), BOX, BOX_EDGE)
+
+    def draw_trails(self) -> None:
+        path = np.concatenate([self.pixels(self.scene.trails), self.centres[None]])  # [K + 1, N, 2]
+        width = max(OVERSAMPLING, round(0.5 * self.car_radius))
+        ends = np.unique(np.linspace(0, len(path) - 1, TRAIL_PIECES + 1).astype(int))
+        for piece, (begin, end) in enumerate(pairwise(ends)):
+            strength = TRAIL_STRENGTH * (piece + 1) / len(ends)
+            for car, colour in enumerate(self.colours):
+                points = path[begin : end + 1, car].ravel().tolist()
+                self.pen.line(points, _faded(colour, strength), width, "curve")
+
+    def draw_goals(self) -> None:
+        radius = self.length(self.scene.goal_radius, MIN_GOAL)
+        for car, centre in enumerate(self.pixels(self.scene.goals)):
+            colour = self.colours[car]
+            if self.scene.reached[car]:
+                self.mark_reached(centre, radius, colour)
+                continue
+            if len(self.colours) <= MAX_LINKS:
+                link = [*self.centres[car], *centre]
+                self.pen.line(link, _faded(colour, LINK_STRENGTH), OVERSAMPLING)
+            self.ring(centre, radius, colour, GOAL_LINE)
+
+    def draw_cars(self) -> None:
+        """Discs of the cars' extent, with a nose that tells the heading."""
+        ahead = np.stack([np.cos(self.scene.headings), -np.sin(self.scene.headings)], axis=-1)
+        aside = np.stack([-ahead[:, 1], ahead[:, 0]], axis=-1)
+        for car, centre in enumerate(self.centres):
+            colour = HALTED if self.scene.frozen[car] else self.colours[car]
+            frame = self.car_radius * np.stack([ahead[car], aside[car]])
+            self.polygon(centre + NOSE @ frame, colour, colour)
+            self.disc(centre, self.car_radius, colour)
+            if self.scene.collided[car]:
+                self.mark_collided(centre, self.car_radius)
+        radius = max(2.0 * self.car_radius, MIN_COLLISION * OVERSAMPLING)
+        for centre in self.centres[self.scene.colliding]:
+            self.mark_colliding(centre, radius)
+
+    def mark_reached(self, centre: Point, radius: float, colour: Colour = TEXT) -> None:
+        self.disc(centre, radius, _faded(colour, REACHED_STRENGTH))
+        self.ring(centre, radius, colour, GOAL_LINE)
+
+    def mark_collided(self, centre: Point, radius: float) -> None:
+        self.disc(centre, 0.5 * radius, COLLISION)
+
+    def mark_colliding(self, centre: Point, radius: float) -> None:
+        self.ring(centre, radius, COLLISION, 2.0)
+
+    def mark_frozen(self, centre: Point, radius: float) -> None:
+        self.disc(centre, radius, HALTED)
+
+    def draw_legend(self) -> None:
+        """A line of text below the area: the time, then counts behind the marks they count."""
+        from PIL import ImageFont
+
+        scene = self.scene
+        cars = len(scene.positions)
+        outside = np.any((scene.positions < 0.0) | (scene.positions > scene.side), axis=1)
+        entries: list[tuple[Callable[[Point, float], None] | None, str]] = [
+            (None, f"step {scene.step} ({scene.seconds:.2f} s)"),
+            (self.mark_reached, f"reached {scene.reached.sum()}/{cars}"),
+            (self.mark_colliding, f"colliding {scene.colliding.sum()}"),
+            (self.mark_collided, f"collided {scene.collided.sum()}/{cars}"),
+        ]
+        if scene.frozen.any():
+            entries.append((self.mark_frozen, f"frozen {scene.frozen.sum()}"))
+        if outside.any():
+            entries.append((None, f"outside {outside.sum()}"))
+
+        font = ImageFont.load_default(15 * OVERSAMPLING)
+        radius = 5.5 * OVERSAMPLING
+        x, y = self.margin * self.scale, (SIZE + 0.4 * LEGEND_HEIGHT) * OVERSAMPLING
+        for mark, text in entries:
+            if mark is not None:
+                mark(np.array([x + radius, y]), radius)
+                x += 3.0 * radius
+            self.pen.text((x, y), text, TEXT, font, anchor="lm")
+            x += self.pen.textlength(text, font) + 20 * OVERSAMPLING
+
+
+def _faded(colour: Colour, strength: float) -> Colour:
+    """``colour`` as it looks on the ground with that opacity."""
+    red, green, blue = (
+        round(strength * part + (1.0 - strength) * ground)
+        for part, ground in zip(colour, GROUND, strict=True)
+    )
+    return red, green, blue

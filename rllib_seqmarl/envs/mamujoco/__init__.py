@@ -1,0 +1,1 @@
+"""MuJoCo robots whose joints are divided among the agents."""

@@ -1,0 +1,1 @@
+"""StarCraft battles, by one of two simulators."""

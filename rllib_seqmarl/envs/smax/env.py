@@ -1,0 +1,229 @@
+"""SMAX (JaxMARL) as a team environment: one compiled function steps all E worlds.
+
+Source: JaxMARL's ``HeuristicEnemySMAX`` (Rutherford et al., 2023, arXiv:2311.10090).
+
+Importing this module imports JAX; :mod:`rllib_seqmarl.envs.smac.config` does so in ``make`` only.
+Axes: E worlds, N allies (the team), M enemies, U = N + M units, A = 5 + M actions
+(0 to 3 move north, east, south, west; 4 stop; 5 + i shoot enemy i).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rllib_seqmarl.envs.core.contract import (
+    Observation,
+    TeamVectorEnv,
+    WorldStep,
+    discrete_actions,
+    observation_space,
+)
+from rllib_seqmarl.envs.smac.config import Scenario
+
+# Read by JAX on its first import. An actor has one core: a second XLA thread on a core that
+# something else uses costs far more than it brings.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
+# JaxMARL prints on import, and points sys.stdout and sys.stderr at the original streams.
+with (
+    contextlib.redirect_stderr(sys.stderr),
+    contextlib.redirect_stdout(io.StringIO()) as silence,
+    mock.patch.object(sys, "__stdout__", silence),
+):
+    import jax
+    import jax.numpy as jnp
+    from jaxmarl.environments.smax import HeuristicEnemySMAX
+    from jaxmarl.environments.smax import Scenario as SMAXScenario
+
+    from rllib_seqmarl.envs.smax.battle import Array, Battle, Rules
+    from rllib_seqmarl.envs.smax.observation import observe
+    from rllib_seqmarl.envs.smax.step import start, step
+
+
+class Worlds(NamedTuple):
+    """What the next step depends on.
+
+    Attributes:
+        battle: E battles, the last axis is E.
+        key: uint32 [2, E]: the world's seed, and the count of keys it has used. Counting
+            makes a world's episodes independent of when other worlds end theirs.
+    """
+
+    battle: Battle
+    key: Array
+
+
+class StepOutput(NamedTuple):
+    """What leaves the compiled step.
+
+    Attributes:
+        obs: the observation after finished worlds started their next episode.
+        last_obs: the observation before that; zero unless a world finished.
+        reward: float32 [E].
+        flags: bool [3, E]: terminated, truncated, won.
+    """
+
+    obs: dict[str, Array]
+    last_obs: dict[str, Array]
+    reward: Array
+    flags: Array
+
+
+class SMAXTeamEnv(TeamVectorEnv):
+    """E worlds of one SMAX scenario.
+
+    An episode terminates when one side is dead and is truncated when, after ``max_steps + 1``
+    steps, both sides have survivors. It is won when all enemies are dead and an ally lives;
+    should the last units of both sides die in the same step, nobody wins. The reward is the
+    part of the enemies' health lost in the step (sums to 1) plus ``won_battle_bonus``.
+    """
+
+    metric_names = ("won", "dead_ratio")
+    simulator = "smax"
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        scenario: Scenario,
+        agent_id: bool,
+        state: bool,
+        autoreset: str,
+        **smax_options: Any,
+    ) -> None:
+        """Builds the spaces; compiling waits for the first ``reset``.
+
+        Args:
+            num_envs: E.
+            scenario: the units of both sides.
+            agent_id: append the one-hot slot to the observation of living agents.
+            state: add the normalised world state [S], S = 12 U.
+            autoreset: see :class:`TeamVectorEnv`.
+            smax_options: passed on to JaxMARL's ``HeuristicEnemySMAX``.
+        """
+        num_agents, num_enemies = len(scenario.allies), len(scenario.enemies)
+        smax = HeuristicEnemySMAX(
+            scenario=SMAXScenario(
+                jnp.array(scenario.allies + scenario.enemies, jnp.uint8),
+                num_agents,
+                num_enemies,
+                scenario.random,
+                scenario.random,
+            ),
+            **smax_options,
+        )
+        obs_size = smax.obs_size + num_agents * agent_id
+        super().__init__(
+            num_envs,
+            observation_space(
+                num_agents,
+                obs_size,
+                smax.num_ally_actions,
+                (smax.state_size,) if state else None,
+            ),
+            discrete_actions(num_agents, smax.num_ally_actions),
+            autoreset,
+        )
+        self.jaxmarl_env = smax
+        self._rules = Rules(smax)
+        self._observe = partial(observe, self._rules, agent_id=agent_id, with_state=state)
+        self._compiled_reset = jax.jit(self._reset_all)
+        self._compiled_step = jax.jit(self._step_all, donate_argnums=0)
+        self._worlds: Worlds
+        self._output: StepOutput
+
+    def _reset_worlds(self) -> Observation:
+        key = np.zeros((2, self.num_envs), np.uint32)
+        key[0] = self.np_random.integers(2**32, size=self.num_envs, dtype=np.uint32)
+        self._worlds, obs = self._compiled_reset(key)
+        return _owned(obs)
+
+    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+        if frozen is None and not self._same_step:
+            frozen = np.zeros(self.num_envs, np.bool_)  # one signature, one compilation
+        self._worlds, self._output = self._compiled_step(
+            self._worlds, actions.astype(np.int32), frozen
+        )
+        terminated, truncated, _ = np.asarray(self._output.flags)
+        return WorldStep(
+            _owned(self._output.obs),
+            np.array(self._output.reward),
+            terminated.copy(),
+            truncated.copy(),
+        )
+
+    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+        last_obs = _owned(self._output.last_obs)
+        return last_obs, {
+            "won": np.asarray(self._output.flags)[2].astype(np.float32),
+            "dead_ratio": 1.0 - last_obs["alive"].mean(axis=1, dtype=np.float32),
+        }
+
+    def _get_worlds(self) -> dict[str, Any]:
+        return {
+            "key": np.array(self._worlds.key),
+            "battle": {
+                name: np.array(value) for name, value in self._worlds.battle._asdict().items()
+            },
+        }
+
+    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
+        battle = Battle(**{name: jnp.array(value) for name, value in worlds["battle"].items()})
+        self._worlds = Worlds(battle, jnp.array(worlds["key"]))
+
+    # Compiled, once each.
+
+    def _reset_all(self, key: Array) -> tuple[Worlds, dict[str, Array]]:
+        battle = start(self._rules, key)
+        return Worlds(battle, key.at[1].add(1)), self._observe(battle)
+
+    def _step_all(
+        self, worlds: Worlds, actions: Array, frozen: Array | None
+    ) -> tuple[Worlds, StepOutput]:
+        battle, outcome = step(self._rules, worlds.battle, actions.T, worlds.key)
+        reward, ended, used_key = outcome.reward, outcome.done, jnp.ones_like(worlds.key[1])
+        if frozen is not None:
+            battle = jax.tree.map(partial(jnp.where, frozen), worlds.battle, battle)
+            reward = jnp.where(frozen, 0.0, reward)
+            ended &= ~frozen
+            used_key = jnp.where(frozen, 0, used_key)
+        key = worlds.key.at[1].add(used_key)
+        both_left = outcome.allies_left & outcome.enemies_left
+        any_ended = ended.any()
+
+        def start_next() -> Battle:
+            fresh = start(self._rules, key)
+            return jax.tree.map(partial(jnp.where, ended), fresh, battle)
+
+        following = jax.lax.cond(any_ended, start_next, lambda: battle)
+        obs = self._observe(following)
+        output = StepOutput(
+            obs=obs,
+            last_obs=jax.lax.cond(
+                any_ended,
+                lambda: self._observe(battle),
+                lambda: jax.tree.map(jnp.zeros_like, obs),
+            ),
+            reward=reward,
+            flags=jnp.stack(
+                [ended & ~both_left, ended & both_left, outcome.allies_left & ~both_left]
+            ),
+        )
+        return Worlds(following, key.at[1].add(ended.astype(jnp.uint32))), output
+
+
+def _owned(arrays: Mapping[str, Array]) -> Observation:
+    """Copies into NumPy: what JAX hands out is read-only."""
+    return {name: np.array(value) for name, value in arrays.items()}

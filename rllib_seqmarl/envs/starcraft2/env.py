@@ -1,0 +1,295 @@
+"""SMAC and SMACv2 on StarCraft II as a team environment: one game process per world.
+
+Sources: SMAC (Samvelyan et al., 2019, arXiv:1902.04043), package ``smac``; SMACv2 (Ellis et al.,
+2023, arXiv:2212.07489), package ``smacv2``.
+
+What has not been run: no StarCraft II game has been started with this module. It is tested
+against stand-ins for the game that answer as the packages' sources say, not against the game.
+
+Axes: E worlds, N allies (the team), M enemies, A = 6 + M actions: 0 no-op (legal only, and the
+only legal one, when dead), 1 stop, 2 to 5 move north, south, east, west, then one per enemy to
+shoot (for medivacs: per ally to heal); with SMACv2's ``conic_fov`` its directions before those.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rllib_seqmarl.envs.core.contract import (
+    Observation,
+    TeamVectorEnv,
+    WorldStep,
+    discrete_actions,
+    observation_space,
+)
+from rllib_seqmarl.envs.starcraft2.config import OWN_KEYS
+from rllib_seqmarl.envs.starcraft2.game import Game, GameFactory, Look, Outcome
+from rllib_seqmarl.envs.starcraft2.maps import (
+    MAPS,
+    NUM_GENERAL_ACTIONS,
+    StarCraftMap,
+    capability_config,
+)
+from rllib_seqmarl.errors import UserError
+
+
+def make(
+    num_envs: int, config: Mapping[str, Any], env_factory: GameFactory | None = None
+) -> StarCraft2TeamEnv:
+    """``num_envs`` worlds of a checked ``env_config``; games start at the first ``reset``.
+
+    Args:
+        num_envs: E, the number of game processes.
+        config: what ``starcraft2_config.check`` returns.
+        env_factory: builds a ``StarCraft2Env`` from a seed; by default from the package that
+            plays the map.
+
+    Raises:
+        UserError: the package cannot be imported or is another version than expected.
+    """
+    scenario = MAPS[config["map_name"]]
+    options = {key: value for key, value in config.items() if key not in OWN_KEYS}
+    directions = config["num_fov_actions"] if config.get("conic_fov") else 0
+    return StarCraft2TeamEnv(
+        num_envs,
+        scenario=scenario,
+        num_actions=NUM_GENERAL_ACTIONS + directions + scenario.num_enemies,
+        env_factory=env_factory or _factory(scenario, options, config["shield_reward_fix"]),
+        agent_id=config["agent_id"],
+        state=config["state"],
+        max_restarts=config["max_restarts"],
+        autoreset=config["autoreset"],
+    )
+
+
+def _factory(
+    scenario: StarCraftMap, options: Mapping[str, Any], shield_reward_fix: bool
+) -> GameFactory:
+    """Imports the package that plays a map; what is returned builds one battle from a seed."""
+    package = scenario.package
+    other = {"smac": "smacv2", "smacv2": "smac"}[package]
+    if f"{other}.env" in sys.modules:
+        raise UserError(
+            f"smac: this process has already loaded {other!r}, and PySC2 refuses the maps of "
+            f"{package!r} beside it, because both have the same names: use one per process."
+        )
+    try:
+        module = importlib.import_module(f"{package}.env.starcraft2.starcraft2")
+        builder = module.StarCraft2Env
+        if package == "smacv2":
+            wrapper = importlib.import_module("smacv2.env.starcraft2.wrapper")
+            builder = wrapper.StarCraftCapabilityEnvWrapper
+        from absl import flags
+    except Exception as error:  # protobuf raises TypeError where it refuses old messages
+        raise UserError(f"smac: {package!r} cannot be imported: {error}") from error
+    if not flags.FLAGS.is_parsed():  # PySC2 reads flags, which belong to another program
+        flags.FLAGS([package])
+    arguments = {
+        **options,
+        "map_name": scenario.map_name,
+        "game_version": options["game_version"] or None,
+        "continuing_episode": True,
+    }
+    return partial(build_battle, builder, scenario, arguments, shield_reward_fix)
+
+
+def build_battle(
+    builder: Any,
+    scenario: StarCraftMap,
+    arguments: Mapping[str, Any],
+    shield_reward_fix: bool,
+    seed: int,
+) -> Any:
+    """One ``StarCraft2Env`` or ``StarCraftCapabilityEnvWrapper``; starts no game.
+
+    Args:
+        builder: the class.
+        scenario: the map.
+        arguments: of the class.
+        shield_reward_fix: see ``starcraft2_config.check``.
+        seed: the game's random seed.
+    """
+    arguments = {**arguments, "seed": seed}
+    if scenario.race:
+        arguments["capability_config"] = capability_config(scenario)
+    if not shield_reward_fix:
+        return builder(**arguments)
+    # Without weight for own losses, the signed reward is the damage before SMAC's abs().
+    battle = builder(**{**arguments, "reward_only_positive": False, "reward_negative_scale": 0.0})
+    damage = battle.reward_battle
+    battle.reward_battle = lambda: max(damage(), 0)
+    return battle
+
+
+class StarCraft2TeamEnv(TeamVectorEnv):
+    """E battles in E games; they are stepped in threads, because each waits for its game.
+
+    An episode terminates when one side is beaten. It is truncated at the map's time limit, and
+    where a game dies: then the last observation before counts as the final one, ``won`` is 0,
+    and the world goes on with a new game.
+
+    A seed is passed to the games that start after it. It does not make runs repeatable: SMACv2
+    draws teams from generators of its own that take no seed, and a running game goes on.
+    """
+
+    metric_names = ("won", "dead_ratio", "dead_enemy_ratio", "game_restarts")
+    simulator = "starcraft2"
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        scenario: StarCraftMap,
+        num_actions: int,
+        env_factory: GameFactory,
+        agent_id: bool,
+        state: bool,
+        max_restarts: int,
+        autoreset: str,
+    ) -> None:
+        """Builds the spaces; games start at the first ``reset``.
+
+        Args:
+            num_envs: E.
+            scenario: the map.
+            num_actions: A.
+            env_factory: builds a ``StarCraft2Env`` from a seed.
+            agent_id: append the one-hot slot to the observation of living agents.
+            state: add SMAC's global state [S].
+            max_restarts: how often in a row a world's game may die before an episode ends.
+            autoreset: see :class:`TeamVectorEnv`.
+
+        Raises:
+            UserError: the battle has other sizes than the map's.
+        """
+        self._games = [Game(world, env_factory, max_restarts) for world in range(num_envs)]
+        self._threads = ThreadPoolExecutor(max(num_envs, 1), thread_name_prefix="starcraft2")
+        sizes = env_factory(0).get_env_info()  # known without a game
+        num_agents = sizes["n_agents"]
+        found = (num_agents, sizes["n_actions"], sizes["episode_limit"])
+        expected = (scenario.num_agents, num_actions, scenario.episode_limit)
+        if found != expected:
+            raise UserError(
+                f"smac: the installed {scenario.package!r} gives map {scenario.map_name!r} "
+                "{} agents, {} actions and {} steps, ".format(*found)
+                + "its authors' version {}, {} and {}: install that one.".format(*expected)
+            )
+        super().__init__(
+            num_envs,
+            observation_space(
+                num_agents,
+                sizes["obs_shape"] + num_agents * agent_id,
+                num_actions,
+                (sizes["state_shape"],) if state else None,
+            ),
+            discrete_actions(num_agents, num_actions),
+            autoreset,
+        )
+        self._agent_id = agent_id
+        self._state = state
+        self._looks: list[Look] = []
+        self._last: list[Outcome] = []
+        self._restarts_before = np.zeros(num_envs)  # when the episode began
+        self._restarts_in_episode = np.zeros(num_envs)
+
+    def cannot_be_saved(self) -> str | None:
+        """A game of StarCraft II has no state that could be read and set."""
+        return "StarCraft II cannot save a battle"
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Ends the game processes."""
+        self._threads.shutdown()
+        for game in self._games:
+            game.close()
+
+    def _reset_worlds(self) -> Observation:
+        seeds = self.np_random.integers(2**31, size=self.num_envs)
+        for game, seed in zip(self._games, seeds, strict=True):
+            game.seed(int(seed))
+        self._looks = list(self._threads.map(Game.reset, self._games))
+        self._restarts_before = self._count_restarts()
+        return self._gather(self._looks)
+
+    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+        active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
+        self._refuse_illegal(actions, active)
+        worlds = range(self.num_envs)
+        self._last = list(self._threads.map(self._step_world, worlds, actions, active.tolist()))
+        terminated = np.array([outcome.terminated for outcome in self._last])
+        truncated = np.array([outcome.truncated for outcome in self._last])
+        done = terminated | truncated
+        if done.any():
+            restarts = self._count_restarts()
+            self._restarts_in_episode = restarts - self._restarts_before
+            self._restarts_before[done] = restarts[done]
+        return WorldStep(
+            self._gather(self._looks),
+            np.array([outcome.reward for outcome in self._last], np.float32),
+            terminated,
+            truncated,
+        )
+
+    def _step_world(self, world: int, actions: NDArray[Any], active: bool) -> Outcome:
+        """One world in a thread of its own, including the start of its next episode."""
+        if not active:
+            return Outcome(self._looks[world], 0.0, terminated=False, truncated=False, won=False)
+        game = self._games[world]
+        outcome = game.step(actions)
+        ended = outcome.terminated or outcome.truncated
+        self._looks[world] = game.reset() if ended else outcome.look
+        return outcome
+
+    def _refuse_illegal(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> None:
+        """SMAC itself fails an assertion, or takes the action where Python skips assertions."""
+        legal = np.stack([look.action_mask for look in self._looks])
+        allowed = np.take_along_axis(legal, actions[..., None], axis=-1)[..., 0]
+        wrong = np.argwhere(~allowed & active[:, None])
+        if len(wrong):
+            world, agent = wrong[0]
+            raise UserError(
+                f"step: agent {agent} of world {world} may not take action "
+                f"{actions[world, agent]} now; its action_mask allows "
+                f"{np.flatnonzero(legal[world, agent]).tolist()}."
+            )
+
+    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+        looks = [outcome.look for outcome in self._last]
+        return self._gather(looks), {
+            "won": np.array([outcome.won for outcome in self._last], np.float32),
+            "dead_ratio": np.array([1.0 - look.alive.mean() for look in looks], np.float32),
+            "dead_enemy_ratio": np.array([look.dead_enemies for look in looks], np.float32),
+            "game_restarts": self._restarts_in_episode.astype(np.float32),
+        }
+
+    def _get_worlds(self) -> dict[str, Any]:
+        raise UserError(f"smac: {self.cannot_be_saved()}.")
+
+    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
+        raise UserError(f"smac: {self.cannot_be_saved()}, so none can be continued.")
+
+    def _count_restarts(self) -> NDArray[np.float64]:
+        return np.array([game.restarts for game in self._games], np.float64)
+
+    def _gather(self, looks: Sequence[Look]) -> Observation:
+        """What the E worlds look like, as new arrays [E, ...]."""
+        alive = np.stack([look.alive for look in looks])
+        obs = np.stack([look.obs for look in looks])
+        if self._agent_id:
+            slots = np.eye(self.num_agents, dtype=np.float32) * alive[..., None]
+            obs = np.concatenate([obs, slots], axis=-1)
+        gathered: Observation = {
+            "obs": obs,
+            "alive": alive,
+            "action_mask": np.stack([look.action_mask for look in looks]),
+        }
+        if self._state:
+            gathered["state"] = np.stack([look.state for look in looks])
+        return gathered

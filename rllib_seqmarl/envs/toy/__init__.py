@@ -1,0 +1,1 @@
+"""Toys that are solved in minutes."""

@@ -1,0 +1,204 @@
+"""A toy team task whose best decision order changes at every step: the informed decide first.
+
+At every step one agent, drawn uniformly, has a private cue: its action mask allows one action
+only, drawn uniformly from A, and no observation says which. All agents see who is informed. The
+team is paid for the part of the others who take the cued action.
+
+Masks act on an agent's own distribution and enter no network, so the cue reaches the others
+through one thing alone: the informed agent's action, seen by those who decide after it. An agent
+that decides before it can only guess. In terms of the reward per step, with N agents,
+
+- optimum: 1, and only if the informed agent decides first (:func:`optimum`);
+- any order that is not chosen for who is informed, be it by index, fixed otherwise or random:
+  at most ``1/2 + 1/(2 A)`` (:func:`index_order_bound`), since the informed agent's position is
+  then uniform, whatever the policy;
+- an order whose first agent is fixed and whose others are chosen: at most
+  ``(N - 1 + 1/A) / N`` (:func:`fixed_first_agent_bound`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rllib_seqmarl.envs.core.contract import (
+    AUTORESET_MODES,
+    Observation,
+    TeamVectorEnv,
+    WorldStep,
+    check_env_config,
+    discrete_actions,
+    observation_space,
+)
+from rllib_seqmarl.envs.core.generators import WorldGenerators
+from rllib_seqmarl.errors import UserError, nearest
+
+DEFAULTS: dict[str, Any] = {
+    "num_agents": 4,
+    "num_actions": 4,
+    "episode_length": 1,
+    "autoreset": "same_step",
+}
+
+
+def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete ``env_config``.
+
+    Keys: ``num_agents`` N; ``num_actions`` A; ``episode_length`` in steps, each with a cue of its
+    own; ``autoreset``.
+
+    Raises:
+        UserError: unknown key, wrong type, or a value that makes the task senseless.
+    """
+    config = check_env_config(env_config, DEFAULTS, "private_cue")
+    for key, least in (("num_agents", 2), ("num_actions", 2), ("episode_length", 1)):
+        if config[key] < least:
+            raise UserError(
+                f"private_cue: env_config {key!r} must be at least {least}, got {config[key]!r}."
+            )
+    if config["autoreset"] not in AUTORESET_MODES:
+        raise UserError(
+            f"private_cue: env_config 'autoreset' must be one of {', '.join(AUTORESET_MODES)} "
+            f"({nearest(config['autoreset'], AUTORESET_MODES)}), got {config['autoreset']!r}."
+        )
+    return config
+
+
+def make(num_envs: int, **env_config: Any) -> PrivateCue:
+    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`)."""
+    return PrivateCue(num_envs, **check(env_config))
+
+
+def optimum(episode_length: int = 1) -> float:
+    """The largest possible expected episode return: 1 per step."""
+    return float(episode_length)
+
+
+def index_order_bound(num_actions: int) -> float:
+    """The most that can be expected per step in index order, or any other that ignores the cue.
+
+    The informed agent decides k-th, k uniform on 1..N. The k - 1 agents before it match with
+    probability 1/A at best and the N - k behind it always can: the mean over k of
+    ``((k - 1) / A + N - k) / (N - 1)`` is ``1/2 + 1/(2 A)`` for every N.
+
+    Args:
+        num_actions: A.
+    """
+    return 0.5 + 0.5 / num_actions
+
+
+def fixed_first_agent_bound(num_agents: int, num_actions: int) -> float:
+    """The most that can be expected per step where all but the first decider are chosen.
+
+    With probability 1/N the first agent is the informed one; otherwise it alone must guess.
+
+    Args:
+        num_agents: N.
+        num_actions: A.
+    """
+    return (num_agents - 1 + 1 / num_actions) / num_agents
+
+
+class PrivateCue(TeamVectorEnv):
+    """E worlds of the task of this module.
+
+    Observation of an agent: one-hot of its slot, and whether it is the informed one. No agent
+    ever dies.
+    """
+
+    metric_names = ("match_ratio",)
+    simulator = "private_cue"
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        num_agents: int,
+        num_actions: int,
+        episode_length: int,
+        autoreset: str,
+    ) -> None:
+        """Takes the complete ``env_config`` that :func:`check` returns."""
+        super().__init__(
+            num_envs,
+            observation_space(num_agents, num_agents + 1, num_actions),
+            discrete_actions(num_agents, num_actions),
+            autoreset,
+        )
+        self._num_actions = num_actions
+        self._steps = episode_length
+        self._time = np.zeros(num_envs, np.int64)
+        self._informed = np.zeros(num_envs, np.int64)
+        self._cue = np.zeros(num_envs, np.int64)
+        self._world_rngs = WorldGenerators(num_envs)
+        self._match_sum = np.zeros(num_envs)
+        self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
+
+    def _reset_worlds(self) -> Observation:
+        self._world_rngs.reseed(self.np_random)
+        self._time[:] = 0
+        self._match_sum[:] = 0.0
+        self._draw(np.ones(self.num_envs, np.bool_))
+        return self._observe()
+
+    def _draw(self, which: NDArray[np.bool_]) -> None:
+        """New informed agents and cues in these worlds, bool [E]."""
+        for world in np.flatnonzero(which):
+            rng = self._world_rngs[world]
+            self._informed[world] = rng.integers(self.num_agents)
+            self._cue[world] = rng.integers(self._num_actions)
+
+    def _observe(self) -> Observation:
+        worlds, agents = self.num_envs, self.num_agents
+        informed = self._informed[:, None] == np.arange(agents)  # [E, N]
+        slots = np.broadcast_to(np.eye(agents, dtype=np.float32), (worlds, agents, agents))
+        cue = self._cue[:, None] == np.arange(self._num_actions)  # [E, A]
+        return {
+            "obs": np.concatenate([slots, informed[..., None]], axis=2, dtype=np.float32),
+            "alive": np.ones((worlds, agents), np.bool_),
+            "action_mask": ~informed[..., None] | cue[:, None],
+        }
+
+    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+        active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
+        # The informed agent itself always matches.
+        matching = (actions == self._cue[:, None]).sum(axis=1) - 1
+        reward = np.where(active, matching / (self.num_agents - 1), 0.0)
+        self._match_sum += reward
+        self._time += active
+        self._draw(active)
+        terminated = self._time == self._steps
+        if terminated.any():
+            metric = (self._match_sum / self._steps).astype(np.float32)
+            self._last = (self._observe(), {"match_ratio": metric})
+            self._time[terminated] = 0
+            self._match_sum[terminated] = 0.0
+            self._draw(terminated)
+        return WorldStep(
+            self._observe(),
+            reward.astype(np.float32),
+            terminated,
+            np.zeros(self.num_envs, np.bool_),
+        )
+
+    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+        return self._last
+
+    def _get_worlds(self) -> dict[str, Any]:
+        return {
+            "time": self._time.copy(),
+            "informed": self._informed.copy(),
+            "cue": self._cue.copy(),
+            "match_sum": self._match_sum.copy(),
+            "random": self._world_rngs.get_state(),
+        }
+
+    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
+        self._time = worlds["time"].copy()
+        self._informed = worlds["informed"].copy()
+        self._cue = worlds["cue"].copy()
+        self._match_sum = worlds["match_sum"].copy()
+        self._world_rngs.set_state(worlds["random"])

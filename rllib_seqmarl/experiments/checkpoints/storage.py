@@ -1,0 +1,268 @@
+"""The folder of an experiment: what is there already, and what it was started with.
+
+Beside the files of Ray Tune it holds ``experiment.json``, the settings that the experiment was
+started with: ``--resume`` goes on with those, and says so if the user has changed them since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
+from rllib_seqmarl.experiments.spec.metrics import flatten
+from rllib_seqmarl.experiments.spec.sampling import Sampler
+
+DEFAULT_STORAGE = "~/ray_results"
+_SETTINGS = "experiment.json"
+_STATE = "experiment_state-*.json"
+_STATE_COPY = "last_good_state.json"
+_COPY_EVERY_S = 5.0
+#: What Ray Tune means to do with a trial once its checkpoint is written. It keeps this in its
+#: state, and would stop a trial whose checkpoint could not be written right after the next one.
+_DECISIONS = ("_cached_trial_decisions", "_queued_trial_decisions")
+
+#: Settings of where, by how many processes and with what patience the work is done: those that
+#: ``--resume`` may change.
+WORKPLACE = frozenset(
+    {
+        "num_env_runners",
+        "num_envs_per_env_runner",
+        "num_cpus_per_env_runner",
+        "num_gpus_per_env_runner",
+        "sample_timeout_s",
+        "num_learners",
+        "num_cpus_per_learner",
+        "num_gpus_per_learner",
+        "num_threads_per_learner",
+        "num_cpus_for_main_process",
+        "evaluation_num_env_runners",
+        "evaluation_sample_timeout_s",
+        "restart_failed_env_runners",
+        "restart_failed_sub_environments",
+        "ignore_env_runner_failures",
+        "max_num_env_runner_restarts",
+        "delay_between_env_runner_restarts_s",
+        "env_runner_health_probe_timeout_s",
+        "env_runner_restore_timeout_s",
+    }
+)
+
+
+class ExperimentFolder:
+    """The folder ``<storage path>/<experiment name>``.
+
+    Args:
+        spec: the experiment.
+
+    Attributes:
+        storage: absolute path or URI of the storage.
+        path: the folder, None where the storage is not a local path. Ray Tune then looks
+            after it alone.
+        moved: settings of `WORKPLACE` that are not what they were -> before and now, None for the
+            default; known after `check_resume`.
+    """
+
+    def __init__(self, spec: ExperimentSpec) -> None:
+        storage = spec.storage_path or DEFAULT_STORAGE
+        self._spec = spec
+        self._copied: tuple[float, float] = (0.0, 0.0)
+        self.path: Path | None = None
+        self.moved: dict[str, tuple[Any, Any]] = {}
+        if "://" in storage:
+            self.storage = storage.rstrip("/")
+        else:
+            self.storage = str(Path(storage).expanduser().absolute())
+            self.path = Path(self.storage, spec.name)
+
+    def __str__(self) -> str:
+        return f"{self.storage}/{self._spec.name}"
+
+    def can_resume(self) -> bool:
+        """Whether Ray Tune has left a state here."""
+        return self._state() is not None
+
+    def check_new(self) -> None:
+        """Makes sure that nothing here would be mixed with the results of a new experiment.
+
+        Raises:
+            UserError: the folder holds results.
+        """
+        if self.path is None or not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; the experiment's folder would be there.")
+        if any(entry.name != _SETTINGS for entry in self.path.iterdir()):
+            raise UserError(
+                f"{self.path} holds the results of an experiment of this name: go on with it with "
+                "--resume, or start a new one under another name with --experiment-name NAME."
+            )
+
+    def make(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        self._write(lambda path: path.mkdir(parents=True, exist_ok=True))
+
+    def note_settings(self) -> None:
+        """Notes in the folder what the experiment is started with.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        settings = json.dumps(_settings(self._spec), indent=2)
+        self._write(lambda path: _replace(path / _SETTINGS, settings))
+
+    def _write(self, write: Callable[[Path], None]) -> None:
+        if self.path is None:
+            return
+        try:
+            write(self.path)
+        except OSError as error:
+            raise UserError(f"cannot write results to {self.path}: {error.strerror}.") from None
+
+    def check_resume(self) -> list[str]:
+        """Makes sure that ``--resume`` goes on with what the user means and Ray Tune can read.
+
+        Returns:
+            The ids of the trials in the state.
+
+        Raises:
+            UserError: the settings have changed, or the state is damaged beyond repair.
+        """
+        if self.path is None:
+            return []
+        self._check_settings(self.path / _SETTINGS)
+        state = self._state()
+        assert state is not None
+        trials = _trials(state)
+        if trials is None and (trials := _trials(self.path / _STATE_COPY)) is not None:
+            _replace(state, (self.path / _STATE_COPY).read_text(encoding="utf-8"))
+        if trials is None:
+            raise UserError(
+                f"{state} is damaged: start a new experiment from the last checkpoint of each "
+                "trial with --restore CHECKPOINT --experiment-name NAME."
+            )
+        _forget_decisions(state)
+        return trials
+
+    def keep_copy_of_state(self) -> None:
+        """Keeps a second copy of Ray Tune's state: a kill can hit while Tune rewrites its own."""
+        now = time.monotonic()
+        if self.path is None or now - self._copied[0] < _COPY_EVERY_S:
+            return
+        state = self._state()
+        if state is None or state.stat().st_mtime == self._copied[1]:
+            return
+        changed = state.stat().st_mtime
+        if _trials(state) is not None:
+            # A disk that is full is said by the checkpoint that cannot be written.
+            with contextlib.suppress(OSError):
+                _replace(self.path / _STATE_COPY, state.read_text(encoding="utf-8"))
+                self._copied = (now, changed)
+
+    def _state(self) -> Path | None:
+        """Ray Tune's newest state file, by the rule of Tune itself."""
+        if self.path is None or not self.path.is_dir():
+            return None
+        return max(self.path.glob(_STATE), default=None, key=lambda path: path.name)
+
+    def _check_settings(self, path: Path) -> None:
+        try:
+            before = flatten(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError):
+            return  # started by other means than this command: Tune's state says it all
+        now = flatten(json.loads(json.dumps(_settings(self._spec))))
+        for key in sorted({*before, *now}):
+            then, this = before.get(key), now.get(key)
+            if then == this:
+                continue
+            name = key.removeprefix("config/")
+            # What is searched over, or changed by a scheduler, is of each trial its own.
+            if name in WORKPLACE - set(self._spec.search.mutated()) and _plain_number(then, this):
+                self.moved[name] = (then, this)
+                continue
+            raise UserError(
+                f"{self._spec.source}: {key!r} was {then!r} when the experiment in "
+                f"{path.parent} started and is {this!r} now; --resume goes on with unchanged "
+                "settings, but for those of where and by how many processes the work is done. "
+                "Change it back, or start a new experiment with --experiment-name NAME (and "
+                "--restore CHECKPOINT)."
+            )
+
+
+def _plain_number(*values: Any) -> bool:
+    return all(value is None or isinstance(value, bool | int | float) for value in values)
+
+
+def _settings(spec: ExperimentSpec) -> dict[str, Any]:
+    return _plain(
+        {
+            "algorithm": spec.algorithm,
+            "config": spec.config,
+            "stop": spec.stop,
+            "checkpoint_config": asdict(spec.checkpoints),
+            "num_samples": spec.num_samples,
+            "search": _search(spec),
+            "max_failures": spec.max_failures,
+            "time_budget_s": spec.time_budget_s,
+        }
+    )
+
+
+def _search(spec: ExperimentSpec) -> dict[str, Any]:
+    """What the search does; how many trials run at a time is no part of it."""
+    settings = {name: getattr(spec.search, name) for name in ("metric", "mode", "scheduler")}
+    return settings if spec.search.scheduler is not None else {}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold; anything else by the name of its type."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, type):
+        return value.__qualname__
+    if isinstance(value, Sampler):
+        return repr(value)
+    return type(value).__qualname__
+
+
+def _trials(state: Path) -> list[str] | None:
+    """The ids of the trials in one of Ray Tune's state files, None if it is damaged."""
+    try:
+        content = json.loads(state.read_text(encoding="utf-8"))
+        return [json.loads(trial)["trial_id"] for trial, _ in content["trial_data"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _forget_decisions(state: Path) -> None:
+    content = json.loads(state.read_text(encoding="utf-8"))
+    decided = content.get("runner_data", {})
+    if any(decided.get(key) for key in _DECISIONS):
+        decided.update({key: {} for key in _DECISIONS})
+        _replace(state, json.dumps(content))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file so that at every moment it is either the old or the new one."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

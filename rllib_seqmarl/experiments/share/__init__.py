@@ -1,0 +1,1 @@
+"""Policies as files that are safe to share."""

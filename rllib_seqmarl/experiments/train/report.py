@@ -1,0 +1,159 @@
+"""What stands on the screen when training has ended."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ray.tune.experiment import Trial
+
+from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
+from rllib_seqmarl.experiments.spec.metrics import KNOWN, flatten
+from rllib_seqmarl.experiments.train.shutdown import missing_metric
+
+_ERROR_LINE = re.compile(r"^\s*(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupt|Exit)): (.+)$")
+
+
+@dataclass
+class Outcome:
+    """How one experiment ended.
+
+    Attributes:
+        trials: all of them.
+        out_of_time: its time budget was used up.
+    """
+
+    spec: ExperimentSpec
+    trials: list[Trial]
+    out_of_time: bool = False
+
+    def failed(self) -> dict[Trial, str]:
+        """The trials that have not done what they should, and why, in one line each."""
+        reasons = {trial: failure(self.spec, trial) for trial in self.trials}
+        return {trial: reason for trial, reason in reasons.items() if reason is not None}
+
+
+def failure(spec: ExperimentSpec, trial: Trial) -> str | None:
+    """Why a trial failed, in one line; None if it did not."""
+    if trial.status == Trial.ERROR:
+        return error_line(trial)
+    if trial.status != Trial.TERMINATED:
+        return None
+    result = flatten(trial.last_result)
+    missing = missing_metric(spec, trial, result)
+    goals = trial.stopping_criterion
+    if missing is None or any(result.get(name, -math.inf) >= goals[name] for name in goals):
+        return None
+    known = ", ".join(name for name in KNOWN if name in result)
+    if missing in goals:
+        what = f"the stop key {missing!r} is not among the results of this trial, so that it would "
+        what += "never end"
+    else:
+        what = f"the metric {missing!r}, by which trials are compared, is not among its results"
+    return f"{what}; it was stopped with a checkpoint. Known there: {known}."
+
+
+def error_line(trial: Trial) -> str:
+    """The last line of the exception that ended a trial; of a user's mistake only the message."""
+    try:
+        error = trial.get_pickled_error() or trial.get_error()
+    except (OSError, EOFError, pickle.UnpicklingError):  # the disk is full
+        error = trial.get_error()
+    text = [line for line in str(error or "").splitlines() if line.strip()]
+    found = [match.groups() for line in text if (match := _ERROR_LINE.match(line))]
+    for name, message in found:
+        if name == "UserError":
+            return message
+    if found:
+        return ": ".join(found[-1])
+    return f"{type(error).__name__}: {' '.join(text[-1].split())}" if text else "no message"
+
+
+def _searched_values(spec: ExperimentSpec, trial: Trial) -> dict[str, str]:
+    """What was drawn or chosen for a trial, by the last part of its name in the config."""
+    values = {name.rpartition("/")[2]: value for name, value in trial.evaluated_params.items()}
+    values |= {key: trial.config[key] for key in spec.search.mutated() if key in trial.config}
+    return {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in values.items()}
+
+
+def best_checkpoint(trial: Trial) -> str | None:
+    """The path of a trial's best checkpoint by its score attribute, else of its latest."""
+    result = trial.run_metadata.checkpoint_manager.best_checkpoint_result
+    return result.checkpoint.path if result and result.checkpoint else None
+
+
+def best_trial(outcome: Outcome) -> tuple[Trial, float] | None:
+    """The trial whose last metric is the best one, and that metric; None without a comparison."""
+    search = outcome.spec.search
+    values = {trial: flatten(trial.last_result).get(search.metric) for trial in outcome.trials}
+    known = {
+        trial: value
+        for trial, value in values.items()
+        if isinstance(value, int | float) and not math.isnan(value)
+    }
+    if len(outcome.trials) < 2 or not known:
+        return None
+    best = (max if search.mode == "max" else min)(known, key=known.__getitem__)
+    return best, known[best]
+
+
+def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -> list[str]:
+    """The closing report.
+
+    Args:
+        outcomes: of the experiments that ran.
+        stopped_by: the signal that ended the run early, or None.
+        resume: the command line that goes on.
+    """
+    outcomes = list(outcomes)
+    text: list[str] = [""]
+    for outcome in outcomes:
+        for trial, reason in outcome.failed().items():
+            text.append(f"{trial} failed: {reason}")
+            if trial.status == Trial.ERROR:
+                text.append(f"  full log: {trial.path}/error.txt")
+        if outcome.out_of_time:
+            text.append(
+                f"{outcome.spec.name}: the time budget of {outcome.spec.time_budget_s:g} s is used "
+                f"up. To go on: {resume}"
+            )
+    failed = sum(len(outcome.failed()) for outcome in outcomes)
+    total = sum(len(outcome.trials) for outcome in outcomes)
+    if stopped_by:
+        text.append(f"Your training was stopped by {stopped_by}.")
+    elif failed:
+        text.append(f"Your training finished, but {failed} of {total} trials failed.")
+    else:
+        text.append("Your training finished.")
+
+    paths: list[str] = []
+    shown: list[str] = []
+    for outcome in outcomes:
+        group = {trial: path for trial in outcome.trials if (path := best_checkpoint(trial))}
+        best = best_trial(outcome)
+        if best is not None:
+            trial, value = best
+            drawn = "".join(f", {k} {v}" for k, v in _searched_values(outcome.spec, trial).items())
+            text.append(
+                f"Best of {len(outcome.trials)} trials of {outcome.spec.name}: {trial} "
+                f"({outcome.spec.search.metric} {value:.4g}{drawn})"
+            )
+            if trial in group:
+                shown.append(group[trial])
+        if group and (best is None or best[0] not in group):
+            shown.append(next(iter(group.values())))
+        paths += group.values()
+    if paths:
+        text.append("Best available checkpoint for each trial:")
+        text += [f"  {path}" for path in paths]
+        text += ["", "You can now evaluate your trained algorithm from any checkpoint, e.g.:"]
+        text += [f"  rllib evaluate {shlex.quote(path)}" for path in shown]
+    else:
+        text.append("No checkpoint was written.")
+    if stopped_by:
+        text += ["", "To go on where it stopped:", f"  {resume}"]
+    return text

@@ -1,0 +1,1 @@
+"""Actors with a central value."""

@@ -1,0 +1,237 @@
+"""The RLModule shell around agents with networks of their own input, and their critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.central_q.module import NO_STATE
+from rllib_seqmarl.learning.sequential.module import ENTROPY, TeamModule, action_spec, obs_dim
+from rllib_seqmarl.nets.agents.stacked import AgentNetwork, Memory, PerAgent
+from rllib_seqmarl.nets.distributions import (
+    ActionDistribution,
+    Categorical,
+    GaussianOfStd,
+    bounded_std,
+)
+from rllib_seqmarl.nets.value_norm import ValueNorm
+from rllib_seqmarl.rollout.rollout_batch import ACTION_MASK, ACTIONS, IS_FIRST, LOG_PROB, OBS, STATE
+
+#: What recurrent agents and their critic carry from step to step.
+ACTOR_HIDDEN = "actor_hidden"
+CRITIC_HIDDEN = "critic_hidden"
+
+#: What the critic reads, as a column of rows [..., V, S].
+CRITIC_INPUT = "critic_input"
+
+#: Where that comes from, and whether each agent has its own (V = N) or all share it (V = 1).
+CRITIC_INPUTS = {
+    "environment": False,  # the environment's state
+    "environment_and_observation": True,  # with the agent's observation beside it
+    "observations": False,  # those of all agents
+    "observation": True,  # the agent's alone: independent learners
+}
+
+
+class ActorModule(TeamModule):
+    """Actors, critic and value normalisation of a team whose agents decide simultaneously.
+
+    Rows of feed-forward agents are [B, N, ...], of recurrent ones sequences [B, T, N, ...] beside
+    the memory at their start. On rollout processes the critic is left out, unless it is recurrent
+    and has to follow what happens; in an evaluation it is left out in any case.
+    """
+
+    actor: AgentNetwork
+    critic: AgentNetwork
+    value_norm: ValueNorm
+
+    def setup(self) -> None:
+        """Builds the networks from the spaces of one world.
+
+        Raises:
+            UserError: no ``state`` in the environment though the critic reads it.
+        """
+        settings = self.model_config
+        space = self.observation_space
+        self.num_agents = space[OBS].shape[0]
+        action = action_spec(self.action_space)
+        network = {
+            name: settings[name]
+            for name in ("hidden_sizes", "activation", "feature_norm", "recurrent")
+        }
+        members = 1 if settings["share_parameters"] else self.num_agents
+        self.actor = AgentNetwork(
+            obs_dim(space), action.size, members=members, output_gain=0.01, **network
+        )
+        self.log_std = self.categorical = None
+        if action.discrete:
+            self.categorical = Categorical(action.size)
+        else:
+            self.log_std = PerAgent([torch.ones(action.size) for _ in range(members)])
+        if self._critic_follows or not self.inference_only:
+            members = 1 if settings["share_critic"] else self.num_agents
+            width = _critic_input_size(space, settings["state"])
+            self.critic = AgentNetwork(width, 1, members=members, output_gain=1.0, **network)
+        if not self.inference_only:
+            self.value_norm = ValueNorm(settings["value_norm_beta"])
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """What acting does not need."""
+        return ["value_norm"] if self._critic_follows else ["critic", "value_norm"]
+
+    def set_state(self, state: Any) -> None:
+        """Takes over weights.
+
+        Raises:
+            UserError: they are of another number of actors, which RLlib does not compare.
+        """
+        actors = sum(name.startswith("actor.head.weight.members.") for name in state)
+        if actors != self.actor.members:
+            raise UserError(
+                f"it has {actors} actors, one for each agent, for {self.num_agents} agents; with "
+                "share_parameters: true it would take any number"
+            )
+        super().set_state(state)
+
+    def get_initial_state(self) -> dict[str, Tensor]:
+        """Hidden states of one world, [N, H]; nothing for feed-forward agents."""
+        if not self.model_config["recurrent"]:
+            return {}
+        weight = self.actor.head.weight.members[0]
+        initial = {ACTOR_HIDDEN: weight.new_zeros(self.num_agents, self.actor.width)}
+        if self._critic_follows:
+            values = self.num_agents if self.has_value_per_agent else 1
+            initial[CRITIC_HIDDEN] = weight.new_zeros(values, self.critic.width)
+        return initial
+
+    @property
+    def _critic_follows(self) -> bool:
+        """Whether the critic has a memory that a rollout must keep up to date."""
+        return self.model_config["recurrent"] and self.model_config["learns"]
+
+    @property
+    def has_value_per_agent(self) -> bool:
+        """Whether agents have values of their own; otherwise there is one for the team."""
+        return self.critic.members > 1 or CRITIC_INPUTS[self.model_config["state"]]
+
+    # -- passes ------------------------------------------------------------------------------
+
+    def critic_input(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """What the critic reads, from observation columns [..., N, D]: [..., V, S]."""
+        obs, source = columns[OBS], self.model_config["state"]
+        if source == "observation":
+            return obs
+        if source == "observations":
+            return obs.flatten(-2).unsqueeze(-2)
+        state = columns[STATE].flatten(obs.ndim - 2).unsqueeze(-2)
+        if source == "environment":
+            return state
+        return torch.cat((state.expand(*obs.shape[:-1], -1), obs), dim=-1)
+
+    def critic_pass(
+        self, x: Tensor, memory: Memory | None = None, agents: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Normalised values [..., n] of all agents or of some, and the critic's hidden states.
+
+        Args:
+            x: [..., V, S].
+            memory: where the critic is recurrent; x is then [B, T, V, S].
+            agents: slots, as in `AgentNetwork`; None for all.
+        """
+        count = self.num_agents if agents is None else len(agents)
+        if self.has_value_per_agent:
+            x = x.expand(*x.shape[:-2], count, -1)
+        out = self.critic(x, memory, agents)
+        values = out.values.squeeze(-1)
+        return values.expand(*values.shape[:-1], count), out.hidden
+
+    def values(self, rows: Mapping[str, Tensor], agents: Sequence[int] | None = None) -> Tensor:
+        """Normalised values [..., n] of rows."""
+        memory = self._memory(rows, CRITIC_HIDDEN)
+        return self.critic_pass(rows[CRITIC_INPUT], memory, agents)[0]
+
+    def _memory(self, rows: Mapping[str, Tensor], name: str) -> Memory | None:
+        if not self.model_config["recurrent"]:
+            return None
+        return Memory(rows[name], rows[IS_FIRST])
+
+    def evaluate(
+        self, rows: Mapping[str, Tensor], agents: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Log-prob [..., n, K] and entropy [..., n] of actions that were taken.
+
+        Args:
+            rows: columns of the n agents.
+            agents: their slots; None for all.
+        """
+        out = self.actor(rows[OBS], self._memory(rows, ACTOR_HIDDEN), agents)
+        distribution, mask = self._distribution(agents), rows.get(ACTION_MASK)
+        return {
+            LOG_PROB: distribution.log_prob(out.values, mask, rows[ACTIONS]),
+            ENTROPY: distribution.entropy(out.values, mask),
+        }
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        """Rows with the columns of all agents -> see `evaluate`."""
+        return self.evaluate(batch)
+
+    def _distribution(self, agents: Sequence[int] | None = None) -> ActionDistribution:
+        if self.categorical is not None:
+            return self.categorical
+        assert self.log_std is not None
+        return GaussianOfStd(bounded_std(self.log_std.of(agents)))
+
+    @torch.no_grad()
+    def _act(
+        self,
+        batch: dict[str, Any],
+        deterministic: bool,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        obs = batch[Columns.OBS]
+        x, mask = obs[OBS], obs.get(ACTION_MASK)
+        out: dict[str, Any] = {}
+        if self.model_config["recurrent"]:
+            carried, is_first = self.carried(batch)
+            is_first = is_first.unsqueeze(1)  # [B, T = 1]
+            parameters, hidden = self.actor(x.unsqueeze(1), Memory(carried[ACTOR_HIDDEN], is_first))
+            assert hidden is not None
+            parameters, state_out = parameters[:, 0], {ACTOR_HIDDEN: hidden[:, 0]}
+            if self._critic_follows:
+                x_critic = self.critic_input(obs).unsqueeze(1)
+                _, hidden = self.critic_pass(x_critic, Memory(carried[CRITIC_HIDDEN], is_first))
+                assert hidden is not None
+                state_out[CRITIC_HIDDEN] = hidden[:, 0]
+            out[Columns.STATE_OUT] = state_out
+        else:
+            parameters = self.actor(x).values
+        distribution = self._distribution()
+        noise = None
+        if not deterministic:
+            noise = distribution.noise(x.shape[:2], x.device, generator)
+        actions = distribution.choose(parameters, mask, noise)
+        return out | {
+            ACTIONS: actions,
+            LOG_PROB: distribution.log_prob(parameters, mask, actions),
+        }
+
+
+def _critic_input_size(space: spaces.Dict, source: str) -> int:
+    """S, from the observation space of one world."""
+    agents, width = space[OBS].shape
+    if source == "observation":
+        return width
+    if source == "observations":
+        return agents * width
+    if STATE not in space.spaces:
+        raise UserError(NO_STATE)
+    state = int(np.prod(space[STATE].shape))
+    return state if source == "environment" else state + width

@@ -1,0 +1,303 @@
+"""The training iteration that all algorithms of this package share."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import ray
+import torch
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    EVALUATION_RESULTS,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from rllib_seqmarl import manifest, registry
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.rollout.group import RemoteRunners
+from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
+from rllib_seqmarl.rollout.rollout_batch import RolloutBlock, deal
+from rllib_seqmarl.rollout.runner import TeamEnvRunner
+
+#: How long to wait until runners have taken the last weights. RLlib sends none to a runner that
+#: has yet to confirm its last ones, which right after a rollout would be left out by chance.
+WEIGHTS_TIMEOUT_S = 10.0
+
+#: Iterations on end without any rollout before training gives up.
+MAX_ITERATIONS_WITHOUT_ANSWER = 5
+
+
+def _remote(group: EnvRunnerGroup | None, name: str, config: Any) -> RemoteRunners | None:
+    if group is None or group.num_remote_env_runners() == 0:
+        return None
+    return RemoteRunners(group, name, config)
+
+
+def _sample_and_report(runner: TeamEnvRunner) -> tuple[list[RolloutBlock], Any]:
+    return runner.sample(), runner.get_metrics()
+
+
+def _evaluate(
+    runner: TeamEnvRunner, *, shares: Mapping[int, int], unit: str, force_reset: bool
+) -> tuple[int, int, Any]:
+    """Plays a runner's share of so many ``unit``; the share, environment steps and metrics."""
+    share = shares[runner.worker_index]
+    amount: dict[str, Any] = {f"num_{unit}": share}
+    blocks = runner.sample(**amount, force_reset=force_reset)
+    return share, sum(block.num_env_steps for block in blocks), runner.get_metrics()
+
+
+def _pop_evaluated(runner: TeamEnvRunner) -> tuple[list[dict[str, Any]], str | None]:
+    return runner.pop_evaluated()
+
+
+class TeamAlgorithm(Algorithm):
+    """Sample blocks of columns, learn from them, send the weights to the runners."""
+
+    def setup(self, config: Any) -> None:
+        """Builds runners and learners; see RLlib's ``Algorithm.setup``."""
+        threads = getattr(config, "num_threads_per_learner", None)
+        if threads is not None:
+            # Before any weight is drawn: the initialisation depends on the number of threads.
+            torch.set_num_threads(threads)
+        self._iterations_without_answer = 0
+        super().setup(config)
+        self._runners = _remote(self.env_runner_group, "runner", self.config)
+        self._evaluation_runners = _remote(
+            self.eval_env_runner_group, "evaluation runner", self.evaluation_config
+        )
+
+    def __repr__(self) -> str:
+        # RLlib's own needs a config, and hides the mistake in it by failing in turn.
+        class_name = type(self).__name__
+        return registry.name_of_class(class_name) or class_name
+
+    def training_step(self) -> None:
+        """One iteration; everything it reports goes through ``self.metrics``."""
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            blocks, runner_results = self._sample()
+            if not blocks:
+                return
+            self.metrics.aggregate(runner_results, key=ENV_RUNNER_RESULTS)
+
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            learner_results = self.learner_group.update(
+                batches=deal(blocks, max(1, self.config.num_learners)),
+                timesteps={
+                    NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(
+                        (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
+                    ),
+                    NUM_MODULE_STEPS_TRAINED_LIFETIME: self.metrics.peek(
+                        (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME),
+                        default=0,
+                    ),
+                },
+            )
+            self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
+
+        begin = time.perf_counter()
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self.env_runner_group.sync_weights(
+                from_worker_or_learner_group=self.learner_group,
+                inference_only=True,
+                timeout_seconds=WEIGHTS_TIMEOUT_S if self.config.sample_ahead else 0.0,
+            )
+        self._log_time_split(time.perf_counter() - begin)
+
+    def _sample(self) -> tuple[list[RolloutBlock], list[Any]]:
+        """A block and metrics of every runner that answers.
+
+        Raises:
+            UserError: the environment is at fault, in whatever process.
+            RuntimeError: no runner answered in several iterations on end.
+        """
+        timeout = self.config.sample_timeout_s
+        if self._runners is None:
+            answers = [_sample_and_report(self.env_runner)]
+        elif self.config.sample_ahead:
+            # At first all; later those who have been restarted.
+            self._runners.ask_ahead(_sample_and_report)
+            answers = self._runners.collect(timeout)
+            # Their next weights reach the runners after these rollouts, which are under way.
+            self._runners.ask_ahead(_sample_and_report)
+        else:
+            answers = self._runners.ask(_sample_and_report, timeout)
+        blocks = [block for sampled, _ in answers for block in sampled]
+        for block in blocks:
+            if block.error is not None:
+                raise UserError(block.error)
+        # RLlib restarts runners that are gone before the next iteration.
+        self._iterations_without_answer = 0 if blocks else self._iterations_without_answer + 1
+        if self._iterations_without_answer > MAX_ITERATIONS_WITHOUT_ANSWER:
+            notices = self._runners.notices if self._runners is not None else []
+            raise RuntimeError(
+                f"no runner answered in {self._iterations_without_answer} iterations on end: "
+                f"{notices[-1] if notices else 'see their logs.'}"
+            )
+        return blocks, [metrics for _, metrics in answers]
+
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
+        """RLlib's; where all runners are gone, it waits until one is back.
+
+        Without that, iterations without a step would follow each other in no time.
+        """
+        restored: list[int] = super().restore_env_runners(env_runner_group)
+        runners = env_runner_group.num_remote_env_runners()
+        deadline = time.monotonic() + self.config.env_runner_health_probe_timeout_s
+        while runners and not env_runner_group.num_healthy_remote_env_runners():
+            if not self.config.restart_failed_env_runners or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+            restored += super().restore_env_runners(env_runner_group)
+        if env_runner_group is self.env_runner_group and self._runners is not None:
+            self._runners.forget(restored)
+        return restored
+
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """RLlib's evaluation, with means over all episodes and not over the runners' means.
+
+        Raises:
+            UserError: the environment is at fault, in whatever process.
+        """
+        results: dict[str, Any] = super().evaluate(parallel_train_future)
+        if self._evaluation_runners is not None:
+            timeout = self.config.evaluation_sample_timeout_s
+            answers = self._evaluation_runners.ask(_pop_evaluated, timeout)
+        else:
+            answers = [_pop_evaluated(self.eval_env_runner or self.env_runner)]
+        for _, error in answers:
+            if error is not None:
+                raise UserError(error)
+        played = [episodes for evaluated, _ in answers for episodes in evaluated]
+        if not played:  # nobody answered: RLlib would repeat the figures of the last evaluation
+            results.pop(ENV_RUNNER_RESULTS, None)
+        reported = results.get(ENV_RUNNER_RESULTS, {})
+        for name in played[0] if played else ():
+            values = np.concatenate([episodes[name] for episodes in played])
+            reported[mean_name(name)] = float(values.mean(dtype=np.float64))
+        return results
+
+    def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
+        """Deals an evaluation out to healthy runners until all of it has been played.
+
+        RLlib's own version asks runners that hang again and again, and where a runner is gone it
+        may give the rest of the work to that one for ever.
+        """
+        runners, unit = self._evaluation_runners, self.config.evaluation_duration_unit
+        assert runners is not None
+        left, env_steps, metrics = self.config.evaluation_duration, 0, []
+        force_reset = self.config.evaluation_force_reset_envs_before_iteration
+        while left > 0 and (healthy := runners.healthy):
+            shares = {
+                runner: left // len(healthy) + (i < left % len(healthy))
+                for i, runner in enumerate(healthy)
+            }
+            answers = runners.ask(
+                functools.partial(_evaluate, shares=shares, unit=unit, force_reset=force_reset),
+                self.config.evaluation_sample_timeout_s,
+                only=[runner for runner, share in shares.items() if share],
+            )
+            for share, steps, reported in answers:
+                left -= share
+                env_steps += steps
+                metrics.append(reported)
+            force_reset = False
+        self.metrics.aggregate(metrics, key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
+        return None, env_steps, env_steps, []
+
+    def _log_time_split(self, weight_sync: float) -> None:
+        """Where the iteration's seconds went; means over runners and over learners."""
+        parts = {"weight_sync": weight_sync}
+        for path in (
+            (ENV_RUNNER_RESULTS, TIME_SPLIT),
+            (LEARNER_RESULTS, DEFAULT_MODULE_ID, TIME_SPLIT),
+        ):
+            parts |= self.metrics.peek(path, default={})
+        for name, seconds in parts.items():
+            self.metrics.log_value((TIME_SPLIT, name), seconds, reduce="mean", window=1)
+
+    def step(self) -> dict[str, Any]:
+        """One iteration and, when due, an evaluation; the result names the simulator.
+
+        ``notice`` is a line for the user: what a restore could not bring back, and which runners
+        hang or failed. Empty if there is nothing to say.
+        """
+        notices = [self.env_runner.pop_notice()]
+        result = super().step()
+        for runners in self._runners, self._evaluation_runners:
+            notices += runners.pop_notices() if runners is not None else []
+        notice = " ".join(filter(None, notices))
+        return {**result, "simulator": self.config.simulator, "notice": notice}
+
+    def get_metadata(self) -> dict[str, Any]:
+        """What a checkpoint says of itself: RLlib's metadata and what it was trained on."""
+        return {
+            **super().get_metadata(),
+            "algorithm": repr(self),
+            "env": str(self.config.env),
+            "simulator": self.config.simulator,
+            "training_iteration": self.training_iteration,
+            "manifest": manifest.MANIFEST,
+        }
+
+    def save_to_path(
+        self,
+        path: str | Path | None = None,
+        *,
+        state: dict[str, Any] | None = None,
+        filesystem: pyarrow.fs.FileSystem | None = None,
+        use_msgpack: bool = False,
+    ) -> str:
+        """RLlib's checkpoint and, written last, the list of its files; see `manifest`."""
+        folder: str = super().save_to_path(
+            path, state=state, filesystem=filesystem, use_msgpack=use_msgpack
+        )
+        if filesystem is None:
+            filesystem, _ = pyarrow.fs.FileSystem.from_uri(str(path or folder))
+        manifest.write(folder, filesystem)
+        return folder
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """A checkpoint in the storage of the trial; see Ray Tune's ``Trainable.save``.
+
+        Raises:
+            UserError: it cannot be written. Nothing of it is left behind, and the ones before stay.
+        """
+        storage = self._storage
+        if checkpoint_dir is not None or storage is None:
+            return super().save(checkpoint_dir)
+        written = storage.current_checkpoint_index
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                return super().save(folder)
+        except ray.exceptions.RayError:
+            raise  # some are OSErrors, of processes and not of files
+        except OSError as error:
+            target = storage.checkpoint_fs_path
+            if storage.current_checkpoint_index > written:
+                with contextlib.suppress(OSError):
+                    storage.storage_filesystem.delete_dir(target)
+            else:
+                target = tempfile.gettempdir()
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"the checkpoint after iteration {self.training_iteration} could not be written to "
+                f"{target}: {reason}. Those before are good: make room and go on with --resume."
+            ) from None

@@ -1,0 +1,1 @@
+"""Recurrent agents with a central action value."""

@@ -1,0 +1,180 @@
+"""The RLModule shell around recurrent agents with a central critic of their joint action."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from rllib_seqmarl import registry
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.sequential.module import ENTROPY, TeamModule, action_spec, obs_dim
+from rllib_seqmarl.nets.agents.recurrent import (
+    HIDDEN,
+    PREVIOUS_ACTIONS,
+    RecurrentAgent,
+    previous_actions,
+)
+from rllib_seqmarl.nets.critics.joint import JointCritic, TargetCritic
+from rllib_seqmarl.nets.distributions import EpsilonCategorical, masked_logits
+from rllib_seqmarl.rollout.rollout_batch import (
+    ACTION_MASK,
+    ACTIONS,
+    ALIVE,
+    IS_FIRST,
+    LOG_PROB,
+    OBS,
+    STATE,
+)
+
+#: Columns of `RecurrentModule.forward_train` beside log-prob and entropy.
+POLICY = "policy"
+LOGITS = "logits"
+
+#: What each agent did at the step before, -1 at the first step of an episode: beside the
+#: observation columns for critics that read it, int [..., N].
+LAST_ACTIONS = "last_actions"
+
+#: What a central critic reads: the environment's ``state``, or all agents' observations.
+CRITIC_STATES = ("environment", "observations")
+
+NO_STATE = (
+    "the critic reads the environment's state, and this environment has none: set `state` in "
+    "env_config where the environment offers it (`state: true`), or the config key "
+    "`state: observations` for the concatenated observations of all agents."
+)
+
+
+def require_state(config: Any) -> None:
+    """Refuses a config whose critic reads a state that the environment is not asked to give.
+
+    Of the user's own environments only their spaces tell, when the module is built.
+
+    Raises:
+        UserError: says what to set.
+    """
+    stateless = config.env_config.get("state") in (None, False, "none")
+    if config.state.startswith("environment") and config.env in registry.ENVIRONMENTS and stateless:
+        raise UserError(NO_STATE)
+
+
+def state_dim(space: spaces.Dict, source: str) -> int:
+    """Width S of what the critic reads, from the observation space of one world.
+
+    Raises:
+        UserError: the environment has no ``state`` though it is asked for.
+    """
+    name = STATE if source == "environment" else OBS
+    if name not in space.spaces:
+        raise UserError(NO_STATE)
+    return int(np.prod(space[name].shape))
+
+
+def living_obs(columns: dict[str, Tensor]) -> Tensor:
+    """Observations for a critic, [..., N, O]: zeros for dead agents, as StarCraft gives them."""
+    return columns[OBS].masked_fill(~columns[ALIVE].unsqueeze(-1), 0.0)
+
+
+class RecurrentModule(TeamModule):
+    """Agents, their critic and its target copy; an algorithm says which critic.
+
+    Blocks hold what the agents carried into their first row (RLlib's ``state_in``), and learning
+    unrolls the agents from there. On rollout processes the critics are left out.
+    """
+
+    agent: RecurrentAgent
+    critic: JointCritic
+    target: TargetCritic
+
+    @abstractmethod
+    def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> JointCritic:
+        """The critic, from S, N, A and ``model_config``."""
+
+    def make_behaviour(self, num_actions: int) -> EpsilonCategorical | None:
+        """What actions are drawn from while exploring; None: from pi."""
+        epsilon = self.model_config["epsilon"]
+        if epsilon is None:
+            return None
+        return EpsilonCategorical(num_actions, greedy=False, epsilon=epsilon)
+
+    def setup(self) -> None:
+        """Builds the networks from the spaces of one world.
+
+        Raises:
+            UserError: continuous actions, or no ``state`` where it is asked for.
+        """
+        settings, width = self.model_config, obs_dim(self.observation_space)
+        action = action_spec(self.action_space)
+        if not action.discrete:
+            raise UserError(
+                "this algorithm's agents choose among discrete actions, and this environment's "
+                "are continuous: run MAT or SrSv."
+            )
+        agents = self.observation_space[OBS].shape[0]
+        state = state_dim(self.observation_space, settings["state"])
+        behaviour = self.make_behaviour(action.size)
+        self.agent = RecurrentAgent(width, action.size, agents, settings["hidden_dim"], behaviour)
+        if not self.inference_only:
+            self.critic = self.make_critic(state, agents, action.size)
+            self.target = TargetCritic(self.critic, settings["target_update_interval"])
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """What acting does not need."""
+        return ["critic", "target"]
+
+    def get_initial_state(self) -> dict[str, Tensor]:
+        """What the agents of one world remember before they have seen anything."""
+        return self.agent.initial_memory()
+
+    def state_of(self, columns: dict[str, Tensor]) -> Tensor:
+        """What the critic reads, from observation columns and `LAST_ACTIONS`: [..., S]."""
+        environments = self.model_config["state"] == "environment"
+        state = columns[STATE] if environments else living_obs(columns)
+        return state.flatten(columns[OBS].ndim - 2)
+
+    def policy(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """Probabilities [..., A], 0 for actions that are not available."""
+        return masked_logits(logits, mask).softmax(-1)
+
+    # -- passes ------------------------------------------------------------------------------
+
+    def _act(
+        self,
+        batch: dict[str, Any],
+        deterministic: bool,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        obs = batch[Columns.OBS]
+        memory, is_first = self.carried(batch)
+        actions, log_prob, memory = self.agent.act(
+            obs[OBS],
+            obs.get(ACTION_MASK),
+            memory,
+            is_first,
+            deterministic=deterministic,
+            generator=generator,
+        )
+        return {ACTIONS: actions, LOG_PROB: log_prob, Columns.STATE_OUT: memory}
+
+    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        """Sequences -> log-prob [B, T, N, 1], entropy [B, T, N], policy and logits [B, T, N, A]."""
+        actions, mask = batch[ACTIONS], batch.get(ACTION_MASK)
+        logits = self.agent.unroll(
+            batch[OBS],
+            previous_actions(actions, batch[PREVIOUS_ACTIONS]),
+            batch[HIDDEN],
+            batch[IS_FIRST],
+        ).logits
+        distribution = self.agent.distribution
+        return {
+            LOG_PROB: distribution.log_prob(logits, mask, actions),
+            ENTROPY: distribution.entropy(logits, mask),
+            POLICY: self.policy(logits, mask),
+            LOGITS: logits,
+        }

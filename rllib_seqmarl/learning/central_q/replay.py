@@ -1,0 +1,150 @@
+"""Replay of whole sequences, with which a learner goes beyond its fresh rollouts.
+
+Blocks go in and blocks come out, so that a learner makes of a stored sequence whatever it makes of
+a fresh one: start memory, bootstraps, ends of episodes and all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, ClassVar
+
+import torch
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.base.config import TeamConfig
+from rllib_seqmarl.learning.base.learner import TeamLearner
+from rllib_seqmarl.rollout.rollout_batch import REWARD, FinalObservations, RolloutBlock, concatenate
+
+REPLAY = "replay"
+
+
+class SequenceStore:
+    """The newest sequences of a run, each the T steps of one world; on the CPU.
+
+    Args:
+        capacity: sequences that are kept.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._sequences: deque[RolloutBlock] = deque(maxlen=capacity)
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def add(self, block: RolloutBlock) -> None:
+        """Stores copies of a block's worlds, in place of the oldest where there is no room.
+
+        Raises:
+            UserError: its sequences are longer or shorter than those that are stored.
+        """
+        if self._sequences:
+            stored, new = (len(one.columns[REWARD]) for one in (self._sequences[0], block))
+            if stored != new:
+                raise UserError(
+                    f"the replay store of this run holds sequences of {stored} steps, and rollouts "
+                    f"are now of {new}: set rollout_fragment_length to {stored}, or begin anew."
+                )
+        for world in range(block.num_worlds):
+            self._sequences.append(_copy(block.worlds(world, world + 1)))
+
+    def draw(self, count: int, generator: torch.Generator) -> RolloutBlock:
+        """Some of the sequences side by side, none twice, each choice equally likely."""
+        chosen = torch.randperm(len(self), generator=generator)[:count]
+        return concatenate([self._sequences[index] for index in chosen.tolist()])
+
+    def get_state(self) -> dict[str, Any]:
+        """The fields of a block of all sequences, oldest first; empty where there are none."""
+        if not self._sequences:
+            return {}
+        block = concatenate(self._sequences)
+        return {**vars(block), "final": block.final and vars(block.final)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Holds what `get_state` gave, and nothing else."""
+        self._sequences.clear()
+        if state:
+            final = state["final"]
+            block = RolloutBlock(**{**state, "final": final and FinalObservations(**final)})
+            self.add(block)
+
+
+def _copy(block: RolloutBlock) -> RolloutBlock:
+    """The same in memory of its own, so that what is dropped is freed."""
+    final = block.final
+    if final is not None:
+        columns = {name: column.copy() for name, column in final.columns.items()}
+        final = FinalObservations(final.step.copy(), final.world.copy(), columns)
+    return RolloutBlock(
+        block.num_env_steps,
+        block.num_agents,
+        {name: column.copy() for name, column in block.columns.items()},
+        final,
+        {name: value.copy() for name, value in block.memory.items()},
+    )
+
+
+class ReplayConfig(TeamConfig):
+    """Settings of replay.
+
+    Attributes:
+        replay_capacity: sequences that each learner keeps, the newest, of
+            ``rollout_fragment_length`` steps of one world; 0: none, learning is from fresh rollouts
+            only. They are part of every checkpoint; with several learners a resumed run begins
+            with those of the first.
+        replay_batch_size: sequences that each learner draws at a time; none before there are so
+            many.
+    """
+
+    _SEQUENCES: ClassVar[set[str]] = {"replay_capacity", "replay_batch_size"}
+    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | _SEQUENCES
+    _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | {"replay_batch_size"}
+    _NOT_NEGATIVE: ClassVar[set[str]] = TeamConfig._NOT_NEGATIVE | {"replay_capacity"}
+
+    def __init__(self, algo_class: type[Any] | None = None) -> None:
+        super().__init__(algo_class)
+        self.replay_capacity = 0
+        self.replay_batch_size = 64
+
+    def validate(self) -> None:
+        """See `TeamConfig.validate`."""
+        super().validate()
+        if 0 < self.replay_capacity < self.replay_batch_size:
+            raise UserError(
+                f"replay_capacity ({self.replay_capacity}) holds no replay_batch_size "
+                f"({self.replay_batch_size}) sequences: raise the one or lower the other."
+            )
+
+
+class ReplayLearner(TeamLearner):
+    """Keeps rollouts, for an algorithm that learns from `replayed` ones too."""
+
+    def build(self) -> None:
+        """See `TeamLearner.build`."""
+        super().build()
+        self.store = SequenceStore(self.config.replay_capacity)
+
+    def receive(self, block: RolloutBlock) -> None:
+        """Stores the rollout."""
+        self.store.add(block)
+
+    def replayed(self) -> RolloutBlock | None:
+        """``replay_batch_size`` stored sequences; None while a learner has fewer."""
+        size: int = self.config.replay_batch_size
+        fewest = -self.max_over_learners(-len(self.store))
+        return self.store.draw(size, self.generator) if fewest >= size else None
+
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> Any:
+        """See `TeamLearner.get_state`; what is stored goes with it."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(REPLAY, components, not_components):
+            state[REPLAY] = self.store.get_state()
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `get_state` gave, as far as it is there."""
+        super().set_state(state)
+        if REPLAY in state:
+            self.store.set_state(state[REPLAY])

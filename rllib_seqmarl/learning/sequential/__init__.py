@@ -1,0 +1,1 @@
+"""Teams whose agents decide one after another."""

@@ -1,0 +1,1 @@
+"""Networks of agents that act on their own observations."""

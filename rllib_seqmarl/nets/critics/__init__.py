@@ -1,0 +1,1 @@
+"""Central critics and the credit that is read from them."""

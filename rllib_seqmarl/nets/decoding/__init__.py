@@ -1,0 +1,1 @@
+"""Decoding the actions of N agents, each given those before it."""

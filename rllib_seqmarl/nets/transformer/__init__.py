@@ -1,0 +1,1 @@
+"""The Transformer of MAT and what can stand in its place."""

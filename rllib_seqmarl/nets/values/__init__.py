@@ -1,0 +1,1 @@
+"""What the baseline of each agent sees."""

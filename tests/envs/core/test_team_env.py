@@ -1,0 +1,366 @@
+"""The environment contract, over every registered environment, and the validator itself."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import DictInfoToList
+
+from rllib_seqmarl import registry
+from rllib_seqmarl.envs import TeamVectorEnv, check_env_config, check_team_env
+from rllib_seqmarl.envs.core.contract import WorldStep, random_actions
+from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, check, make
+from rllib_seqmarl.errors import UserError
+
+# Short episodes, so that many end; small maps, so that little is compiled.
+SMALL: dict[str, dict[str, Any]] = {
+    "smac": {"map_name": "3m", "max_steps": 20, "state": True},
+    "distinct_actions": {"num_agents": 3, "episode_length": 4},
+    "private_cue": {"num_agents": 3, "episode_length": 4},
+    "dubins_car": {
+        "num_agents": 3,
+        "obstacles": 4,
+        "time_limit": 12,
+        "on_collision": "freeze",
+        "neighbours": True,
+        "num_neighbours": 2,
+        "state": True,
+    },
+    "mamujoco": {"scenario": "Pusher", "partition": "3p", "max_episode_steps": 15, "state": True},
+    "mpe": {"task": "predator_prey", "episode_length": 9, "agent_id": True, "state": True},
+    "pettingzoo": {
+        "env": "pettingzoo.sisl.pursuit_v5:parallel_env",
+        "kwargs": {"x_size": 8, "y_size": 8, "n_pursuers": 3, "n_evaders": 4, "max_cycles": 19},
+        "flatten": True,
+        "state": "concatenate",
+    },
+    "multi_agent_env": {"env": "helpers.small_games:Turns"},
+    "football": {"scenario": "academy_pass_and_shoot_with_keeper", "max_episode_steps": 15},
+}
+WORLDS = 4
+
+
+@pytest.fixture(scope="module", params=sorted(registry.ENVIRONMENTS))
+def pair(
+    request: pytest.FixtureRequest, where_installed: Callable[[], AbstractContextManager[None]]
+) -> tuple[TeamVectorEnv, TeamVectorEnv]:
+    """The same environment with both autoreset modes."""
+    config = SMALL[request.param]
+    with where_installed():
+        same = registry.make_environment(request.param, WORLDS, config)
+    following = registry.make_environment(
+        request.param, WORLDS, config | {"autoreset": "next_step"}
+    )
+    return same, following
+
+
+def rollout(env: TeamVectorEnv, steps: int, seed: int) -> list[Any]:
+    """What ``steps`` steps of random legal actions return, from the next reset on."""
+    obs, _ = env.reset(seed=seed)
+    return [(obs, None, None, None, {}), *go_on(env, obs, steps, seed)]
+
+
+def go_on(env: TeamVectorEnv, obs: Mapping[str, Any], steps: int, seed: int) -> list[Any]:
+    rng = np.random.default_rng(seed)
+    returned = []
+    for _ in range(steps):
+        returned.append(env.step(random_actions(env, dict(obs), rng)))
+        obs = returned[-1][0]
+    return returned
+
+
+def played_alike(env: TeamVectorEnv, obs: Mapping[str, Any]) -> Any:
+    """Observations [T + 1, E, N, D] of worlds that all do what the first one does, if they may.
+
+    Worlds may start alike (football does), so only what becomes of them tells seeds apart.
+    """
+    rng = np.random.default_rng(0)
+    seen = [obs["obs"]]
+    for _ in range(60):
+        own = random_actions(env, dict(obs), rng)
+        actions = np.broadcast_to(own[:1], own.shape)
+        if isinstance(env.single_action_space, spaces.MultiDiscrete):
+            legal = np.take_along_axis(obs["action_mask"], actions[..., None], -1)[..., 0]
+            actions = np.where(legal, actions, own)
+        obs, *_ = env.step(actions)
+        seen.append(obs["obs"])
+    return np.array(seen)
+
+
+def assert_equal(left: Any, right: Any) -> None:
+    if isinstance(left, Mapping):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_equal(left[key], right[key])
+    elif isinstance(left, (list, tuple)):
+        for one, other in zip(left, right, strict=True):
+            assert_equal(one, other)
+    else:
+        np.testing.assert_array_equal(left, right)
+
+
+def test_contract(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
+    for env in pair:
+        check_team_env(env)
+        assert env.num_agents == env.single_action_space.shape[0]
+        obs, _ = env.reset(seed=0)
+        assert env.observation_space.contains(obs)
+    assert pair[0].metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert pair[1].metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+
+
+def test_equal_seeds_equal_trajectories(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
+    env = pair[0]
+    first = rollout(env, 60, seed=5)
+    env.reset(seed=99)
+    assert_equal(first, rollout(env, 60, seed=5))
+    fifth = played_alike(env, env.reset(seed=5)[0])
+    assert not np.array_equal(fifth, played_alike(env, env.reset(seed=6)[0]))
+    # Without a seed the generator goes on: reproducible, and not a repetition.
+    env.reset(seed=5)
+    second, _ = env.reset()
+    following = played_alike(env, second)
+    assert not np.array_equal(fifth, following)
+    env.reset(seed=5)
+    assert_equal(second, env.reset()[0])
+    assert len({following[:, world].tobytes() for world in range(WORLDS)}) == WORLDS
+
+
+def test_state_continues_bit_for_bit(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
+    for env in pair:
+        before = rollout(env, 33, seed=1)
+        state = pickle.loads(pickle.dumps(env.get_state()))
+        expected = go_on(env, before[-1][0], 50, seed=2)
+        assert_equal(env.get_state()["episode_length"] > 0, np.ones(WORLDS, bool))
+        after_reset = env.reset()[0]
+        env.reset(seed=77)
+        env.set_state(state)
+        assert_equal(expected, go_on(env, before[-1][0], 50, seed=2))
+        assert_equal(after_reset, env.reset()[0])
+        with pytest.raises(UserError, match="holds 3 worlds"):
+            env.set_state(state | {"num_envs": 3})
+
+
+def episodes(env: TeamVectorEnv, steps: int) -> list[list[Any]]:
+    """Per world, its finished episodes: observations (with the last), rewards, ends, figures.
+
+    Each world's actions come from a generator of its own, used only when it really acts.
+    """
+    same_step = env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    rngs = [np.random.default_rng(world) for world in range(WORLDS)]
+    obs, _ = env.reset(seed=3)
+    finished: list[list[Any]] = [[] for _ in range(WORLDS)]
+    current: list[list[Any]] = [[obs["obs"][world]] for world in range(WORLDS)]
+    waiting = np.zeros(WORLDS, bool)
+    for _ in range(steps):
+        actions = np.zeros(env.action_space.shape, env.action_space.dtype)
+        for world in np.flatnonzero(~waiting):
+            if isinstance(env.single_action_space, spaces.Box):
+                actions[world] = rngs[world].uniform(-1.0, 1.0, actions.shape[1:])
+                continue
+            legal = obs["action_mask"][world]
+            actions[world] = np.where(legal, rngs[world].random(legal.shape), -1.0).argmax(-1)
+        obs, reward, terminated, truncated, infos = env.step(actions)
+        done = terminated | truncated
+        for world in range(WORLDS):
+            if waiting[world]:
+                assert reward[world] == 0.0
+                assert not done[world]
+                current[world] = [obs["obs"][world]]
+                continue
+            shown = infos["final_obs"]["obs"] if same_step and done[world] else obs["obs"]
+            current[world] += [reward[world], terminated[world], truncated[world], shown[world]]
+            if done[world]:
+                figures = {name: value[world] for name, value in infos["final_info"].items()}
+                finished[world].append([*current[world], figures])
+                current[world] = [obs["obs"][world]]
+        waiting = done & (not same_step)
+    return finished
+
+
+def test_both_autoreset_modes_give_the_same_episodes(
+    pair: tuple[TeamVectorEnv, TeamVectorEnv],
+) -> None:
+    same, following = (episodes(env, 90) for env in pair)
+    for left, right in zip(same, following, strict=True):
+        both = min(len(left), len(right))
+        assert both >= 2
+        assert_equal(left[:both], right[:both])
+
+
+def test_episode_figures(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
+    for episode in [episode for world in episodes(pair[0], 90) for episode in world]:
+        rewards, figures = episode[1:-1:4], episode[-1]
+        assert figures["episode_length"] == len(rewards)
+        assert figures["episode_return"] == pytest.approx(sum(rewards), abs=1e-5)
+        assert set(pair[0].metric_names) < set(figures)
+
+
+def test_arrays_belong_to_the_caller(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
+    env = pair[0]
+    clean = rollout(env, 40, seed=8)
+    obs, _ = env.reset(seed=8)
+    rng = np.random.default_rng(8)
+    for expected in clean[1:]:
+        returned = env.step(random_actions(env, obs, rng))
+        assert_equal(expected, returned)
+        obs = {name: value.copy() for name, value in returned[0].items()}
+        for value in (*returned[0].values(), *returned[1:4]):
+            value[...] = 1  # what the caller does to them must not reach the worlds
+
+
+def test_infos_convert_to_rllibs_list_form(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
+    env = DictInfoToList(pair[1])
+    obs, infos = env.reset(seed=0)
+    assert infos == [{}] * WORLDS
+    rng = np.random.default_rng(0)
+    seen = 0
+    for _ in range(60):
+        obs, _, terminated, truncated, infos = env.step(random_actions(pair[1], obs, rng))
+        for world, done in enumerate(terminated | truncated):
+            assert ("final_info" in infos[world]) == done
+            seen += done and infos[world]["final_info"]["episode_length"] > 0
+    assert seen
+
+
+def test_wrong_calls_are_refused(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
+    env = pair[0]
+    env.reset(seed=0)
+    with pytest.raises(UserError, match="actions must have shape"):
+        env.step(np.zeros((WORLDS, env.num_agents + 1), int))
+    right = np.zeros(env.action_space.shape, env.action_space.dtype)
+    if isinstance(env.single_action_space, spaces.Box):
+        wrong = [(np.nan, "nan.* must be finite"), (np.inf, "inf.* must be finite")]
+    else:
+        most = int(env.single_action_space.nvec.max()) - 1
+        wrong = [(-1, f"is -1, it must be 0 to {most}"), (most + 1, f"must be 0 to {most}")]
+        with pytest.raises(UserError, match="actions must be integers, got float64"):
+            env.step(right.astype(np.float64))
+    for value, message in wrong:
+        actions = right.copy()
+        actions[2, 1] = value
+        with pytest.raises(UserError, match=f"action of agent 1 of world 2 .*{message}"):
+            env.step(actions)
+    with pytest.raises(UserError, match="unknown options"):
+        env.reset(options={"difficulty": 7})
+
+
+@pytest.mark.parametrize("name", sorted(registry.ENVIRONMENTS))
+def test_config_mistakes_of_every_environment(
+    name: str, where_installed: Callable[[], AbstractContextManager[None]]
+) -> None:
+    module = registry.environment(name)
+    with where_installed():
+        complete = module.check(SMALL[name])
+    assert module.check(complete) == complete
+    with pytest.raises(UserError, match=r"unknown env_config key 'autorest'.*'autoreset'"):
+        module.check({"autorest": "same_step"})
+    with pytest.raises(UserError, match="'autoreset' must be str, got 1"):
+        module.check({"autoreset": 1})
+    with pytest.raises(UserError, match="autoreset"):
+        module.check(SMALL[name] | {"autoreset": "both"})
+    with pytest.raises(UserError, match="num_envs must be at least 1"):
+        registry.make_environment(name, 0, SMALL[name])
+
+
+def test_a_step_before_the_first_reset_is_refused() -> None:
+    env = make(2)
+    with pytest.raises(UserError, match="have not started: reset first"):
+        env.step(np.zeros((2, 4), int))
+
+
+def test_types_of_env_config() -> None:
+    defaults = {"flag": True, "count": 3, "scale": 1.0, "name": "x"}
+    assert check_env_config({"scale": 2}, defaults, "toy") == defaults | {"scale": 2.0}
+    assert type(check_env_config({"scale": 2}, defaults, "toy")["scale"]) is float
+    for key, value in (("flag", 1), ("count", True), ("count", 3.0), ("scale", "1"), ("name", 3)):
+        with pytest.raises(UserError, match=f"toy: env_config '{key}' must be"):
+            check_env_config({key: value}, defaults, "toy")
+    for value in (float("nan"), float("inf"), -(10**400)):
+        with pytest.raises(UserError, match="toy: env_config 'scale' must be finite"):
+            check_env_config({"scale": value}, defaults, "toy")
+    with pytest.raises(UserError, match=r"toy: unknown env_config key None\. Known: count"):
+        check_env_config({None: 1}, defaults, "toy")  # type: ignore[dict-item]
+
+
+class Broken(DistinctActions):
+    """Breaks one promise, chosen by ``fault``."""
+
+    fault = ""
+
+    def _step_worlds(self, actions: Any, frozen: Any) -> WorldStep:
+        step = super()._step_worlds(actions, frozen)
+        if self.fault == "nan":
+            step.obs["obs"][1, 2, 0] = np.nan
+        if self.fault == "mask":
+            step.obs["action_mask"][1, 2] = False
+        if self.fault == "dtype":
+            return step._replace(reward=step.reward.astype(np.float64))
+        if self.fault == "shape":
+            step.obs["obs"] = step.obs["obs"][:, :2]
+        if self.fault == "dead":
+            step.obs["alive"][0, 0] = False
+        if self.fault == "read-only":
+            step.obs["obs"].flags.writeable = False
+        if self.fault == "key":
+            del step.obs["alive"]
+        if self.fault == "ends":
+            return step._replace(truncated=step.terminated.copy())
+        return step
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([1, 1], "agent 2 of world 0 has another agent twice among its neighbours"),
+        ([2, -1], "agent 2 of world 0 has itself among"),
+        ([0, 3], "agent 2 of world 0 has one that is not a slot from 0 to 2"),
+        ([-2, 0], "agent 2 of world 0 has one that is not a slot"),
+    ],
+)
+def test_validator_looks_at_neighbours(wrong: list[int], message: str) -> None:
+    config = {"num_agents": 3, "neighbours": True, "num_neighbours": 2, "obstacles": 0}
+    env = registry.make_environment("dubins_car", 1, config)
+    check_team_env(env)
+    observe = env._observe
+
+    def faulty(*args: Any) -> Any:
+        obs = observe(*args)
+        obs["neighbours"][0, 2] = wrong
+        return obs
+
+    env._observe = faulty
+    with pytest.raises(UserError, match=message):
+        check_team_env(env)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("nan", "obs holds NaN"),
+        ("mask", "agent 2 of world 1 has no legal action"),
+        ("dtype", r"reward must be float32 \(5,\), got float64"),
+        ("shape", r"obs must be float32 \(5, 4, 5\), got float32 \(5, 2, 5\)"),
+        ("dead", "observation of a dead agent is not zero"),
+        ("read-only", "is read-only"),
+        ("key", "must return a dict with"),
+        ("ends", "terminated and truncated at once"),
+    ],
+)
+def test_validator_names_the_fault(fault: str, message: str) -> None:
+    env = Broken(5, **check({"episode_length": 3}))
+    check_team_env(env)
+    env.fault = fault
+    with pytest.raises(UserError, match=message):
+        check_team_env(env)
+
+
+def test_continuous_environment_passes_the_validator() -> None:
+    check_team_env(make(3, continuous=True, episode_length=2))

@@ -1,0 +1,63 @@
+"""What holds for every algorithm with an adaptive entropy: SeCA, LICA, RIIT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.learners import learner_of
+
+from rllib_seqmarl import registry
+from rllib_seqmarl.learning.central_q.adaptive_entropy import AdaptiveEntropyLearner
+from rllib_seqmarl.rollout.rollout_batch import ALIVE
+
+ALGORITHMS = [
+    name
+    for name in sorted(registry.ALGORITHMS)
+    if issubclass(registry.config_class(name)().get_default_learner_class(), AdaptiveEntropyLearner)
+]
+
+
+def build(small: Any, name: str, **settings: Any) -> tuple[Any, Any]:
+    algorithm = small(name, **{"num_epochs": 1, **settings}).build_algo()
+    return algorithm, learner_of(algorithm)
+
+
+@pytest.mark.parametrize("ratio", ["batch", "sample"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_bonus_has_the_same_gradient_in_whatever_unit_entropy_is_measured(
+    name: str, ratio: str, small: Any
+) -> None:
+    """xi dH / H: a tenth of the entropy, with a tenth of the slope, pushes as hard."""
+    algorithm, learner = build(small, name, entropy_ratio=ratio, entropy_coeff=0.2)
+    rows = learner.rows(algorithm.env_runner.sample()[0])
+    batch = {**rows, **learner.start_minibatch(rows)}
+    found = []
+    for unit in (1.0, 0.1):
+        entropy = torch.linspace(0.5, 1.0, rows["actions"].numel()).view(rows["actions"].shape)
+        entropy.requires_grad_()
+        if ratio == "batch":
+            batch["entropy_level"] = (unit * entropy).mean().detach()
+        bonus = learner.entropy_bonus(batch, unit * entropy)
+        torch.testing.assert_close(bonus, torch.tensor(0.2))  # xi, whatever H is
+        (gradient,) = torch.autograd.grad(bonus, entropy)
+        found.append(gradient)
+    torch.testing.assert_close(*found)
+    level = entropy.detach() if ratio == "sample" else entropy.detach().mean()
+    expected = (0.2 / level / entropy.numel()).expand_as(entropy)
+    torch.testing.assert_close(found[0], expected)
+    algorithm.stop()
+
+
+def test_level_of_a_minibatch_is_the_mean_over_living_agents(small: Any) -> None:
+    algorithm, learner = build(small, "LICA", micro_batch_size=30)
+    block = algorithm.env_runner.sample()[0]
+    block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
+    rows = learner.rows(block)
+    with torch.no_grad():
+        entropy = learner.core.forward_train(rows)["entropy"]
+    found = learner.start_minibatch(rows)["entropy_level"]
+    torch.testing.assert_close(found, entropy[rows["alive"]].mean())
+    algorithm.stop()

@@ -1,0 +1,118 @@
+"""What holds for all algorithms with recurrent agents and a central critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.learners import gradients, learner_of
+
+from rllib_seqmarl import registry
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.central_q.learner import CriticLearner
+from rllib_seqmarl.rollout.rollout_batch import ALIVE, TERMINATED, TRUNCATED
+
+ALGORITHMS = [
+    name
+    for name in sorted(registry.ALGORITHMS)
+    if issubclass(registry.config_class(name)().get_default_learner_class(), CriticLearner)
+]
+
+
+def build(small: Any, name: str, **settings: Any) -> tuple[Any, Any]:
+    algorithm = small(name, **{"num_epochs": 1, **settings}).build_algo()
+    return algorithm, learner_of(algorithm)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_rubbish_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
+    """Observations, memory and log-probs of agents that died, who have their no-op only."""
+    env_config = {"task": "predator_prey", "episode_length": 6}
+    algorithm, learner = build(small, name, env="mpe", env_config=env_config)
+    algorithm.train()
+    (block,) = algorithm.env_runner.sample()
+    c = block.columns
+    dead = np.zeros(c[ALIVE].shape, bool)  # [T + 1, E, N]
+    for e in range(dead.shape[1]):  # dies and stays dead until the next episode begins
+        agent, lives = e % 3, False
+        for t in range(len(dead)):
+            if t > 0 and (c[TERMINATED] | c[TRUNCATED])[t - 1, e]:
+                lives = True
+            elif t > 0 and t % 4 == 0:
+                lives = False
+            dead[t, e, agent] = not lives
+    assert 0 < dead.mean() < 0.33
+    c[ALIVE] = ~dead
+    c["action_mask"][dead] = np.arange(c["action_mask"].shape[-1]) == 0
+    c["actions"][dead[:-1]] = 0
+    block.final = None
+    c[TERMINATED] |= c[TRUNCATED]
+    c[TRUNCATED][:] = False
+    results = []
+    for rubbish in (False, True):
+        if rubbish:
+            c["obs"][dead] = 1e3
+            c["log_prob"][dead[:-1]] = -50.0
+            block.memory["hidden"][dead[0]] = 7.0
+        learner.generator.manual_seed(0)
+        rows = learner.rows(block)
+        minibatch = {**rows, **learner.start_minibatch(rows)}
+        found = []
+        for part, loss in (("critic", learner.critic_loss), ("agent", learner.loss)):
+            learner.core.zero_grad()
+            value = loss(minibatch)
+            value.backward()
+            found += [value.detach(), *gradients(learner, part).values()]
+        results.append(found)
+    for clean, spoilt in zip(*results, strict=True):
+        torch.testing.assert_close(clean, spoilt, atol=1e-6, rtol=1e-4)
+    algorithm.stop()
+
+
+def test_random_actions_follow_their_schedule(small: Any, tmp_path: Any) -> None:
+    """160 steps per round: epsilon falls by a fifth each; it travels with the weights."""
+    schedule = {"epsilon": [[0, 1.0], [800, 0.0]], "lr": 0.05}
+    algorithm, learner = build(small, "COMA", **schedule)
+    behaviour = algorithm.env_runner.module.agent.behaviour
+    assert behaviour.epsilon == 1.0
+    for iteration in range(1, 3):
+        (block,) = algorithm.env_runner.sample()  # not learned from
+        with torch.no_grad():
+            policy = learner.core.forward_train(learner.rows(block))["policy"]
+        taken = torch.from_numpy(block.columns["actions"]).transpose(0, 1).unsqueeze(-1)
+        mixed = torch.lerp(policy, torch.full_like(policy, 1 / policy.shape[-1]), behaviour.epsilon)
+        stored = torch.from_numpy(block.columns["log_prob"]).transpose(0, 1)
+        torch.testing.assert_close(stored, mixed.gather(-1, taken).log(), atol=1e-5, rtol=0)
+        algorithm.train()
+        assert float(behaviour.epsilon) == pytest.approx(1.0 - 0.2 * iteration, abs=1e-6)
+        assert learner.core.agent.behaviour.epsilon == behaviour.epsilon
+    path = algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    resumed = type(algorithm).from_checkpoint(path)
+    assert resumed.env_runner.module.agent.behaviour.epsilon == behaviour.epsilon
+    for each in (algorithm, resumed):
+        each.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilon": 1.5}, "'epsilon' must lie between 0 and 1"),
+        ({"epsilon": [[0, 2.0], [100, 0.0]]}, "'epsilon' must lie between 0 and 1"),
+        ({"epsilon": [[0, 0.5]]}, "'epsilon' is not a schedule"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_refusals(settings: dict[str, Any], message: str, small: Any) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        small("COMA", **settings).validate()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_rollouts_of_an_older_policy_are_refused(name: str, small: Any) -> None:
+    config = small(name, sample_ahead=True, num_env_runners=1)
+    with pytest.raises(UserError, match="no ratio corrects this gradient") as caught:
+        config.validate()
+    assert "\n" not in str(caught.value)
