@@ -16,7 +16,7 @@ from ray.experimental import get_local_object_locations
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 
 from rllib_seqmarl import registry
-from rllib_seqmarl.rollout.rollout_batch import RolloutBlock
+from rllib_seqmarl.rollout.rollout_batch import RolloutBatch
 
 #: Repetitions of a call that is timed alone.
 PROBES = 9
@@ -200,9 +200,9 @@ class Player:
 
         return probe(send, lambda: self.on_runners(pop_stamps), clock=time.process_time)
 
-    def block(self) -> RolloutBlock:
+    def block(self) -> RolloutBatch:
         """One more rollout of a runner."""
-        block: RolloutBlock = self.on_runners(lambda runner: runner.sample())[0][0]
+        block: RolloutBatch = self.on_runners(lambda runner: runner.sample())[0][0]
         return block
 
     def acting_weights(self) -> Any:

@@ -190,7 +190,7 @@ def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) 
     gradients = []
     for rubbish in (False, True):
         batch = {k: v.clone() for k, v in rows.items()}
-        batch |= learner.start_minibatch(batch)
+        batch |= learner.prepare_minibatch(batch)
         if rubbish:
             for column in ("advantages", "targets", "old_values"):
                 batch[column][dead] = 1e6

@@ -46,7 +46,7 @@ from rllib_seqmarl.learning.base.advantages import ADVANTAGES, Trajectory
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.learner import Rows
 from rllib_seqmarl.losses import clipped_surrogate
-from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, RolloutBlock
+from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, RolloutBatch
 
 #: The clipped product of the others' ratios, and eps_k: [B, N] and [B, N, 1].
 FACTOR = "factor"
@@ -109,7 +109,7 @@ class A2POLearner(ActorLearner):
                 f"({agents})."
             )
 
-    def rows(self, block: RolloutBlock) -> Rows:
+    def rows(self, block: RolloutBatch) -> Rows:
         """Adds factor and clip of agents before anyone has moved."""
         rows = super().rows(block)
         eps = float(self.clip_param.get_current_value())
@@ -172,7 +172,7 @@ class A2POLearner(ActorLearner):
 
     def _step(self, own: Rows, agents: Sequence[int]) -> None:
         """One step of some agents and of their critic."""
-        own = {**own, **self.start_minibatch(own)}
+        own = {**own, **self.prepare_minibatch(own)}
         actor_loss = self.actor_loss(agents)
         if self.config.two_stage:
             self.gradient_step(own, lambda piece: self.value_loss(piece, agents))

@@ -33,7 +33,7 @@ from rllib_seqmarl.learning.base.advantages import ADVANTAGES
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.learner import Rows
 from rllib_seqmarl.losses import clipped_surrogate
-from rllib_seqmarl.rollout.rollout_batch import LOG_PROB, RolloutBlock
+from rllib_seqmarl.rollout.rollout_batch import LOG_PROB, RolloutBatch
 
 #: Product of the ratios of the agents that have moved, [B, N].
 FACTOR = "factor"
@@ -73,7 +73,7 @@ class HAPPOLearner(ActorLearner):
         """Where all agents have one value."""
         return not self.core.has_value_per_agent
 
-    def rows(self, block: RolloutBlock) -> Rows:
+    def rows(self, block: RolloutBatch) -> Rows:
         """Adds the factor of agents before anyone has moved."""
         rows = super().rows(block)
         return {**rows, FACTOR: torch.ones_like(rows[ADVANTAGES])}
@@ -92,7 +92,7 @@ class HAPPOLearner(ActorLearner):
             factor = factor * self.log_ratio(own, [agent]).exp()
         self.step_share = 1.0
         for minibatch in self.minibatches(rows):
-            self.gradient_step(minibatch | self.start_minibatch(minibatch), self.critic_loss)
+            self.gradient_step(minibatch | self.prepare_minibatch(minibatch), self.critic_loss)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: HAPPOConfig, batch: Rows, fwd_out: Rows

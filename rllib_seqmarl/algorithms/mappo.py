@@ -54,9 +54,9 @@ class MAPPOConfig(ActorConfig):
 class MAPPOLearner(ActorLearner):
     """Clipped PPO, of all agents at once."""
 
-    def learn_from(self, minibatch: Rows) -> None:
+    def update_minibatch(self, minibatch: Rows) -> None:
         """One step of actors and critic, which share no parameter."""
-        minibatch = {**minibatch, **self.start_minibatch(minibatch)}
+        minibatch = {**minibatch, **self.prepare_minibatch(minibatch)}
         self.gradient_step(minibatch, lambda piece: self.loss(piece) + self.critic_loss(piece))
 
     def compute_loss_for_module(

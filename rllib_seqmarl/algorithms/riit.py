@@ -113,13 +113,13 @@ class RIITModule(RecurrentModule):
 class RIITLearner(ReplayLearner, LICALearner):
     """LICA's gradient; the critic learns from stored sequences too."""
 
-    def learn_from(self, minibatch: Rows) -> None:
+    def update_minibatch(self, minibatch: Rows) -> None:
         """With replay a step of the critic on stored sequences; then LICA's steps."""
         stored = self.replayed()
         if stored is not None:
             rows = self.rows(stored, lambda_=0.0)
             self.critic_step(rows | self.weights(rows), self.replay_loss)
-        super().learn_from(minibatch)
+        super().update_minibatch(minibatch)
 
     def replay_loss(self, piece: Rows) -> Tensor:
         """Half the squared error of one-step targets, mean over steps."""

@@ -203,9 +203,9 @@ class SCCLearner(ReplayLearner, CriticLearner):
             return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-5)
         return super().make_optimizer(part, parameters, config)
 
-    def start_minibatch(self, rows: Rows) -> Rows:
+    def prepare_minibatch(self, rows: Rows) -> Rows:
         """Weights, and the coalitions of each step, the same in all worlds."""
-        extra = super().start_minibatch(rows)
+        extra = super().prepare_minibatch(rows)
         if self.config.num_coalitions is not None:
             worlds, *shape, agents = rows[ACTIONS].shape
             sample = SAMPLERS[self.config.sampler]
@@ -214,10 +214,10 @@ class SCCLearner(ReplayLearner, CriticLearner):
                 extra[name] = column.to(self.device).expand(worlds, *column.shape)
         return extra
 
-    def learn_from(self, minibatch: Rows) -> None:
+    def update_minibatch(self, minibatch: Rows) -> None:
         """With replay, from stored sequences once there are enough."""
         stored = self.replayed()
-        super().learn_from(minibatch if stored is None else self.rows(stored))
+        super().update_minibatch(minibatch if stored is None else self.rows(stored))
 
     def compute_loss_for_module(
         self, *, module_id: str, config: SCCConfig, batch: Rows, fwd_out: Rows

@@ -34,14 +34,19 @@ from rllib_seqmarl.nets.transformer.model import (
     Decoder,
     Encoder,
     EncoderBlock,
-    MixingClass,
+    TokenMixerClass,
 )
-from rllib_seqmarl.nets.transformer.token_mixers import Attention, MeanMixing, Mixing, StaticMixing
+from rllib_seqmarl.nets.transformer.token_mixers import (
+    Attention,
+    MeanTokenMixer,
+    StaticTokenMixer,
+    TokenMixer,
+)
 from rllib_seqmarl.nets.values.values import (
     VALUES,
-    Completions,
     DecoderValue,
     EncoderValue,
+    GreedyContinuations,
     ValueFunction,
 )
 
@@ -128,7 +133,7 @@ class CentralValue(EncoderValue):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Completions | None,
+        completions: GreedyContinuations | None,
     ) -> Tensor:
         """Observations [B, N, obs_dim] -> [B, N]; actions play no part."""
         return super().values(decoder, self.encoder(encoded), actions, completions)
@@ -144,7 +149,7 @@ class EncoderOnlyValue(DecoderValue):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Completions | None,
+        completions: GreedyContinuations | None,
     ) -> Tensor:
         """Embedded observations [B, N, D] -> [B, N]; actions play no part."""
         return self.head(decoder(None, encoded)).squeeze(-1)
@@ -167,7 +172,7 @@ class EncoderAttentionValue(ValueFunction):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Completions | None,
+        completions: GreedyContinuations | None,
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded, weights = decoder.with_weights(encoded)
@@ -178,7 +183,7 @@ class EncoderAttentionValue(ValueFunction):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Completions | None,
+        completions: GreedyContinuations | None,
     ) -> Tensor:
         """Embedded observations [B, N, D] -> [B, N]; actions play no part."""
         return self(decoder, encoded, actions, completions)[1]
@@ -208,11 +213,11 @@ class Network:
     local: bool = False
 
 
-def _encoder(sizes: Sizes, mixing: MixingClass = Attention) -> Encoder:
+def _encoder(sizes: Sizes, mixing: TokenMixerClass = Attention) -> Encoder:
     return Encoder(sizes.obs_dim, sizes.width, sizes.blocks, sizes.heads, mixing, sizes.agents)
 
 
-def _decoder(sizes: Sizes, mixing: MixingClass = Attention) -> Decoder:
+def _decoder(sizes: Sizes, mixing: TokenMixerClass = Attention) -> Decoder:
     return Decoder(sizes.action, sizes.width, sizes.blocks, sizes.heads, mixing, sizes.agents)
 
 
@@ -223,7 +228,7 @@ def _by_width(make: Callable[[int], ValueFunction], sizes: Sizes) -> ValueFuncti
 _VALUES = {name: partial(_by_width, value) for name, value in VALUES.items()}
 
 
-def _mixed_by(mixing: type[Mixing], has_heads: bool, local: bool) -> Network:
+def _mixed_by(mixing: type[TokenMixer], has_heads: bool, local: bool) -> Network:
     """MAT's network with another layer in the place of attention."""
     return Network(
         partial(_encoder, mixing=mixing),
@@ -237,8 +242,8 @@ def _mixed_by(mixing: type[Mixing], has_heads: bool, local: bool) -> Network:
 #: Name -> network.
 NETWORKS: dict[str, Network] = {
     "transformer": _mixed_by(Attention, has_heads=True, local=True),
-    "mlp": _mixed_by(StaticMixing, has_heads=True, local=False),
-    "gnn": _mixed_by(MeanMixing, has_heads=False, local=True),
+    "mlp": _mixed_by(StaticTokenMixer, has_heads=True, local=False),
+    "gnn": _mixed_by(MeanTokenMixer, has_heads=False, local=True),
     "encoder": Network(
         lambda sizes: Encoder(sizes.obs_dim, sizes.width, 0, sizes.heads),
         EncoderOnly,

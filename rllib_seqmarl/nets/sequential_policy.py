@@ -22,7 +22,7 @@ from rllib_seqmarl.nets.orders.orders import (
 )
 from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec, Decoder
 from rllib_seqmarl.nets.transformer.sparse_attention import in_slots
-from rllib_seqmarl.nets.values.values import Completions, complete, splice
+from rllib_seqmarl.nets.values.values import GreedyContinuations, complete, splice
 
 
 class Decision(NamedTuple):
@@ -179,7 +179,7 @@ class SequentialPolicy(nn.Module):
         mask: Tensor | None,
         actions: Tensor,
         order: Tensor | None,
-        completions: Completions | None,
+        completions: GreedyContinuations | None,
         neighbours: Tensor | None = None,
     ) -> Evaluation:
         """One teacher-forced pass over joint actions that were taken, in the order they were.
@@ -218,7 +218,7 @@ class SequentialPolicy(nn.Module):
         obs: Tensor,
         actions: Tensor | None,
         order: Tensor | None,
-        completions: Completions | None,
+        completions: GreedyContinuations | None,
         neighbours: Tensor | None = None,
     ) -> Tensor:
         """Normalised values alone, [B, N]; arguments as in `evaluate`.
@@ -241,7 +241,7 @@ class SequentialPolicy(nn.Module):
         order: Tensor | None,
         agents: Tensor | None = None,
         neighbours: Tensor | None = None,
-    ) -> Completions | None:
+    ) -> GreedyContinuations | None:
         """The joint actions that the sequential value reads; None where it needs none.
 
         Args:

@@ -46,7 +46,7 @@ class FinalObservations:
 
 
 @dataclass
-class RolloutBlock:
+class RolloutBatch:
     """T steps of E worlds, time first.
 
     Attributes:
@@ -85,7 +85,7 @@ class RolloutBlock:
         """E."""
         return int(self.columns[REWARD].shape[1])
 
-    def worlds(self, start: int, stop: int) -> RolloutBlock:
+    def worlds(self, start: int, stop: int) -> RolloutBatch:
         """The same steps of worlds ``start`` to ``stop``; the block itself where these are all."""
         if (start, stop) == (0, self.num_worlds):
             return self
@@ -104,7 +104,7 @@ class RolloutBlock:
             )
         memory = {name: value[start:stop] for name, value in self.memory.items()}
         steps = len(self.columns[REWARD])
-        return RolloutBlock(steps * (stop - start), self.num_agents, columns, final, memory)
+        return RolloutBatch(steps * (stop - start), self.num_agents, columns, final, memory)
 
     def check(self, simulator: str) -> None:
         """Refuses observations and rewards that are not finite, and neighbours that do not exist.
@@ -138,7 +138,7 @@ class RolloutBlock:
             )
 
 
-def concatenate(blocks: Sequence[RolloutBlock]) -> RolloutBlock:
+def concatenate(blocks: Sequence[RolloutBatch]) -> RolloutBatch:
     """Blocks of equally many steps side by side, as one block of all their worlds."""
     if len(blocks) == 1:
         return blocks[0]
@@ -165,10 +165,10 @@ def concatenate(blocks: Sequence[RolloutBlock]) -> RolloutBlock:
         name: np.concatenate([block.memory[name] for block in blocks]) for name in blocks[0].memory
     }
     num_env_steps = sum(block.num_env_steps for block in blocks)
-    return RolloutBlock(num_env_steps, blocks[0].num_agents, columns, final, memory)
+    return RolloutBatch(num_env_steps, blocks[0].num_agents, columns, final, memory)
 
 
-def deal(blocks: Sequence[RolloutBlock], parts: int) -> list[list[RolloutBlock]]:
+def deal(blocks: Sequence[RolloutBatch], parts: int) -> list[list[RolloutBatch]]:
     """All worlds of ``blocks``, dealt out to ``parts`` learners as evenly as worlds allow.
 
     What is dealt out whole is not copied; a learner puts its share together itself.

@@ -30,7 +30,7 @@ from ray.rllib.utils.metrics import (
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT, TeamEpisode, log_episodes, log_steps
-from rllib_seqmarl.rollout.rollout_batch import RolloutBlock
+from rllib_seqmarl.rollout.rollout_batch import RolloutBatch
 from rllib_seqmarl.rollout.worlds import WorldsRunner
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
         explore: bool | None = None,
         random_actions: bool = False,
         force_reset: bool = False,
-    ) -> list[RolloutBlock]:
+    ) -> list[RolloutBatch]:
         """Steps the worlds.
 
         Args:
@@ -110,7 +110,7 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
                 raise
             # RLlib takes an exception in another process for a crash and begins anew, for ever.
             self._error = str(error)
-            return [RolloutBlock(0, self.env.num_agents, error=self._error)]
+            return [RolloutBatch(0, self.env.num_agents, error=self._error)]
 
     def _sample(
         self,
@@ -119,7 +119,7 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
         explore: bool | None,
         random_actions: bool,
         force_reset: bool,
-    ) -> RolloutBlock:
+    ) -> RolloutBatch:
         assert self.env is not None
         begin = time.perf_counter()
         # A rollout has one core: a second OpenMP thread on it slows both down.
@@ -151,7 +151,7 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
         )
         return block
 
-    def _until_the_worlds_hold(self, play: Callable[[], RolloutBlock | None]) -> RolloutBlock:
+    def _until_the_worlds_hold(self, play: Callable[[], RolloutBatch | None]) -> RolloutBatch:
         """Plays again where the environment failed and was built anew, a few times."""
         assert self.env is not None
         finished = len(self._finished)

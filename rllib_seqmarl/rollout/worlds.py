@@ -28,7 +28,7 @@ from rllib_seqmarl.rollout.rollout_batch import (
     TERMINATED,
     TRUNCATED,
     FinalObservations,
-    RolloutBlock,
+    RolloutBatch,
 )
 
 
@@ -107,7 +107,7 @@ class WorldsRunner(EnvRunner):
 
     # -- steps -------------------------------------------------------------------------------
 
-    def _sample_steps(self, steps: int, explore: bool, random_actions: bool) -> RolloutBlock | None:
+    def _sample_steps(self, steps: int, explore: bool, random_actions: bool) -> RolloutBatch | None:
         """T steps of all worlds; None when the environment failed and was rebuilt."""
         env = self._running_env()
         worlds = env.num_envs
@@ -153,11 +153,11 @@ class WorldsRunner(EnvRunner):
                     for name in final_at[0][2]
                 },
             )
-        return RolloutBlock(steps * worlds, env.num_agents, columns, finals, memory)
+        return RolloutBatch(steps * worlds, env.num_agents, columns, finals, memory)
 
     def _sample_episodes(
         self, num_episodes: int, explore: bool, random_actions: bool
-    ) -> RolloutBlock | None:
+    ) -> RolloutBatch | None:
         """``num_episodes`` episodes from fresh worlds; nothing is kept but their statistics.
 
         None when the environment failed and was rebuilt.
@@ -174,7 +174,7 @@ class WorldsRunner(EnvRunner):
             if self._step(actions, quota) is None:
                 return None
         self._obs = None
-        return RolloutBlock(env_steps, env.num_agents)
+        return RolloutBatch(env_steps, env.num_agents)
 
     def _running_env(self) -> TeamVectorEnv:
         """The worlds, each with an episode under way."""
@@ -273,7 +273,7 @@ class WorldsRunner(EnvRunner):
         self._obs, reward, terminated, truncated, infos = result
         if quota is not None:  # a rollout that is learned from is checked as a whole
             step = {name: value[None] for name, value in self._obs.items()}
-            RolloutBlock(1, 0, {**step, REWARD: reward[None]}).check(self.env.simulator)
+            RolloutBatch(1, 0, {**step, REWARD: reward[None]}).check(self.env.simulator)
         done = terminated | truncated
         self._is_first = done
         final = None

@@ -12,7 +12,7 @@ from helpers.learners import learner_of
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.nets.agents.stacked import PerAgent
+from rllib_seqmarl.nets.agents.stacked import StackedParameter
 from rllib_seqmarl.rollout.rollout_batch import REWARD, TERMINATED, TRUNCATED
 
 GAME: dict[str, Any] = {
@@ -51,7 +51,7 @@ def test_loss_is_the_formula(small: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     rows[FACTOR] = torch.rand(rows[FACTOR].shape, generator=generator) * 0.2 + 0.9
     rows[CLIP] = torch.tensor([0.05, 0.1, 0.2]).view(1, N, 1).expand_as(rows[CLIP]).clone()
-    rows |= learner.start_minibatch(rows)
+    rows |= learner.prepare_minibatch(rows)
     with torch.no_grad():
         for parameter in learner.core.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -194,7 +194,7 @@ def weights_of_agents(learner: Any) -> list[Tensor]:
         module
         for network in (core.actor, core.critic)
         for module in network.modules()
-        if isinstance(module, PerAgent)
+        if isinstance(module, StackedParameter)
     ]
     return [torch.cat([p.members[i].detach().flatten() for p in parts]) for i in range(N)]
 

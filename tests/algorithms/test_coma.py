@@ -84,7 +84,7 @@ def test_gradient_is_that_of_a_plain_computation(small: Any) -> None:
     rows = learner.rows(block)
     core = learner.core
     core.zero_grad()
-    for piece in learner.pieces({**rows, **learner.start_minibatch(rows)}):
+    for piece in learner.pieces({**rows, **learner.prepare_minibatch(rows)}):
         learner.loss(piece).backward()
     found = gradients(learner, "agent")
     assert gradients(learner, "critic") == {}
@@ -182,7 +182,7 @@ def test_dead_agents_count_where_the_config_says(masked: bool, small: Any) -> No
     rows = learner.rows(block)
     counted = rows["alive"] if masked else torch.ones_like(rows["alive"])
     for weight in ("policy_weight", "value_weight"):
-        found = learner.start_minibatch(rows)[weight]
+        found = learner.prepare_minibatch(rows)[weight]
         torch.testing.assert_close(found, counted.float() / counted.sum())
     algorithm.stop()
 

@@ -10,7 +10,7 @@ from helpers.learners import learner_of
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.nets.agents.stacked import PerAgent
+from rllib_seqmarl.nets.agents.stacked import StackedParameter
 
 GAME: dict[str, Any] = {
     "env": "mpe",
@@ -29,7 +29,7 @@ def build(small: Any, **settings: Any) -> tuple[Any, Any]:
 
 def of_each_agent(learner: Any, value: Any) -> list[list[Tensor]]:
     """``value(parameter)`` of all actor parameters, agent by agent."""
-    parts = [one for one in learner.core.actor.modules() if isinstance(one, PerAgent)]
+    parts = [one for one in learner.core.actor.modules() if isinstance(one, StackedParameter)]
     return [[value(part.members[agent]).clone() for part in parts] for agent in range(AGENTS)]
 
 
@@ -45,7 +45,7 @@ def test_loss_is_the_formula(small: Any) -> None:
     rows["alive"][::3, 1] = False
     generator = torch.Generator().manual_seed(0)
     rows["factor"] = torch.rand(rows["factor"].shape, generator=generator) * 2.0 + 0.1
-    rows |= learner.start_minibatch(rows)
+    rows |= learner.prepare_minibatch(rows)
     with torch.no_grad():
         for parameter in learner.core.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))

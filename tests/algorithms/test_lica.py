@@ -28,7 +28,7 @@ def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:
     block = algorithm.env_runner.sample()[0]
     block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
     rows = learner.rows(block)
-    return {**rows, **learner.start_minibatch(rows)}
+    return {**rows, **learner.prepare_minibatch(rows)}
 
 
 def loss_of_logits(learner: Any, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def test_gradient_of_a_critic_that_is_linear_in_one_agents_vector(small: Any) ->
     """d(w . pi) / d logit_j = pi_j (w_j - w . pi) for that agent, and nothing for the others."""
     algorithm, learner = build(small, entropy_coeff=0.0)
     rows = learner.rows(algorithm.env_runner.sample()[0])
-    batch = {**rows, **learner.start_minibatch(rows)}
+    batch = {**rows, **learner.prepare_minibatch(rows)}
     weights = torch.tensor([1.0, -2.0, 0.5])
     learner.core.critic = OneAgentsChoice(1, weights)
     logits = torch.randn(*batch["actions"].shape, 3, requires_grad=True)
@@ -136,7 +136,7 @@ def test_critic_takes_its_step_first(small: Any) -> None:
         steps.append({k.split(".")[0] for k, v in now if not torch.equal(v, before[k])})
 
     learner.gradient_step = listen
-    learner.learn_from(rows)
+    learner.update_minibatch(rows)
     assert steps == [{"critic"}, {"critic"}, {"agent"}]
     algorithm.stop()
 

@@ -33,7 +33,7 @@ def test_losses_are_the_formulas(game: dict[str, Any], mask_values: bool, small:
     learner = learner_of(algorithm)
     rows = learner.rows(algorithm.env_runner.sample()[0])
     rows["alive"][::3, 1] = False
-    rows |= learner.start_minibatch(rows)
+    rows |= learner.prepare_minibatch(rows)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in learner.core.parameters():  # away from ratio 1 and unclipped values

@@ -18,7 +18,7 @@ def build(small: Any, **settings: Any) -> tuple[Any, Any, Any]:
     learner = learner_of(algorithm)
     rows = learner.rows(algorithm.env_runner.sample()[0])
     rows[ALIVE][::3, 1] = False
-    rows |= learner.start_minibatch(rows)
+    rows |= learner.prepare_minibatch(rows)
     return algorithm, learner, rows
 
 

@@ -44,7 +44,7 @@ def test_critic_loss_is_half_the_squared_error(small: Any) -> None:
     algorithm, learner = build(small)
     algorithm.train()
     rows = learner.rows(algorithm.env_runner.sample()[0])
-    loss = learner.critic_loss({**rows, **learner.start_minibatch(rows)})
+    loss = learner.critic_loss({**rows, **learner.prepare_minibatch(rows)})
     state, critic = learner.core.state_of(rows), learner.core.critic
     taken = torch.nn.functional.one_hot(rows["actions"], 3).float()
     errors = [
@@ -61,7 +61,7 @@ def test_agents_follow_the_mixture(small: Any) -> None:
     algorithm, learner = build(small, entropy_coeff=0.0)
     algorithm.train()
     rows = learner.rows(algorithm.env_runner.sample()[0])
-    batch = {**rows, **learner.start_minibatch(rows)}
+    batch = {**rows, **learner.prepare_minibatch(rows)}
     logits = torch.randn(*rows["actions"].shape, 3, requires_grad=True)
     policy = logits.softmax(-1)
     forward = {"policy": policy, "entropy": -torch.xlogy(policy, policy).sum(-1)}

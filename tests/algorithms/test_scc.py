@@ -25,7 +25,7 @@ def build(small: Any, **settings: Any) -> tuple[Any, Any]:
 
 def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:
     rows = learner.rows(algorithm.env_runner.sample()[0])
-    return {**rows, **learner.start_minibatch(rows)}
+    return {**rows, **learner.prepare_minibatch(rows)}
 
 
 def exact_credit(learner: Any, batch: dict[str, Tensor], absent: str = "zeros") -> Tensor:
@@ -127,11 +127,11 @@ def test_coalitions_are_the_same_in_all_worlds_and_differ_between_steps(
 ) -> None:
     algorithm, learner = build(small, sampler=sampler, num_coalitions=2)
     rows = learner.rows(algorithm.env_runner.sample()[0])
-    present = learner.start_minibatch(rows)["coalitions"]  # [E, T, K, N]
+    present = learner.prepare_minibatch(rows)["coalitions"]  # [E, T, K, N]
     assert present.shape == (8, 10, 8 if sampler == "shapley" else 12, 3)
     assert (present == present[:1]).all()
     assert (present[:, 1:] != present[:, :-1]).any()
-    assert (learner.start_minibatch(rows)["coalitions"] != present).any()
+    assert (learner.prepare_minibatch(rows)["coalitions"] != present).any()
     algorithm.stop()
 
 

@@ -92,7 +92,7 @@ def test_gradient_is_that_of_a_plain_computation(advantage: str, ratio: str, sma
     rows = learner.rows(block)
     core = learner.core
     core.zero_grad()
-    for piece in learner.pieces({**rows, **learner.start_minibatch(rows)}):
+    for piece in learner.pieces({**rows, **learner.prepare_minibatch(rows)}):
         learner.loss(piece).backward()
     found = gradients(learner, "agent")
     assert gradients(learner, "critic") == {}
@@ -190,13 +190,13 @@ def test_a_resumed_run_goes_on_bit_for_bit(
 def test_minibatches_are_of_whole_sequences(small: Any) -> None:
     algorithm, learner = build(small, minibatch_size=35)  # three sequences of ten steps
     seen: list[tuple[int, ...]] = []
-    learn_from = learner.learn_from
+    update_minibatch = learner.update_minibatch
 
     def listen(minibatch: dict[str, torch.Tensor]) -> None:
         seen.append(tuple(minibatch["actions"].shape))
-        learn_from(minibatch)
+        update_minibatch(minibatch)
 
-    learner.learn_from = listen
+    learner.update_minibatch = listen
     algorithm.train()
     assert sorted(seen) == [(2, 10, 3), (3, 10, 3), (3, 10, 3)]
     algorithm.stop()
@@ -207,7 +207,7 @@ def test_pieces_of_a_minibatch_give_the_critics_gradient(small: Any) -> None:
     for micro_batch_size in (None, 30):
         algorithm, learner = build(small, micro_batch_size=micro_batch_size)
         rows = learner.rows(algorithm.env_runner.sample()[0])
-        minibatch = {**rows, **learner.start_minibatch(rows)}
+        minibatch = {**rows, **learner.prepare_minibatch(rows)}
         learner.gradient_step(minibatch, learner.critic_loss)
         assert gradients(learner, "agent") == {}
         found.append(gradients(learner, "critic"))

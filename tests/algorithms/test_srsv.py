@@ -42,7 +42,7 @@ def test_completions_are_as_fresh_as_asked(small: Any) -> None:
     algorithm, learner = build(small)
     rows = learner.rows(algorithm.env_runner.sample()[0])
     once = rows.pop(COMPLETIONS)
-    torch.testing.assert_close(learner.start_minibatch(rows)[COMPLETIONS], once)
+    torch.testing.assert_close(learner.prepare_minibatch(rows)[COMPLETIONS], once)
     algorithm.stop()
 
 

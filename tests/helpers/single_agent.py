@@ -15,7 +15,7 @@ from rllib_seqmarl.envs.core.contract import (
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.core.sync_vector import SeparateWorlds, World
+from rllib_seqmarl.envs.core.sync_vector import SyncVectorEnv, World
 
 
 class Task(World):
@@ -45,7 +45,7 @@ class Task(World):
         self.env.close()
 
 
-class TeamOfOne(SeparateWorlds):
+class TeamOfOne(SyncVectorEnv):
     """E worlds of ``task``, by gymnasium's name: ``env: helpers.single_agent:TeamOfOne``."""
 
     simulator = "gymnasium"

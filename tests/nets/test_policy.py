@@ -7,7 +7,7 @@ import torch
 from helpers.policies import A, B, make_policy, observe
 
 from rllib_seqmarl.nets.orders.orders import ORDERS, to_order, to_slots
-from rllib_seqmarl.nets.values.suffixes import Branches, _groups, sample_agents
+from rllib_seqmarl.nets.values.suffixes import Suffixes, _groups, sample_agents
 from rllib_seqmarl.nets.values.values import SUCCESSORS, VALUES
 
 
@@ -147,7 +147,7 @@ def test_value_without_successor_policy_ignores_own_and_later_actions() -> None:
 def test_chunks_of_the_sequential_value_change_nothing(
     agents: int, blocks: int, discrete: bool
 ) -> None:
-    """Completions, values and gradients, for chunks of one group of branches, two, and all."""
+    """GreedyContinuations, values and gradients, for chunks of one group of branches, two, and all."""
     found = []
     for chunk_size in (None, 2 * B * (agents + 1), 1):
         policy = make_policy(
@@ -206,7 +206,7 @@ def test_every_agent_is_sampled_equally_often(agents: int) -> None:
 
 def test_branches_of_agents_who_do_not_fill_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fill groups"):
-        list(Branches.chunks(6, 1, None, torch.device("cpu"), [0, 1]))
+        list(Suffixes.chunks(6, 1, None, torch.device("cpu"), [0, 1]))
 
 
 @pytest.mark.parametrize("order", ["plackett_luce", "next_agent"])

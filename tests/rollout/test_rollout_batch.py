@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.rollout_batch import FinalObservations, RolloutBlock, concatenate, deal
+from rllib_seqmarl.rollout.rollout_batch import FinalObservations, RolloutBatch, concatenate, deal
 
 T, N = 4, 2
 
 
-def block(worlds: int, first: int) -> RolloutBlock:
+def block(worlds: int, first: int) -> RolloutBatch:
     """Worlds whose columns hold their own number."""
     number = np.arange(first, first + worlds)
     columns = {
@@ -23,7 +23,7 @@ def block(worlds: int, first: int) -> RolloutBlock:
         np.array([0, worlds - 1]),
         {"obs": np.stack([np.full((N, 3), number[0]), np.full((N, 3), number[-1])])},
     )
-    return RolloutBlock(T * worlds, N, columns, final)
+    return RolloutBatch(T * worlds, N, columns, final)
 
 
 def test_concatenate_keeps_final_observations_with_their_world() -> None:

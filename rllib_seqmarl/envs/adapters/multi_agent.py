@@ -35,7 +35,7 @@ from rllib_seqmarl.envs.core.contract import (
     check_env_config,
     observation_space,
 )
-from rllib_seqmarl.envs.core.sync_vector import SeparateWorlds, World
+from rllib_seqmarl.envs.core.sync_vector import SyncVectorEnv, World
 from rllib_seqmarl.errors import UserError, nearest
 
 REWARDS = ("sum", "mean")
@@ -249,7 +249,7 @@ class AgentWorld(World):
         self._game.close()
 
 
-class AgentTeam(SeparateWorlds):
+class AgentTeam(SyncVectorEnv):
     """E games of one kind.
 
     They are saved where a copy goes on bit for bit, which is tried when they are built.

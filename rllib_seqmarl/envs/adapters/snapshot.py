@@ -19,7 +19,7 @@ from gymnasium import spaces
 from gymnasium.utils import EzPickle
 
 from rllib_seqmarl.envs.core.contract import Observation, random_actions
-from rllib_seqmarl.envs.core.sync_vector import SeparateWorlds, World
+from rllib_seqmarl.envs.core.sync_vector import SyncVectorEnv, World
 
 #: Steps before the copy is made, and steps of each of two episodes, the one that is going on and
 #: the next, that it must share with the original.
@@ -68,7 +68,7 @@ def fault_of_copies(
     Returns:
         None if it goes on bit for bit like the original.
     """
-    env = SeparateWorlds([world], single_observation_space, single_action_space)
+    env = SyncVectorEnv([world], single_observation_space, single_action_space)
     obs, _ = env.reset(seed=0)
     try:
         world.save()  # most that cannot be saved fail at once
@@ -88,9 +88,7 @@ def fault_of_copies(
     return None if same else "does not go on as the original does"
 
 
-def _play_on(
-    env: SeparateWorlds, world: World, obs: Observation
-) -> list[tuple[Observation, float]]:
+def _play_on(env: SyncVectorEnv, world: World, obs: Observation) -> list[tuple[Observation, float]]:
     """Goes on, then starts an episode unseeded, which some games draw from what they share."""
     going_on = _play(env, obs, seed=2)
     world.reset(None)
@@ -99,7 +97,7 @@ def _play_on(
     return [*going_on, (first, 0.0), *_play(env, first, seed=3)]
 
 
-def _play(env: SeparateWorlds, obs: Observation, seed: int) -> list[tuple[Observation, float]]:
+def _play(env: SyncVectorEnv, obs: Observation, seed: int) -> list[tuple[Observation, float]]:
     rng = np.random.default_rng(seed)
     played = []
     for _ in range(_STEPS):

@@ -2,7 +2,7 @@
 
 What a simulator that knows only one world at a time needs around it: buffers that every world
 fills at its own row, the automatic start of the next episode, seeds, and saving. A simulator
-derives from :class:`World`; :class:`SeparateWorlds` does the rest.
+derives from :class:`World`; :class:`SyncVectorEnv` does the rest.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class World(ABC):
         return None
 
 
-class SeparateWorlds(TeamVectorEnv):
+class SyncVectorEnv(TeamVectorEnv):
     """E objects behind the one interface.
 
     A subclass sets ``simulator`` and ``metric_names``. Worlds without a ``save`` of their own

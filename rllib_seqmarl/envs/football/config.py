@@ -27,7 +27,7 @@ from rllib_seqmarl.envs.core.contract import (
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.core.sync_vector import SeparateWorlds
+from rllib_seqmarl.envs.core.sync_vector import SyncVectorEnv
 from rllib_seqmarl.envs.football.env import NUM_ACTIONS, NUM_FEATURES, Match, num_players
 from rllib_seqmarl.errors import UserError, nearest
 
@@ -128,7 +128,7 @@ def make(num_envs: int, **env_config: Any) -> FootballTeamEnv:
     return FootballTeamEnv(num_envs, **check(env_config))
 
 
-class FootballTeamEnv(SeparateWorlds):
+class FootballTeamEnv(SyncVectorEnv):
     """E worlds of matches, one after another in this process.
 
     Observation: gfootball's ``simple115v2``. The figure ``score`` of an episode is its goal

@@ -45,7 +45,7 @@ from rllib_seqmarl.rollout.rollout_batch import (
     LOG_PROB,
     OBS,
     REWARD,
-    RolloutBlock,
+    RolloutBatch,
 )
 
 
@@ -225,7 +225,7 @@ class ActorLearner(AdvantageLearner):
         column = column.unflatten(0, (-1, worlds))
         return column.transpose(1, 2).flatten(0, 1) if self.config.recurrent else column
 
-    def old_values(self, block: RolloutBlock, columns: Rows, rows: Rows) -> tuple[Tensor, Tensor]:
+    def old_values(self, block: RolloutBatch, columns: Rows, rows: Rows) -> tuple[Tensor, Tensor]:
         """See `AdvantageLearner`; adds what the critic reads and the memory of chunks."""
         core, steps = self.core, len(columns[REWARD])
         x = core.critic_input(columns)  # [T + 1, E, V, S]
@@ -246,7 +246,7 @@ class ActorLearner(AdvantageLearner):
         return old, following
 
     def _recurrent_values(
-        self, block: RolloutBlock, columns: Rows, rows: Rows, x: Tensor, tail: Tensor
+        self, block: RolloutBatch, columns: Rows, rows: Rows, x: Tensor, tail: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Values [T, E, N] of sequences and [E + K, N] of what followed; memory of the chunks."""
         core, length = self.core, self.config.chunk_length

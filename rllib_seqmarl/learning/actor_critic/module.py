@@ -14,7 +14,7 @@ from torch import Tensor
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.central_q.module import NO_STATE
 from rllib_seqmarl.learning.sequential.module import ENTROPY, TeamModule, action_spec, obs_dim
-from rllib_seqmarl.nets.agents.stacked import AgentNetwork, Memory, PerAgent
+from rllib_seqmarl.nets.agents.stacked import AgentNetwork, Memory, StackedParameter
 from rllib_seqmarl.nets.distributions import (
     ActionDistribution,
     Categorical,
@@ -74,7 +74,7 @@ class ActorModule(TeamModule):
         if action.discrete:
             self.categorical = Categorical(action.size)
         else:
-            self.log_std = PerAgent([torch.ones(action.size) for _ in range(members)])
+            self.log_std = StackedParameter([torch.ones(action.size) for _ in range(members)])
         if self._critic_follows or not self.inference_only:
             members = 1 if settings["share_critic"] else self.num_agents
             width = _critic_input_size(space, settings["state"])

@@ -22,7 +22,7 @@ from rllib_seqmarl.rollout.rollout_batch import (
     REWARD,
     TERMINATED,
     TRUNCATED,
-    RolloutBlock,
+    RolloutBatch,
 )
 
 #: Columns of the rows that are learned from, beside those of the rollout; all [B, N].
@@ -65,7 +65,7 @@ class AdvantageLearner(TeamLearner):
         """The running statistics of the returns."""
 
     @abstractmethod
-    def old_values(self, block: RolloutBlock, columns: Rows, rows: Rows) -> tuple[Tensor, Tensor]:
+    def old_values(self, block: RolloutBatch, columns: Rows, rows: Rows) -> tuple[Tensor, Tensor]:
         """Normalised V of each step and of what followed it, both [T, E, N].
 
         Args:
@@ -95,7 +95,7 @@ class AdvantageLearner(TeamLearner):
         super().before_gradient_based_update(timesteps=timesteps)
         self.clip_param.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
 
-    def rows(self, block: RolloutBlock) -> Rows:
+    def rows(self, block: RolloutBatch) -> Rows:
         """Columns [T, E, N, ...] -> rows with advantages and returns."""
         c = {name: self.to_device(column) for name, column in block.columns.items()}
         steps = len(c[REWARD])
@@ -163,7 +163,7 @@ class AdvantageLearner(TeamLearner):
 
     # -- minibatches -----------------------------------------------------------------------------
 
-    def start_minibatch(self, rows: Rows) -> Rows:
+    def prepare_minibatch(self, rows: Rows) -> Rows:
         """Value targets and the weight of each agent's terms."""
         return self.weights(rows) | self.value_targets(rows)
 

@@ -33,7 +33,7 @@ from rllib_seqmarl import manifest, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.group import RemoteRunners
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
-from rllib_seqmarl.rollout.rollout_batch import RolloutBlock, deal
+from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, deal
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
 #: How long to wait until runners have taken the last weights. RLlib sends none to a runner that
@@ -50,7 +50,7 @@ def _remote(group: EnvRunnerGroup | None, name: str, config: Any) -> RemoteRunne
     return RemoteRunners(group, name, config)
 
 
-def _sample_and_report(runner: TeamEnvRunner) -> tuple[list[RolloutBlock], Any]:
+def _sample_and_report(runner: TeamEnvRunner) -> tuple[list[RolloutBatch], Any]:
     return runner.sample(), runner.get_metrics()
 
 
@@ -121,7 +121,7 @@ class TeamAlgorithm(Algorithm):
             )
         self._log_time_split(time.perf_counter() - begin)
 
-    def _sample(self) -> tuple[list[RolloutBlock], list[Any]]:
+    def _sample(self) -> tuple[list[RolloutBatch], list[Any]]:
         """A block and metrics of every runner that answers.
 
         Raises:

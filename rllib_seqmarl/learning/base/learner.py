@@ -31,7 +31,7 @@ from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT
-from rllib_seqmarl.rollout.rollout_batch import RolloutBlock, concatenate
+from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, concatenate
 
 GENERATOR = "generator"
 KEPT = "kept"
@@ -68,14 +68,14 @@ class TeamLearner(TorchLearner):
     # -- what an algorithm fills in ------------------------------------------------------------
 
     @abstractmethod
-    def rows(self, block: RolloutBlock) -> Rows:
+    def rows(self, block: RolloutBatch) -> Rows:
         """Columns [T, E, N, ...] -> rows, with advantages and targets.
 
         Rows are [T E, N, ...] or, as sequences, [E, T, N, ...]; see `steps_per_row`.
         """
 
     @abstractmethod
-    def start_minibatch(self, rows: Rows) -> Rows:
+    def prepare_minibatch(self, rows: Rows) -> Rows:
         """What the loss of this minibatch needs before any of its pieces is seen.
 
         Returns:
@@ -85,7 +85,7 @@ class TeamLearner(TorchLearner):
 
     # -- what an algorithm may change ----------------------------------------------------------
 
-    def receive(self, block: RolloutBlock) -> None:
+    def receive(self, block: RolloutBatch) -> None:
         """What is done with a rollout before anything is learned from it: nothing."""
 
     def steps_per_row(self, rows: Rows) -> int:
@@ -95,11 +95,11 @@ class TeamLearner(TorchLearner):
     def learn(self, rows: Rows) -> None:
         """All gradient steps on the rows of an iteration."""
         for minibatch in self.minibatches(rows):
-            self.learn_from(minibatch)
+            self.update_minibatch(minibatch)
 
-    def learn_from(self, minibatch: Rows) -> None:
+    def update_minibatch(self, minibatch: Rows) -> None:
         """The gradient steps for which a minibatch is used: one, down the algorithm's loss."""
-        self.gradient_step({**minibatch, **self.start_minibatch(minibatch)}, self.loss)
+        self.gradient_step({**minibatch, **self.prepare_minibatch(minibatch)}, self.loss)
 
     def loss(self, piece: Rows) -> Tensor:
         """The algorithm's ``compute_loss_for_module`` after a forward pass."""
@@ -223,7 +223,7 @@ class TeamLearner(TorchLearner):
         """One step of those optimisers whose parameters ``loss`` depends on.
 
         Args:
-            minibatch: rows and what `start_minibatch` gave.
+            minibatch: rows and what `prepare_minibatch` gave.
             loss: of a piece; the pieces' losses add up to that of the minibatch.
 
         Raises:

@@ -38,9 +38,9 @@ class AdaptiveEntropyConfig(CriticConfig):
 class AdaptiveEntropyLearner(CriticLearner):
     """Gives the agents' loss its entropy bonus."""
 
-    def start_minibatch(self, rows: Rows) -> Rows:
+    def prepare_minibatch(self, rows: Rows) -> Rows:
         """Weights, and with ``entropy_ratio: batch`` the mean entropy of the minibatch."""
-        extra = super().start_minibatch(rows)
+        extra = super().prepare_minibatch(rows)
         if self.config.entropy_ratio == "batch":
             with torch.no_grad(), self.network_time():
                 parts = [

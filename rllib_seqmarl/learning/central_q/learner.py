@@ -45,7 +45,7 @@ from rllib_seqmarl.rollout.rollout_batch import (
     TERMINATED,
     TRUNCATED,
     FinalObservations,
-    RolloutBlock,
+    RolloutBatch,
 )
 
 
@@ -188,7 +188,7 @@ class CriticLearner(TeamLearner):
         """T: a row is the sequence of one world."""
         return rows[ACTIONS].shape[1]
 
-    def rows(self, block: RolloutBlock, lambda_: float | None = None) -> Rows:
+    def rows(self, block: RolloutBatch, lambda_: float | None = None) -> Rows:
         """Columns [T, E, N, ...] -> sequences [E, T, N, ...] with targets [E, T(, N)].
 
         Args:
@@ -275,7 +275,7 @@ class CriticLearner(TeamLearner):
 
     # -- losses ------------------------------------------------------------------------------
 
-    def start_minibatch(self, rows: Rows) -> Rows:
+    def prepare_minibatch(self, rows: Rows) -> Rows:
         """What losses are weighted by."""
         return self.weights(rows)
 
@@ -292,9 +292,9 @@ class CriticLearner(TeamLearner):
             weights[name] = weight / (self.sum_over_learners(weight.sum()) / self.num_shares)
         return weights
 
-    def learn_from(self, minibatch: Rows) -> None:
+    def update_minibatch(self, minibatch: Rows) -> None:
         """Steps of the critic, which its target copy follows, and one of the agents."""
-        minibatch = {**minibatch, **self.start_minibatch(minibatch)}
+        minibatch = {**minibatch, **self.prepare_minibatch(minibatch)}
         for _ in range(self.config.critic_steps):
             self.critic_step(minibatch, self.critic_loss)
         self.gradient_step(minibatch, self.loss)
@@ -324,7 +324,7 @@ class CriticLearner(TeamLearner):
         """-(log pi A) and the entropy's share, mean over agents and steps.
 
         Args:
-            batch: rows and what `start_minibatch` gave.
+            batch: rows and what `prepare_minibatch` gave.
             forward: of the module.
             advantage: A, a constant, [E, T, N].
         """

@@ -14,7 +14,7 @@ import torch
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.learning.base.learner import TeamLearner
-from rllib_seqmarl.rollout.rollout_batch import REWARD, FinalObservations, RolloutBlock, concatenate
+from rllib_seqmarl.rollout.rollout_batch import REWARD, FinalObservations, RolloutBatch, concatenate
 
 REPLAY = "replay"
 
@@ -27,12 +27,12 @@ class SequenceStore:
     """
 
     def __init__(self, capacity: int) -> None:
-        self._sequences: deque[RolloutBlock] = deque(maxlen=capacity)
+        self._sequences: deque[RolloutBatch] = deque(maxlen=capacity)
 
     def __len__(self) -> int:
         return len(self._sequences)
 
-    def add(self, block: RolloutBlock) -> None:
+    def add(self, block: RolloutBatch) -> None:
         """Stores copies of a block's worlds, in place of the oldest where there is no room.
 
         Raises:
@@ -48,7 +48,7 @@ class SequenceStore:
         for world in range(block.num_worlds):
             self._sequences.append(_copy(block.worlds(world, world + 1)))
 
-    def draw(self, count: int, generator: torch.Generator) -> RolloutBlock:
+    def draw(self, count: int, generator: torch.Generator) -> RolloutBatch:
         """Some of the sequences side by side, none twice, each choice equally likely."""
         chosen = torch.randperm(len(self), generator=generator)[:count]
         return concatenate([self._sequences[index] for index in chosen.tolist()])
@@ -65,17 +65,17 @@ class SequenceStore:
         self._sequences.clear()
         if state:
             final = state["final"]
-            block = RolloutBlock(**{**state, "final": final and FinalObservations(**final)})
+            block = RolloutBatch(**{**state, "final": final and FinalObservations(**final)})
             self.add(block)
 
 
-def _copy(block: RolloutBlock) -> RolloutBlock:
+def _copy(block: RolloutBatch) -> RolloutBatch:
     """The same in memory of its own, so that what is dropped is freed."""
     final = block.final
     if final is not None:
         columns = {name: column.copy() for name, column in final.columns.items()}
         final = FinalObservations(final.step.copy(), final.world.copy(), columns)
-    return RolloutBlock(
+    return RolloutBatch(
         block.num_env_steps,
         block.num_agents,
         {name: column.copy() for name, column in block.columns.items()},
@@ -124,11 +124,11 @@ class ReplayLearner(TeamLearner):
         super().build()
         self.store = SequenceStore(self.config.replay_capacity)
 
-    def receive(self, block: RolloutBlock) -> None:
+    def receive(self, block: RolloutBatch) -> None:
         """Stores the rollout."""
         self.store.add(block)
 
-    def replayed(self) -> RolloutBlock | None:
+    def replayed(self) -> RolloutBatch | None:
         """``replay_batch_size`` stored sequences; None while a learner has fewer."""
         size: int = self.config.replay_batch_size
         fewest = -self.max_over_learners(-len(self.store))

@@ -25,7 +25,7 @@ from rllib_seqmarl.rollout.rollout_batch import (
     ORDER,
     ORDER_LOG_PROB,
     REWARD,
-    RolloutBlock,
+    RolloutBatch,
 )
 
 #: The weight of a whole row, [B].
@@ -47,7 +47,7 @@ class SequentialLearner(AdvantageLearner):
         """See `AdvantageLearner`."""
         return self.core.value_norm
 
-    def old_values(self, block: RolloutBlock, columns: Rows, rows: Rows) -> tuple[Tensor, Tensor]:
+    def old_values(self, block: RolloutBatch, columns: Rows, rows: Rows) -> tuple[Tensor, Tensor]:
         """See `AdvantageLearner`; completions are kept with the rows unless made per minibatch."""
         agents, count = None, self.config.value_agents
         if count is not None:
@@ -67,7 +67,7 @@ class SequentialLearner(AdvantageLearner):
         return rows.get(COMPLETED)
 
     def _values(self, rows: Rows, agents: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        """Completions and normalised values [B, N] of rows, in pieces.
+        """GreedyContinuations and normalised values [B, N] of rows, in pieces.
 
         ``agents``, int [I], are those whose values are wanted; None: all.
 
@@ -100,7 +100,7 @@ class SequentialLearner(AdvantageLearner):
         return torch.cat(completions) if completions else None, torch.cat(values)
 
     def _following_values(
-        self, block: RolloutBlock, c: Rows, values: Tensor, agents: Tensor | None
+        self, block: RolloutBatch, c: Rows, values: Tensor, agents: Tensor | None
     ) -> Tensor:
         """Normalised V of what followed each step, [T, E, N].
 
@@ -122,9 +122,9 @@ class SequentialLearner(AdvantageLearner):
             following[final.step, final.world] = tail_values[worlds:]
         return following
 
-    def start_minibatch(self, rows: Rows) -> Rows:
+    def prepare_minibatch(self, rows: Rows) -> Rows:
         """Adds the weight of whole rows, and completions where each minibatch has its own."""
-        extra = super().start_minibatch(rows)
+        extra = super().prepare_minibatch(rows)
         returns = rows[RETURNS]
         rows_of_all = self.sum_over_learners(returns.new_tensor(float(len(returns))))
         extra[ROW_WEIGHT] = returns.new_ones(len(returns)) / (rows_of_all / self.num_shares)

@@ -19,7 +19,7 @@ from rllib_seqmarl.nets.orders.orders import ChosenOrder
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer.model import ActionSpec
 from rllib_seqmarl.nets.value_norm import ValueNorm
-from rllib_seqmarl.nets.values.values import Completions
+from rllib_seqmarl.nets.values.values import GreedyContinuations
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
@@ -206,7 +206,7 @@ class SequentialModule(TeamModule):
         """
         completions = None
         if COMPLETIONS in batch:
-            completions = Completions(batch[COMPLETIONS], completed_agents(batch))
+            completions = GreedyContinuations(batch[COMPLETIONS], completed_agents(batch))
         evaluation = self.policy.evaluate(
             batch[OBS],
             batch.get(ACTION_MASK),

@@ -37,7 +37,7 @@ class Output(NamedTuple):
     hidden: Tensor | None  # [B, T, n, H] after each step; None without recurrence
 
 
-class PerAgent(nn.Module):
+class StackedParameter(nn.Module):
     """One parameter for all agents, or one for each of them.
 
     Without gradients, as in a rollout, the stacked parameters are kept until one of them changes.
@@ -75,8 +75,8 @@ class AgentLinear(nn.Module):
     def __init__(self, members: int, inputs: int, outputs: int, gain: float) -> None:
         super().__init__()
         weights = [nn.init.orthogonal_(torch.empty(inputs, outputs), gain) for _ in range(members)]
-        self.weight = PerAgent(weights)
-        self.bias = PerAgent([torch.zeros(outputs) for _ in range(members)])
+        self.weight = StackedParameter(weights)
+        self.bias = StackedParameter([torch.zeros(outputs) for _ in range(members)])
 
     def forward(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
         """See the class."""
@@ -88,8 +88,8 @@ class AgentLayerNorm(nn.Module):
 
     def __init__(self, members: int, width: int) -> None:
         super().__init__()
-        self.weight = PerAgent([torch.ones(width) for _ in range(members)])
-        self.bias = PerAgent([torch.zeros(width) for _ in range(members)])
+        self.weight = StackedParameter([torch.ones(width) for _ in range(members)])
+        self.bias = StackedParameter([torch.zeros(width) for _ in range(members)])
 
     def forward(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
         """See the class."""
@@ -116,7 +116,7 @@ class AgentGRU(nn.Module):
             x: [M, T, L, H].
             hidden: [M, L, H], before the first step.
             is_first: bool [T, L].
-            agents: see `PerAgent.of`.
+            agents: see `StackedParameter.of`.
 
         Returns:
             The state after each step, [M, T, L, H].

@@ -148,7 +148,7 @@ class Decoding:
         if method not in METHODS:
             raise ValueError(f"The decoding is one of {', '.join(METHODS)}, not {method!r}.")
         self.method = method
-        self._contests: dict[tuple[int, int, bool], _Contest] = {}
+        self._contests: dict[tuple[int, int, bool], Autotuner] = {}
 
     def __call__(
         self,
@@ -165,7 +165,7 @@ class Decoding:
         batch, agents, _ = encoded.shape
         shape = (batch, agents, noise is None)
         if shape not in self._contests:
-            self._contests[shape] = _Contest()
+            self._contests[shape] = Autotuner()
         contest = self._contests[shape]
         method = contest.next()
         _wait(encoded.device)
@@ -183,7 +183,7 @@ class Decoding:
         return contest.best if contest is not None and contest.decided else "auto"
 
 
-class _Contest:
+class Autotuner:
     """The running times of the candidates for one shape."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ the rows as the actions are, and the pair (order, actions) is a fixed point of t
 pass. All noise belongs to the agent who decides and not to its position: an agent that a better
 guess of the order moves keeps what it would do.
 
-All take what `Undecided` holds: as `decoding_methods`, but o_hat and offset in slots; then the
+All take what `DecodeInputs` holds: as `decoding_methods`, but o_hat and offset in slots; then the
 head that chooses, and its noise, or None for the most likely choices. All return the actions and
 their parameters in decision order, the order, int [B, N], and the head's logits of the first
 N - 1 positions, [B, N - 1, N].
@@ -27,7 +27,7 @@ from rllib_seqmarl.nets.transformer.model import ActionDecoder
 Decisions = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class Undecided(NamedTuple):
+class DecodeInputs(NamedTuple):
     """What a joint action and its order are a function of; everything in slots."""
 
     decoder: ActionDecoder
@@ -49,7 +49,7 @@ class Undecided(NamedTuple):
 
 def stepwise(*inputs: Any) -> Decisions:
     """N passes over all N positions, of each of which one row is used (Algorithm 1)."""
-    team = Undecided(*inputs)
+    team = DecodeInputs(*inputs)
     decoder, encoded = team.decoder, team.encoded
     batch, agents, _ = encoded.shape
     tokens = torch.cat([decoder.start_token(batch)] * agents, 1)  # the later ones to be written
@@ -72,7 +72,7 @@ def stepwise(*inputs: Any) -> Decisions:
 
 def cached(*inputs: Any) -> Decisions:
     """N passes over one position each."""
-    team = Undecided(*inputs)
+    team = DecodeInputs(*inputs)
     batch, agents, _ = team.encoded.shape
     order = team.next_agent.first(team.encoded).repeat(1, agents)  # the later ones to be found
     cache = team.decoder.cache(team.encoded)
@@ -81,7 +81,7 @@ def cached(*inputs: Any) -> Decisions:
 
 
 def _one_by_one(
-    team: Undecided, cache: ActionCache, order: Tensor, token: Tensor, start: int
+    team: DecodeInputs, cache: ActionCache, order: Tensor, token: Tensor, start: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Actions, parameters and logits of the positions from ``start``, whose token is given.
 
@@ -112,7 +112,7 @@ def _one_by_one(
 
 def parallel(*inputs: Any) -> Decisions:
     """The fixed point, from the guess that every agent decides as if it were the first."""
-    team = Undecided(*inputs)
+    team = DecodeInputs(*inputs)
     decoder, distribution, encoded, offset, next_agent, _ = team
     batch, agents, _ = encoded.shape
     cache = decoder.cache(encoded)
@@ -166,7 +166,7 @@ class _Walk:
         logits: of every agent's choice, as if it were the first, [B, N, N].
     """
 
-    def __init__(self, team: Undecided, logits: Tensor) -> None:
+    def __init__(self, team: DecodeInputs, logits: Tensor) -> None:
         self.team = team
         # By the slot of who chooses.
         self.scores = logits if team.noise is None else logits + team.noise

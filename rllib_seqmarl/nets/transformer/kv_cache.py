@@ -18,7 +18,7 @@ from rllib_seqmarl.nets.transformer.sparse_attention import BlockHeard, Heard
 
 if TYPE_CHECKING:
     from rllib_seqmarl.nets.transformer.model import Decoder, DecoderBlock
-    from rllib_seqmarl.nets.transformer.token_mixers import Mixing
+    from rllib_seqmarl.nets.transformer.token_mixers import TokenMixer
 
 
 class ActionCache(ABC):
@@ -145,7 +145,7 @@ class _Block:
         self.self_query_size = attention.query_size
         #: Queries of the cross-attention, [B, N, query_size]: they depend on o_hat alone.
         self.queries = F.linear(encoded, *cross_in.rows(0, cross.query_size))
-        #: What the positions so far offer (`Mixing`), [B, N, message_size].
+        #: What the positions so far offer (`TokenMixer`), [B, N, message_size].
         self.self_messages = encoded.new_empty(batch, agents, attention.message_size)
         self.cross_messages = encoded.new_empty(batch, agents, cross.message_size)
 
@@ -254,7 +254,7 @@ class DecoderCache(ActionCache):
 
 
 def _mix(
-    mixing: Mixing, query: Tensor, messages: Tensor, start: int, heard: Heard | None
+    mixing: TokenMixer, query: Tensor, messages: Tensor, start: int, heard: Heard | None
 ) -> Tensor:
     """What the L positions from ``start`` hear, of all before them or of some: [B, L, D]."""
     stop = start + query.shape[1]

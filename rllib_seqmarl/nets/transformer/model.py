@@ -30,10 +30,10 @@ from rllib_seqmarl.nets.transformer.layers import (
     linear,
 )
 from rllib_seqmarl.nets.transformer.sparse_attention import BlockHeard, Heard, OrderedNeighbours
-from rllib_seqmarl.nets.transformer.token_mixers import Attention, Mixing
+from rllib_seqmarl.nets.transformer.token_mixers import Attention, TokenMixer
 
 #: width, heads and number of positions -> how positions hear of each other.
-MixingClass = Callable[[int, int, int | None], Mixing]
+TokenMixerClass = Callable[[int, int, int | None], TokenMixer]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ActionSpec:
 class EncoderBlock(nn.Module):
     """All agents hear of each other, then a feed-forward layer, both post-norm."""
 
-    def __init__(self, width: int, mixing: Mixing) -> None:
+    def __init__(self, width: int, mixing: TokenMixer) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
         self.norm_feed_forward = nn.LayerNorm(width)
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         width: int,
         blocks: int,
         heads: int,
-        mixing: MixingClass = Attention,
+        mixing: TokenMixerClass = Attention,
         agents: int | None = None,
     ) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class ActionDecoder(nn.Module, ABC):
 class DecoderBlock(nn.Module):
     """Causal self-attention over the actions, then causal attention of o_hat over them."""
 
-    def __init__(self, width: int, self_mixing: Mixing, cross_mixing: Mixing) -> None:
+    def __init__(self, width: int, self_mixing: TokenMixer, cross_mixing: TokenMixer) -> None:
         super().__init__()
         self.norm_self = nn.LayerNorm(width)
         self.norm_cross = nn.LayerNorm(width)
@@ -214,7 +214,7 @@ class Decoder(ActionDecoder):
         width: int,
         blocks: int,
         heads: int,
-        mixing: MixingClass = Attention,
+        mixing: TokenMixerClass = Attention,
         agents: int | None = None,
     ) -> None:
         super().__init__(action, width)
@@ -286,7 +286,7 @@ class Decoder(ActionDecoder):
         return x, trace
 
     @property
-    def last_cross_attention(self) -> Mixing:
+    def last_cross_attention(self) -> TokenMixer:
         """The cross-attention of the last block."""
         return self.layers()[-1].cross_attention
 

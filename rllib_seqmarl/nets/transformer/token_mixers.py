@@ -5,8 +5,8 @@ weights w[m, .] are not negative and of sum 1 over the positions that m sees. Wh
 all that the classes of this file differ in:
 
 - `Attention`: of what m asks and what j offers (MAT, SrSv);
-- `StaticMixing`: of the two positions, learned (SrSv-mlp);
-- `MeanMixing`: nothing, all are heard alike (SrSv-gnn).
+- `StaticTokenMixer`: of the two positions, learned (SrSv-mlp);
+- `MeanTokenMixer`: nothing, all are heard alike (SrSv-gnn).
 
 Shapes: B rows, N agents or positions, D width, H heads, L queries, S positions that are seen.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.transformer.layers import GAIN, linear
 from rllib_seqmarl.nets.transformer.sparse_attention import Heard
-from rllib_seqmarl.nets.values.suffixes import Branches
+from rllib_seqmarl.nets.values.suffixes import Suffixes
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -33,7 +33,7 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     return ones.tril(diagonal=keys - queries)
 
 
-class Folded(NamedTuple):
+class AbsorbedProjections(NamedTuple):
     """A mixing layer's linear maps, multiplied out so that nothing follows the weighted mean.
 
     Attributes:
@@ -46,7 +46,7 @@ class Folded(NamedTuple):
     value: tuple[Tensor, Tensor]
 
 
-class Mixing(nn.Module, ABC):
+class TokenMixer(nn.Module, ABC):
     """A layer through which positions hear of each other.
 
     What a position asks is its query, what it offers its message, both linear in x; the last D
@@ -92,9 +92,9 @@ class Mixing(nn.Module, ABC):
 
     @abstractmethod
     def branch_weights(
-        self, query: Tensor | None, trunk: Tensor, own: Tensor, branches: Branches
+        self, query: Tensor | None, trunk: Tensor, own: Tensor, branches: Suffixes
     ) -> Tensor:
-        """w of the rows of branches over the trunk and their own group, see `Branches`.
+        """w of the rows of branches over the trunk and their own group, see `Suffixes`.
 
         Args:
             query: through the folded layer, [B, R, H D]; None where nothing is asked.
@@ -179,17 +179,17 @@ class Mixing(nn.Module, ABC):
         """Every position hears of all: [B, N, D] -> [B, N, D]."""
         return self.attend(*self.split(self.project(x)), causal=False)
 
-    def fold(self) -> Folded:
+    def fold(self) -> AbsorbedProjections:
         """The maps for passes over branches."""
         shape = (self.heads, -1, self.width)
         weight = self.in_projection.weight[-self.width :].view(shape)  # [H, D / H, D]
         bias = self.in_projection.bias[-self.width :].view(self.heads, -1, 1)
         out = self.out_projection.weight.view(self.width, self.heads, -1).transpose(0, 1)
         share = (out @ bias).squeeze(-1) + self.out_projection.bias / self.heads  # [H, D]
-        return Folded(None, ((out @ weight).flatten(0, 1), share.flatten()))
+        return AbsorbedProjections(None, ((out @ weight).flatten(0, 1), share.flatten()))
 
 
-class Attention(Mixing):
+class Attention(TokenMixer):
     """Multi-head scaled dot-product attention; query, key and value layers stored as one.
 
     A message is a key and a value, side by side.
@@ -199,7 +199,7 @@ class Attention(Mixing):
         super().__init__(width, heads, query_size=width, message_size=2 * width)
 
     def mix(self, query: Tensor, message: Tensor, causal: bool = True) -> Tensor:
-        """See `Mixing.mix`."""
+        """See `TokenMixer.mix`."""
         queries, keys = query.shape[1], message.shape[1]
         query = self._heads(query)
         key, value = (self._heads(part) for part in message.chunk(2, dim=-1))
@@ -213,7 +213,7 @@ class Attention(Mixing):
         return mixed.transpose(1, 2).flatten(2)
 
     def weights(self, query: Tensor, message: Tensor, causal: bool = True) -> Tensor:
-        """See `Mixing.weights`."""
+        """See `TokenMixer.weights`."""
         queries, keys = query.shape[1], message.shape[1]
         key = self._heads(message[..., : self.width])
         scores = self._heads(query) @ key.transpose(-1, -2) / math.sqrt(key.shape[-1])
@@ -223,23 +223,25 @@ class Attention(Mixing):
         return scores.softmax(-1).mean(1)  # [B, H, L, S] -> [B, L, S]
 
     def heard_weights(self, query: Tensor, messages: Tensor, valid: Tensor) -> Tensor:
-        """See `Mixing.heard_weights`."""
+        """See `TokenMixer.heard_weights`."""
         key = messages[..., : self.width].unflatten(-1, (self.heads, -1))  # [B, L, K, H, D / H]
         query = query.unflatten(-1, (self.heads, -1)).unsqueeze(2)
         scores = (query * key).sum(-1) / math.sqrt(key.shape[-1])
         return scores.masked_fill(~valid.unsqueeze(-1), float("-inf")).softmax(2)
 
-    def fold(self) -> Folded:
-        """See `Mixing.fold`. The key's bias adds the same to all scores of a query: left out."""
+    def fold(self) -> AbsorbedProjections:
+        """See `TokenMixer.fold`. The key's bias adds the same to all scores of a query: left out."""
         query, key, _ = self.in_projection.weight.view(3, self.heads, -1, self.width)
         bias = self.in_projection.bias[: self.width].view(self.heads, -1, 1)
         key = key.transpose(1, 2) / math.sqrt(key.shape[1])  # [H, D, D / H]
-        return Folded(((key @ query).flatten(0, 1), (key @ bias).flatten()), super().fold().value)
+        return AbsorbedProjections(
+            ((key @ query).flatten(0, 1), (key @ bias).flatten()), super().fold().value
+        )
 
     def branch_weights(
-        self, query: Tensor | None, trunk: Tensor, own: Tensor, branches: Branches
+        self, query: Tensor | None, trunk: Tensor, own: Tensor, branches: Suffixes
     ) -> Tensor:
-        """See `Mixing.branch_weights`."""
+        """See `TokenMixer.branch_weights`."""
         assert query is not None
         batch, _, width = trunk.shape
         groups, size = branches.shape
@@ -252,7 +254,7 @@ class Attention(Mixing):
         return scores.softmax(-1).transpose(-1, -2)
 
     def symbol_scores(self, symbols: Tensor) -> Tensor:
-        """See `Mixing.symbol_scores`."""
+        """See `TokenMixer.symbol_scores`."""
         query = self.fold().query
         assert query is not None
         return F.linear(symbols, *query).unflatten(-1, (self.heads, -1)) @ symbols.T
@@ -262,7 +264,7 @@ class Attention(Mixing):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-class _FixedMixing(Mixing):
+class _FixedTokenMixer(TokenMixer):
     """Weights that do not depend on x. A message is a value, and nothing is asked."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -282,27 +284,27 @@ class _FixedMixing(Mixing):
         return self._weights(visible, positions[keys - queries :], positions)
 
     def mix(self, query: Tensor, message: Tensor, causal: bool = True) -> Tensor:
-        """See `Mixing.mix`."""
+        """See `TokenMixer.mix`."""
         queries, keys = query.shape[1], message.shape[1]
         weights = self._by_position(queries, keys, causal, message.device)
         value = message.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, S, D / H]
         return (weights @ value).transpose(1, 2).flatten(2)
 
     def weights(self, query: Tensor, message: Tensor, causal: bool = True) -> Tensor:
-        """See `Mixing.weights`."""
+        """See `TokenMixer.weights`."""
         queries, keys = query.shape[1], message.shape[1]
         weights = self._by_position(queries, keys, causal, message.device)
         return weights.mean(0).expand(len(message), -1, -1)
 
     def branch_weights(
-        self, query: Tensor | None, trunk: Tensor, own: Tensor, branches: Branches
+        self, query: Tensor | None, trunk: Tensor, own: Tensor, branches: Suffixes
     ) -> Tensor:
-        """See `Mixing.branch_weights`."""
+        """See `TokenMixer.branch_weights`."""
         weights = self._weights(branches.visible, branches.position, branches.key_position)
         return weights.movedim(0, -1)
 
 
-class StaticMixing(_FixedMixing):
+class StaticTokenMixer(_FixedTokenMixer):
     """SrSv-mlp (SrSv paper, Fig. 6): a learned matrix over positions, as MLPs mix tokens.
 
     The weights are the softmax of a table of logits, for each head; they begin equal. The paper
@@ -318,11 +320,11 @@ class StaticMixing(_FixedMixing):
     def __init__(self, width: int, heads: int, positions: int | None = None) -> None:
         super().__init__(width, heads)
         if positions is None:
-            raise ValueError("StaticMixing needs the number of positions.")
+            raise ValueError("StaticTokenMixer needs the number of positions.")
         self.logits = nn.Parameter(torch.zeros(heads, positions, positions))
 
     def mix(self, query: Tensor, message: Tensor, causal: bool = True) -> Tensor:
-        """See `Mixing.mix`.
+        """See `TokenMixer.mix`.
 
         Raises:
             UserError: not all positions are there, and yet all should be heard.
@@ -340,7 +342,7 @@ class StaticMixing(_FixedMixing):
         return logits.masked_fill(~visible, float("-inf")).softmax(-1)
 
 
-class MeanMixing(_FixedMixing):
+class MeanTokenMixer(_FixedTokenMixer):
     """SrSv-gnn (SrSv paper, Fig. 6): a fully connected graph whose nodes hear the mean.
 
     In the decoder, the mean over predecessors and self.
@@ -354,10 +356,10 @@ class MeanMixing(_FixedMixing):
         return (seen / seen.sum(-1, keepdim=True)).unsqueeze(0)
 
     def heard_weights(self, query: Tensor, messages: Tensor, valid: Tensor) -> Tensor:
-        """See `Mixing.heard_weights`."""
+        """See `TokenMixer.heard_weights`."""
         seen = valid.to(messages.dtype)
         return (seen / seen.sum(-1, keepdim=True)).unsqueeze(-1)
 
     def symbol_scores(self, symbols: Tensor) -> Tensor:
-        """See `Mixing.symbol_scores`."""
+        """See `TokenMixer.symbol_scores`."""
         return symbols.new_zeros(len(symbols), self.heads, len(symbols))

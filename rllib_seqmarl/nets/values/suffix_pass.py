@@ -2,7 +2,7 @@
 
 It does the sums of `transformer.Decoder.forward`, arranged so that the rows of branches, many more
 than those of the trunk, go through as few layers as possible: what depends on the agent alone is
-computed once per agent, linear layers around a weighted mean are multiplied out (`Folded`), and
+computed once per agent, linear layers around a weighted mean are multiplied out (`AbsorbedProjections`), and
 what depends on a discrete token alone is computed once per symbol.
 """
 
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rllib_seqmarl.nets.transformer.model import BlockTrace, Decoder, DecoderBlock
-from rllib_seqmarl.nets.transformer.token_mixers import Mixing
-from rllib_seqmarl.nets.values.suffixes import Branches
+from rllib_seqmarl.nets.transformer.token_mixers import TokenMixer
+from rllib_seqmarl.nets.values.suffixes import Suffixes
 
 
-class BranchPass:
+class SuffixPass:
     """What a decoder computes for branches, given what it computed for their trunk.
 
     Args:
@@ -50,7 +50,7 @@ class BranchPass:
             cross = _Positions(block.cross_attention, seen.cross_input)
             self.blocks.append((block, own, cross, cross.ask(encoded)))
 
-    def __call__(self, tokens: Tensor, branches: Branches) -> tuple[Tensor, Tensor]:
+    def __call__(self, tokens: Tensor, branches: Suffixes) -> tuple[Tensor, Tensor]:
         """Some branches.
 
         Args:
@@ -59,7 +59,7 @@ class BranchPass:
 
         Returns:
             The output of the last block, [B, R, D], and the weights of its cross-attention, see
-            `Mixing.branch_weights`.
+            `TokenMixer.branch_weights`.
         """
         count = len(self.blocks)
         if self.hears is None:
@@ -86,7 +86,7 @@ class BranchPass:
 class _Positions:
     """A mixing layer whose rows hear the trunk, x [B, N, D], and their own branch."""
 
-    def __init__(self, mixing: Mixing, trunk: Tensor) -> None:
+    def __init__(self, mixing: TokenMixer, trunk: Tensor) -> None:
         self.mixing, self.trunk = mixing, trunk
         self.fold = mixing.fold()
         self.value = F.linear(trunk, *self.fold.value)  # [B, N, H D]
@@ -96,7 +96,7 @@ class _Positions:
         return None if self.fold.query is None else F.linear(x, *self.fold.query)
 
     def hear(
-        self, residual: Tensor, query: Tensor | None, x: Tensor, branches: Branches
+        self, residual: Tensor, query: Tensor | None, x: Tensor, branches: Suffixes
     ) -> tuple[Tensor, Tensor]:
         """``residual`` plus what the rows of ``x`` hear, all [B, R, D]; and with which weights."""
         weights = self.mixing.branch_weights(query, self.trunk, x, branches)
@@ -117,14 +117,14 @@ class _Symbols:
         tokens: of the trunk, int [B, N].
     """
 
-    def __init__(self, mixing: Mixing, symbols: Tensor, scores: Tensor, tokens: Tensor) -> None:
+    def __init__(self, mixing: TokenMixer, symbols: Tensor, scores: Tensor, tokens: Tensor) -> None:
         self.scores = scores
         value = F.linear(symbols, *mixing.fold().value)  # [K, H D]
         self.value = value.view(len(symbols), mixing.heads, -1).transpose(0, 1).flatten(0, 1)
         self.one_hot = torch.eye(len(symbols), dtype=symbols.dtype, device=symbols.device)
         self.count = F.embedding(tokens, self.one_hot).cumsum(1)  # [B, N, K], up to each position
 
-    def hear(self, residual: Tensor, tokens: Tensor, branches: Branches) -> Tensor:
+    def hear(self, residual: Tensor, tokens: Tensor, branches: Suffixes) -> Tensor:
         """``residual`` [B, R, D] plus what rows with these tokens, int [B, R], hear."""
         own = F.embedding(tokens, self.one_hot)  # [B, R, K]
         before_branch = (own.cumsum(1) - own).index_select(1, branches.start)

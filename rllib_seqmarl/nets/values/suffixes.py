@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Branches:
+class Suffixes:
     """Some of the groups of branches of N agents: C groups of G rows, R = C G.
 
     Attributes:
@@ -58,7 +58,7 @@ class Branches:
         groups: tuple[tuple[int, ...], ...],
         chosen: tuple[int, ...] | None,
         device: torch.device,
-    ) -> Branches:
+    ) -> Suffixes:
         """Some groups of the branches of N agents.
 
         Args:
@@ -87,7 +87,7 @@ class Branches:
         completion = torch.arange(agents)
         if chosen is not None:
             completion[torch.tensor(chosen)] = torch.arange(len(chosen))
-        return Branches(
+        return Suffixes(
             shape=(len(groups), size),
             agents=branch[last].to(device),
             branch=branch.to(device),
@@ -108,7 +108,7 @@ class Branches:
         positions: int | None,
         device: torch.device,
         chosen: Sequence[int] | None = None,
-    ) -> Iterator[Branches]:
+    ) -> Iterator[Suffixes]:
         """The branches of N agents, as many groups at once as have this many positions.
 
         Args:
@@ -128,9 +128,9 @@ class Branches:
         whose = None if chosen is None else tuple(chosen)
         step = len(groups) if positions is None else max(1, positions // (batch * size))
         for start in range(0, len(groups), step):
-            yield Branches.of(agents, tuple(groups[start : start + step]), whose, device)
+            yield Suffixes.of(agents, tuple(groups[start : start + step]), whose, device)
 
-    def among(self, table: Tensor, count: int) -> list[tuple[Branches, Branches]]:
+    def among(self, table: Tensor, count: int) -> list[tuple[Suffixes, Suffixes]]:
         """The same, with every agent hearing its neighbours alone (see `neighbours`).
 
         The last row of a branch asks for its agent.
@@ -160,7 +160,7 @@ class Branches:
         states = self._seeing(visible(whose, torch.cat((of_trunk, whose), dim=1)))
         return [first, *[(states, states)] * (count - 1)]
 
-    def _seeing(self, visible: Tensor) -> Branches:
+    def _seeing(self, visible: Tensor) -> Suffixes:
         return replace(self, visible=self.visible & visible)
 
     def hear(self, x: Tensor, weights: Tensor, trunk: Tensor, own: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class Branches:
 
         Args:
             x: [B, R, D].
-            weights: as from `Mixing.branch_weights`.
+            weights: as from `TokenMixer.branch_weights`.
             trunk: folded values of the trunk, [B, N, H D].
             own: of the rows, [B, R, H D].
 
@@ -215,7 +215,7 @@ def sample_agents(agents: int, count: int, generator: torch.Generator) -> Tensor
 
 
 def _groups(agents: int) -> list[tuple[int, ...]]:
-    """Branches that together have N + 1 positions (N even) or N (N odd)."""
+    """Suffixes that together have N + 1 positions (N even) or N (N odd)."""
     if agents % 2 == 0:
         return [(i, agents - 1 - i) for i in range(agents // 2)]
     return [(0,), *((i, agents - i) for i in range(1, (agents + 1) // 2))]

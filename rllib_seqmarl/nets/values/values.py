@@ -18,14 +18,14 @@ from torch.utils.checkpoint import checkpoint
 from rllib_seqmarl.nets.distributions import ActionDistribution
 from rllib_seqmarl.nets.transformer.layers import GAIN_BEFORE_GELU, head, linear
 from rllib_seqmarl.nets.transformer.model import ActionDecoder, Decoder
-from rllib_seqmarl.nets.values.suffix_pass import BranchPass
-from rllib_seqmarl.nets.values.suffixes import Branches
+from rllib_seqmarl.nets.values.suffix_pass import SuffixPass
+from rllib_seqmarl.nets.values.suffixes import Suffixes
 
 #: How SrSv completes the joint action of agent i's baseline.
 SUCCESSORS = ("greedy", "greedy_per_minibatch", "teacher_forced")
 
 
-class Completions(NamedTuple):
+class GreedyContinuations(NamedTuple):
     """The joint actions that sequential values read, in decision order."""
 
     actions: Tensor  # int [B, I, N] or float [B, I, N, A]
@@ -45,7 +45,11 @@ class ValueFunction(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Completions | None
+        self,
+        decoder: Any,
+        encoded: Tensor,
+        actions: Tensor,
+        completions: GreedyContinuations | None,
     ) -> tuple[Tensor, Tensor]:
         """The policy's teacher-forced pass and the values.
 
@@ -65,7 +69,7 @@ class ValueFunction(nn.Module, ABC):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Completions | None,
+        completions: GreedyContinuations | None,
     ) -> Tensor:
         """The values alone, [B, N]; ``actions`` may be None where the values read none."""
         if actions is None:
@@ -83,7 +87,11 @@ class EncoderValue(ValueFunction):
         self.head = head(width, 1)
 
     def forward(
-        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Completions | None
+        self,
+        decoder: Any,
+        encoded: Tensor,
+        actions: Tensor,
+        completions: GreedyContinuations | None,
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded = decoder(decoder.shift(actions), encoded)
@@ -94,7 +102,7 @@ class EncoderValue(ValueFunction):
         decoder: Any,
         encoded: Tensor,
         actions: Tensor | None,
-        completions: Completions | None,
+        completions: GreedyContinuations | None,
     ) -> Tensor:
         """o_hat [B, N, D] -> [B, N]; actions play no part."""
         return self.head(encoded).squeeze(-1)
@@ -111,7 +119,11 @@ class DecoderValue(ValueFunction):
         self.head = head(width, 1)
 
     def forward(
-        self, decoder: Any, encoded: Tensor, actions: Tensor, completions: Completions | None
+        self,
+        decoder: Any,
+        encoded: Tensor,
+        actions: Tensor,
+        completions: GreedyContinuations | None,
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded = decoder(decoder.shift(actions), encoded)
@@ -157,7 +169,7 @@ class SequentialValue(ValueFunction):
 
     where e^{j-1} is the decoder's output at the position whose newest token is a^{j-1}.
 
-    The N sequences are computed as branches of the policy's own pass, see `Branches`.
+    The N sequences are computed as branches of the policy's own pass, see `Suffixes`.
     """
 
     needs_completions = True
@@ -167,7 +179,11 @@ class SequentialValue(ValueFunction):
         self.position_value = PositionValue(width)
 
     def forward(
-        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Completions | None
+        self,
+        decoder: Decoder,
+        encoded: Tensor,
+        actions: Tensor,
+        completions: GreedyContinuations | None,
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         if completions is None:
@@ -175,20 +191,20 @@ class SequentialValue(ValueFunction):
         batch, agents, _ = encoded.shape
         tokens, f = decoder.shift(actions), self.position_value
         decoded, trace = decoder.trace(tokens, encoded)
-        branch_pass = BranchPass(decoder, tokens, encoded, trace)
+        branch_pass = SuffixPass(decoder, tokens, encoded, trace)
         from_encoded = f.from_encoded(encoded)
         scalars = f(from_encoded, decoded)  # [B, N]
         completed = decoder.as_tokens(completions.actions).flatten(1, 2)  # [B, I N(, A)]
 
-        def of(branches: Branches) -> Tensor:
+        def of(branches: Suffixes) -> Tensor:
             """V of the agents of some branches, [B, I]."""
             x, weights = branch_pass(completed.index_select(1, branches.token), branches)
             own = f(from_encoded.index_select(1, branches.agent), x)  # [B, R]
             return branches.read(weights, scalars, own)
 
         chosen = None if completions.agents is None else completions.agents.tolist()
-        chunks = list(Branches.chunks(agents, batch, self.chunk_size, encoded.device, chosen))
-        compute: Callable[[Branches], Tensor] = of
+        chunks = list(Suffixes.chunks(agents, batch, self.chunk_size, encoded.device, chosen))
+        compute: Callable[[Suffixes], Tensor] = of
         if len(chunks) > 1 and torch.is_grad_enabled():
             compute = partial(checkpoint, of, use_reentrant=False, preserve_rng_state=False)
         values = [compute(branches) for branches in chunks]
@@ -208,7 +224,11 @@ class SequentialValueWithoutPolicy(ValueFunction):
         self.position_value = PositionValue(width)
 
     def forward(
-        self, decoder: Decoder, encoded: Tensor, actions: Tensor, completions: Completions | None
+        self,
+        decoder: Decoder,
+        encoded: Tensor,
+        actions: Tensor,
+        completions: GreedyContinuations | None,
     ) -> tuple[Tensor, Tensor]:
         """See `ValueFunction`."""
         decoded, trace = decoder.trace(decoder.shift(actions), encoded)
@@ -241,7 +261,7 @@ def complete(
     successors: str,
     chunk_size: int | None = None,
     agents: Tensor | None = None,
-) -> Completions:
+) -> GreedyContinuations:
     """For each agent i the joint action (a^1 .. a^{i-1}, greedy from i on), in decision order.
 
     Args:
@@ -281,10 +301,10 @@ def complete(
             completion[:, k : k + 1] = chosen
             token = decoder.as_tokens(chosen)
         completed.append(completion)
-    return Completions(torch.cat(completed).unflatten(0, (batch, len(whose))), agents)
+    return GreedyContinuations(torch.cat(completed).unflatten(0, (batch, len(whose))), agents)
 
 
-def splice(actions: Tensor, own: Tensor, agents: Tensor | None = None) -> Completions:
+def splice(actions: Tensor, own: Tensor, agents: Tensor | None = None) -> GreedyContinuations:
     """For each agent i the joint action (a^1 .. a^{i-1}, own^i .. own^N), in decision order.
 
     Args:
@@ -296,7 +316,7 @@ def splice(actions: Tensor, own: Tensor, agents: Tensor | None = None) -> Comple
     whose = positions if agents is None else agents
     taken = positions < whose.unsqueeze(1)  # [I, N]: decides before, so its real action stands
     taken = taken.view(1, *taken.shape, *_ones(actions))
-    return Completions(torch.where(taken, actions.unsqueeze(1), own.unsqueeze(1)), agents)
+    return GreedyContinuations(torch.where(taken, actions.unsqueeze(1), own.unsqueeze(1)), agents)
 
 
 def _ones(actions: Tensor) -> tuple[int, ...]:

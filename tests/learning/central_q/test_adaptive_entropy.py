@@ -33,7 +33,7 @@ def test_bonus_has_the_same_gradient_in_whatever_unit_entropy_is_measured(
     """xi dH / H: a tenth of the entropy, with a tenth of the slope, pushes as hard."""
     algorithm, learner = build(small, name, entropy_ratio=ratio, entropy_coeff=0.2)
     rows = learner.rows(algorithm.env_runner.sample()[0])
-    batch = {**rows, **learner.start_minibatch(rows)}
+    batch = {**rows, **learner.prepare_minibatch(rows)}
     found = []
     for unit in (1.0, 0.1):
         entropy = torch.linspace(0.5, 1.0, rows["actions"].numel()).view(rows["actions"].shape)
@@ -58,6 +58,6 @@ def test_level_of_a_minibatch_is_the_mean_over_living_agents(small: Any) -> None
     rows = learner.rows(block)
     with torch.no_grad():
         entropy = learner.core.forward_train(rows)["entropy"]
-    found = learner.start_minibatch(rows)["entropy_level"]
+    found = learner.prepare_minibatch(rows)["entropy_level"]
     torch.testing.assert_close(found, entropy[rows["alive"]].mean())
     algorithm.stop()

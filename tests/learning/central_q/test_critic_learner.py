@@ -58,7 +58,7 @@ def test_rubbish_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
             block.memory["hidden"][dead[0]] = 7.0
         learner.generator.manual_seed(0)
         rows = learner.rows(block)
-        minibatch = {**rows, **learner.start_minibatch(rows)}
+        minibatch = {**rows, **learner.prepare_minibatch(rows)}
         found = []
         for part, loss in (("critic", learner.critic_loss), ("agent", learner.loss)):
             learner.core.zero_grad()

@@ -10,12 +10,12 @@ import torch
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.central_q.replay import SequenceStore
-from rllib_seqmarl.rollout.rollout_batch import FinalObservations, RolloutBlock
+from rllib_seqmarl.rollout.rollout_batch import FinalObservations, RolloutBatch
 
 T, N = 4, 2
 
 
-def block(numbers: list[int], steps: int = T) -> RolloutBlock:
+def block(numbers: list[int], steps: int = T) -> RolloutBatch:
     """A world of each number, which stands in all of its columns; odd ones are truncated once."""
     numbered = np.array(numbers)
     columns = {
@@ -29,10 +29,10 @@ def block(numbers: list[int], steps: int = T) -> RolloutBlock:
             world % steps, world, {"obs": np.repeat(numbered[world][:, None], N, axis=1)}
         )
     memory = {"hidden": np.repeat(numbered[:, None], N, axis=1)}
-    return RolloutBlock(steps * len(numbers), N, columns, final, memory)
+    return RolloutBatch(steps * len(numbers), N, columns, final, memory)
 
 
-def numbers_of(drawn: RolloutBlock) -> list[int]:
+def numbers_of(drawn: RolloutBatch) -> list[int]:
     """Which worlds a block is of; all of its columns must agree."""
     numbers = drawn.columns["obs"][0, :, 0]
     for column in (drawn.columns["obs"], drawn.columns["reward"][..., None]):

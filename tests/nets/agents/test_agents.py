@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.agents.stacked import AgentGRU, AgentNetwork, Memory, PerAgent
+from rllib_seqmarl.nets.agents.stacked import AgentGRU, AgentNetwork, Memory, StackedParameter
 
 B, T, N, D, OUTPUTS, H = 3, 5, 4, 6, 2, 8
 SETTINGS: dict[str, Any] = {
@@ -35,7 +35,7 @@ def alone(net: AgentNetwork, agent: int) -> AgentNetwork:
     one = copy.deepcopy(net)
     one.members = 1
     for module in one.modules():
-        if isinstance(module, PerAgent):
+        if isinstance(module, StackedParameter):
             module.members = nn.ParameterList([module.members[agent]])
     return one
 
@@ -82,7 +82,7 @@ def test_a_stacked_pass_is_a_pass_of_every_agent(agents: list[int] | None, recur
 
 
 def _is_per_agent(module: nn.Module) -> bool:
-    return isinstance(module, PerAgent)
+    return isinstance(module, StackedParameter)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])

@@ -11,7 +11,7 @@ from rllib_seqmarl.nets.decoding.decode import FIXED_METHODS, decode
 from rllib_seqmarl.nets.networks import NETWORKS, check_network
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec
-from rllib_seqmarl.nets.transformer.token_mixers import Attention, MeanMixing, StaticMixing
+from rllib_seqmarl.nets.transformer.token_mixers import Attention, MeanTokenMixer, StaticTokenMixer
 
 B, N, OBS, A, WIDTH = 4, 5, 7, 6, 16
 PAIRS = [(network, value) for network, parts in NETWORKS.items() for value in parts.values]
@@ -187,7 +187,7 @@ def test_value_of_the_encoder_alone_is_weighted_by_its_attention() -> None:
     torch.testing.assert_close(policy.values(obs, None, None, None), expected)
 
 
-@pytest.mark.parametrize("mixing", [Attention, StaticMixing, MeanMixing])
+@pytest.mark.parametrize("mixing", [Attention, StaticTokenMixer, MeanTokenMixer])
 @pytest.mark.parametrize("causal", [True, False])
 def test_what_is_heard_is_the_weighted_mean_of_the_values(mixing, causal: bool) -> None:
     layer = mixing(WIDTH, 1, N).double()
@@ -202,7 +202,7 @@ def test_what_is_heard_is_the_weighted_mean_of_the_values(mixing, causal: bool) 
         assert (weights.triu(1) == 0).all()
     expected = weights @ message[..., -WIDTH:]
     torch.testing.assert_close(layer.mix(query, message, causal), expected)
-    if mixing is MeanMixing:
+    if mixing is MeanTokenMixer:
         seen = torch.arange(1, N + 1) if causal else torch.full((N,), N)
         torch.testing.assert_close(weights[0, :, 0], 1.0 / seen.double())
 
