@@ -147,7 +147,7 @@ def test_value_without_successor_policy_ignores_own_and_later_actions() -> None:
 def test_chunks_of_the_sequential_value_change_nothing(
     agents: int, blocks: int, discrete: bool
 ) -> None:
-    """GreedyContinuations, values and gradients, for chunks of one group of branches, two, and all."""
+    """Continuations, values and gradients, for chunks of one group of branches, two, and all."""
     found = []
     for chunk_size in (None, 2 * B * (agents + 1), 1):
         policy = make_policy(

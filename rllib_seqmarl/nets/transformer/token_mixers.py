@@ -230,7 +230,7 @@ class Attention(TokenMixer):
         return scores.masked_fill(~valid.unsqueeze(-1), float("-inf")).softmax(2)
 
     def fold(self) -> AbsorbedProjections:
-        """See `TokenMixer.fold`. The key's bias adds the same to all scores of a query: left out."""
+        """See `TokenMixer.fold`. The key's bias adds the same to all scores: left out."""
         query, key, _ = self.in_projection.weight.view(3, self.heads, -1, self.width)
         bias = self.in_projection.bias[: self.width].view(self.heads, -1, 1)
         key = key.transpose(1, 2) / math.sqrt(key.shape[1])  # [H, D, D / H]

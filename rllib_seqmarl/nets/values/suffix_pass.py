@@ -2,8 +2,8 @@
 
 It does the sums of `transformer.Decoder.forward`, arranged so that the rows of branches, many more
 than those of the trunk, go through as few layers as possible: what depends on the agent alone is
-computed once per agent, linear layers around a weighted mean are multiplied out (`AbsorbedProjections`), and
-what depends on a discrete token alone is computed once per symbol.
+computed once per agent, linear layers around a weighted mean are multiplied out
+(`AbsorbedProjections`), and what depends on a discrete token alone is computed once per symbol.
 """
 
 from __future__ import annotations
