@@ -104,25 +104,34 @@ def config_of(run: str) -> Any:
 def figures(run: str, checkpoints: Path | None = None) -> dict[str, float]:
     """All numbers that two iterations report, and a digest of the weights."""
     algorithm = config_of(run).build_algo()
-    found: dict[str, float] = {}
-    for iteration in (1, 2):
-        result = algorithm.train()
-        for key in ("env_runners", "learners"):
-            _collect(f"{iteration}/{key}", result[key], found)
-        if iteration == 1 and checkpoints is not None:
-            algorithm.save_to_path(str((checkpoints / run.replace(" ", "_")).resolve()))
+    found = train_once(algorithm, 1)
+    if checkpoints is not None:
+        algorithm.save_to_path(str((checkpoints / run.replace(" ", "_")).resolve()))
+    found |= train_once(algorithm, 2) | digest_of_weights(algorithm)
+    algorithm.stop()
+    return found
 
-    def weights(learner: Any) -> dict[str, float]:
+
+def train_once(algorithm: Any, iteration: int) -> dict[str, float]:
+    """All numbers that one iteration reports."""
+    found: dict[str, float] = {}
+    result = algorithm.train()
+    for key in ("env_runners", "learners"):
+        _collect(f"{iteration}/{key}", result[key], found)
+    return found
+
+
+def digest_of_weights(algorithm: Any) -> dict[str, float]:
+    """Sums over all weights of the one learner."""
+
+    def digest(learner: Any) -> dict[str, float]:
         state = learner.module["default_policy"].state_dict()
         sums = {name: value.double().sum().item() for name, value in sorted(state.items())}
         squares = sum(value.double().square().sum().item() for value in state.values())
-        return {"sum": sum(sums.values()), "squares": squares}
+        return {"weights/sum": sum(sums.values()), "weights/squares": squares}
 
-    (one,) = algorithm.learner_group.foreach_learner(weights)
-    for name, value in (one.get() if hasattr(one, "get") else one).items():
-        found[f"weights/{name}"] = value
-    algorithm.stop()
-    return found
+    (one,) = algorithm.learner_group.foreach_learner(digest)
+    return one.get() if hasattr(one, "get") else one
 
 
 def _collect(path: str, value: Any, found: dict[str, float]) -> None:

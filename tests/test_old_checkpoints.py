@@ -1,0 +1,55 @@
+"""Checkpoints of version 0.1, one per family of learners, written after one iteration each.
+
+They load, play, and train on as if nothing had been renamed since: the second iteration gives the
+figures that it gave then, to the last digit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import seeded_figures
+from ray.rllib.algorithms.algorithm import Algorithm
+
+from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
+
+DATA = Path(__file__).parent / "data"
+FIGURES: dict[str, dict[str, float]] = json.loads((DATA / "seeded_figures.json").read_text())
+
+
+@pytest.fixture(params=seeded_figures.CHECKPOINTS)
+def run(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def checkpoint(run: str, tmp_path: Path) -> str:
+    name = run.replace(" ", "_")
+    with tarfile.open(DATA / "checkpoints_0.1" / f"{name}.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return str(tmp_path / name)
+
+
+def test_an_old_checkpoint_trains_on(ray_session: None, run: str, checkpoint: str) -> None:
+    algorithm: Any = Algorithm.from_checkpoint(checkpoint)
+    assert algorithm.training_iteration == 1
+    found = seeded_figures.train_once(algorithm, 2) | seeded_figures.digest_of_weights(algorithm)
+    algorithm.stop()
+    expected = {k: v for k, v in FIGURES[run].items() if k.startswith(("2/", "weights/"))}
+    different = {
+        name: (value, found.get(name))
+        for name, value in expected.items()
+        if found.get(name) != value and not (math.isnan(value) and math.isnan(found[name]))
+    }
+    assert not different
+
+
+def test_an_old_checkpoint_plays(ray_session: None, checkpoint: str) -> None:
+    result = evaluate_checkpoint(checkpoint, episodes=8, seed=0, controllers=[])
+    assert result["episodes"] == 8
+    assert math.isfinite(result["metrics"]["episode_return"])
