@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from rllib_seqmarl import _ray_compat
 from rllib_seqmarl.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -186,16 +187,13 @@ _hooked = False
 def register() -> None:
     """Makes all names of this package known to Ray, now and after every later ``ray.init``.
 
-    Ray keeps names per cluster connection and forgets them at ``ray.shutdown()``; the hook
-    that brings them back at the next ``ray.init`` has no public counterpart.
+    Ray keeps names per cluster connection and forgets them at ``ray.shutdown()``.
     Calling this more than once is harmless.
     """
     global _hooked
     _register_names()
     if not _hooked:
-        from ray._private import worker
-
-        worker._post_init_hooks.append(_register_names)
+        _ray_compat.call_after_init(_register_names)
         _hooked = True
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import ray
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
+from rllib_seqmarl import _ray_compat
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
 logger = logging.getLogger(__name__)
@@ -155,9 +155,7 @@ class RemoteRunners:
             raise RuntimeError(
                 f"{self._name} {runner} is not restarted, as the config wants: {why}"
             )
-        manager = self._group._worker_manager
-        ray.kill(manager.actors()[runner], no_restart=False)
-        manager.set_actor_state(runner, healthy=False)
+        _ray_compat.restart_runner(self._group, runner)
         notice = f"{self._name} {runner} is {'restarted' if restarts else 'left out'}: {why}"
         logger.warning(notice)
         self.notices.append(notice)

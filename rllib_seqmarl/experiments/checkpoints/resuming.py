@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray.train._internal.session import _TrainingResult
 from ray.tune import Checkpoint
 from ray.tune.experiment import Trial
 
+from rllib_seqmarl import _ray_compat
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
 from rllib_seqmarl.experiments.train.score import SCORE
@@ -98,7 +98,7 @@ def _take(trial: Trial, path: Path) -> None:
     results = {Path(result.checkpoint.path): result for result in known if result is not None}
     if path not in results:
         checkpoint = Checkpoint(str(path), filesystem=trial.storage.storage_filesystem)
-        results[path] = _TrainingResult(checkpoint, _result_at(path))
+        results[path] = _ray_compat.checkpoint_result(checkpoint, _result_at(path))
     metadata.checkpoint_manager = type(manager)(manager.checkpoint_config)
     for kept in sorted(results):
         if kept <= path and kept.exists():

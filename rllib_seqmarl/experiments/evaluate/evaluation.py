@@ -20,9 +20,8 @@ from ray.rllib.core import (
     DEFAULT_MODULE_ID,
 )
 from ray.rllib.utils.checkpoints import Checkpointable
-from ray.tune.registry import ENV_CREATOR, _global_registry
 
-from rllib_seqmarl import registry
+from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.core.contract import TeamVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.metrics import METRIC_NAMES
@@ -218,7 +217,7 @@ def evaluate_policy(
     player = _Player(
         config=config,
         # There since the config was validated, and also where the user registered it.
-        env_creator=_global_registry.get(ENV_CREATOR, config.env),
+        env_creator=_ray_compat.registered_environment(config.env),
         worker_index=0,
         num_workers=0,
     )

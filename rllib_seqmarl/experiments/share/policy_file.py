@@ -32,7 +32,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import rllib_seqmarl
-from rllib_seqmarl import registry
+from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import MODULE_PATH, does_not_fit, load_config
 from rllib_seqmarl.experiments.spec.fields import kind
@@ -70,7 +70,7 @@ def export(checkpoint: Path, file: Path) -> None:
     algorithm = registry.name_of_class(class_name)
     if algorithm is None or type(config) is not registry.config_class(algorithm):
         raise UserError(f"{checkpoint}: {class_name} is no algorithm of this package.")
-    if config._rl_module_spec is not None:
+    if _ray_compat.module_spec_of_user(config) is not None:
         raise UserError(
             f"{checkpoint}: its network is code of yours (rl_module_spec), which a file without "
             "code cannot hold."

@@ -29,7 +29,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
 )
 
-from rllib_seqmarl import manifest, registry
+from rllib_seqmarl import _ray_compat, manifest, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.group import RemoteRunners
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
@@ -280,7 +280,7 @@ class TeamAlgorithm(Algorithm):
         Raises:
             UserError: it cannot be written. Nothing of it is left behind, and the ones before stay.
         """
-        storage = self._storage
+        storage = _ray_compat.storage_of_trial(self)
         if checkpoint_dir is not None or storage is None:
             return super().save(checkpoint_dir)
         written = storage.current_checkpoint_index

@@ -12,21 +12,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ray import tune
-from ray._common.deprecation import DEPRECATED_VALUE
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from ray.tune.registry import ENV_CREATOR, _global_registry
 from typing_extensions import Self
 
-from rllib_seqmarl import registry
+from rllib_seqmarl import _ray_compat, registry
+from rllib_seqmarl._ray_compat import PRIVATE_SETTINGS
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.learning.base.rllib_settings import (
     NETWORK,
     ONE_TEAM,
-    PROPERTIES,
     RAY_KEYS,
     WITHOUT_MEANING,
 )
@@ -182,14 +180,14 @@ class TeamConfig(AlgorithmConfig):
                 continue
             if name not in RAY_KEYS:
                 self._check_known(name)
-            settings[PROPERTIES.get(name, name)] = value
+            settings[PRIVATE_SETTINGS.get(name, name)] = value
         super().update_from_dict(settings)
         return self
 
     def _check_known(self, name: str) -> None:
         translated = self._translate_special_keys(name, warn_deprecated=False)
         known = {key for key in vars(self) if not key.startswith("_")}
-        known |= {*PROPERTIES, "train_batch_size_per_learner"}
+        known |= {*PRIVATE_SETTINGS, "train_batch_size_per_learner"}
         if translated not in known and name not in vars(self):
             raise UserError(f"unknown config key {name!r}. {nearest(name, known)}")
 
@@ -221,7 +219,7 @@ class TeamConfig(AlgorithmConfig):
         # RLlib fills in the spaces of its one default policy itself.
         if set(self.policies) != set(defaults["policies"]):
             raise UserError(f"config key 'policies' has no meaning here: {ONE_TEAM}.")
-        spec = self._rl_module_spec
+        spec = _ray_compat.module_spec_of_user(self)
         if spec is not None and (
             not isinstance(spec, RLModuleSpec) or spec.model_config is not None
         ):
@@ -233,7 +231,11 @@ class TeamConfig(AlgorithmConfig):
     def _check_types(self) -> None:
         for name, default in vars(type(self)()).items():
             value = getattr(self, name)
-            if name.startswith("_") or name in WITHOUT_MEANING or default == DEPRECATED_VALUE:
+            if (
+                name.startswith("_")
+                or name in WITHOUT_MEANING
+                or _ray_compat.is_deprecated(default)
+            ):
                 continue
             if value is None and (default is None or name in self._OPTIONAL):
                 continue
@@ -300,9 +302,8 @@ class TeamConfig(AlgorithmConfig):
         if not isinstance(self.env, str):
             return
         if not registry.is_import_path(self.env):
-            if self.env not in registry.ENVIRONMENTS and _global_registry.contains(
-                ENV_CREATOR, self.env
-            ):
+            own = self.env not in registry.ENVIRONMENTS
+            if own and _ray_compat.is_registered_environment(self.env):
                 return  # the user's own, by tune.register_env
             self.env = registry.environment_name(self.env)
             self.env_config = registry.environment(self.env).check(self.env_config)
@@ -317,7 +318,9 @@ class TeamConfig(AlgorithmConfig):
                 "and leave batch_mode at 'truncate_episodes'."
             )
         default = AlgorithmConfig()
-        if self.train_batch_size != default.train_batch_size or self._train_batch_size_per_learner:
+        if self.train_batch_size != default.train_batch_size or _ray_compat.batch_size_of_user(
+            self
+        ):
             raise UserError(
                 "the batch is rollout_fragment_length x num_envs_per_env_runner x "
                 "max(1, num_env_runners): set these and leave train_batch_size out."

@@ -5,13 +5,6 @@ from __future__ import annotations
 #: Keys that Ray itself puts into a config dict, beside those that begin with "__".
 RAY_KEYS = {"class", "_enable_new_api_stack", "multiagent"}
 
-#: Settings that RLlib's configs keep under a private name, with a read-only property of this one.
-PROPERTIES = {
-    "learner_class": "_learner_class",
-    "model_config": "_model_config",
-    "rl_module_spec": "_rl_module_spec",
-}
-
 _NEW_STACK = "only RLlib's new API stack is supported; leave it at true"
 ONE_TEAM = "the team is one agent with one policy; leave multi_agent() out"
 _CONNECTORS = "blocks of columns pass through no connectors; change the environment instead"

@@ -1,0 +1,127 @@
+"""Every private part of Ray that this package uses, each with the reason.
+
+None of these has a public counterpart in Ray 2.60. Where a new version of Ray renames one, this
+file is the only one to change. Ray is imported inside the functions, so that importing this module
+does not import Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+    from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+    from ray.train._internal.session import _TrainingResult
+    from ray.train._internal.storage import StorageContext
+    from ray.tune import Checkpoint, Trainable
+
+    from rllib_seqmarl.envs.core.contract import TeamVectorEnv
+
+#: What Ray's base classes offer to their subclasses under a private name, and ours use or override:
+#: import path of the class -> names.
+INHERITED: dict[str, tuple[str, ...]] = {
+    # The seed of one runner among all; steps and resets that restart an environment that failed;
+    # RLlib's count of steps for Prometheus.
+    "ray.rllib.env.env_runner:EnvRunner": (
+        "_seed",
+        "_try_env_reset",
+        "_try_env_step",
+        "_log_env_steps",
+        "_metrics_num_env_steps_sampled",
+    ),
+    # Parameters and optimisers by RLlib's references, which `apply_gradients` expects.
+    "ray.rllib.core.learner.learner:Learner": (
+        "_weights_seq_no",
+        "_params",
+        "_optimizer_parameters",
+        "_optimizer_lr_schedules",
+        "_set_optimizer_lr",
+    ),
+    # Whether `get_state` is asked for a component.
+    "ray.rllib.utils.checkpoints:Checkpointable": ("_check_component",),
+    # Overridden: RLlib's own waits for runners that hang.
+    "ray.rllib.algorithms.algorithm:Algorithm": ("_evaluate_with_fixed_duration",),
+    # The private names of settings, and the new names of renamed ones.
+    "ray.rllib.algorithms.algorithm_config:AlgorithmConfig": ("_translate_special_keys",),
+    # Fetches the file of a trial that goes on on another machine.
+    "ray.tune.logger.logger:LoggerCallback": ("_restore_from_remote",),
+}
+
+#: Settings that RLlib's configs keep under a private name, with a read-only property of this one.
+PRIVATE_SETTINGS = {
+    "learner_class": "_learner_class",
+    "model_config": "_model_config",
+    "rl_module_spec": "_rl_module_spec",
+}
+
+
+def call_after_init(function: Callable[[], None]) -> None:
+    """Calls ``function`` after every later ``ray.init``.
+
+    Ray forgets the names of algorithms and environments at ``ray.shutdown``.
+    """
+    from ray._private import worker
+
+    worker._post_init_hooks.append(function)
+
+
+def is_registered_environment(name: str) -> bool:
+    """Whether there is an environment of that name: ``tune.register_env`` has no reading side."""
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    return bool(_global_registry.contains(ENV_CREATOR, name))
+
+
+def registered_environment(name: str) -> Callable[[Mapping[str, Any]], TeamVectorEnv]:
+    """The creator that ``tune.register_env`` was given under this name."""
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    creator = _global_registry.get(ENV_CREATOR, name)
+    return cast("Callable[[Mapping[str, Any]], TeamVectorEnv]", creator)
+
+
+def is_deprecated(default: object) -> bool:
+    """Whether a setting with this default only stands for one that is no longer there."""
+    from ray._common.deprecation import DEPRECATED_VALUE
+
+    return bool(default == DEPRECATED_VALUE)
+
+
+def module_spec_of_user(config: AlgorithmConfig) -> RLModuleSpec | None:
+    """The ``rl_module_spec`` that was set; the public property completes it with defaults."""
+    return config._rl_module_spec
+
+
+def batch_size_of_user(config: AlgorithmConfig) -> int | None:
+    """The ``train_batch_size_per_learner`` that was set; the public property derives one."""
+    return cast("int | None", config._train_batch_size_per_learner)
+
+
+def restart_runner(group: EnvRunnerGroup, runner: int) -> None:
+    """Ends the process of a runner that hangs; Ray starts it again where the config wants that.
+
+    RLlib takes a runner that does not answer for a healthy one, and offers no way to end it.
+    """
+    import ray
+
+    manager = group._worker_manager
+    ray.kill(manager.actors()[runner], no_restart=False)
+    manager.set_actor_state(runner, healthy=False)
+
+
+def storage_of_trial(trainable: Trainable) -> StorageContext | None:
+    """Where the checkpoints of a trial go; None without Ray Tune."""
+    return trainable._storage
+
+
+def checkpoint_result(checkpoint: Checkpoint, metrics: Mapping[str, Any]) -> _TrainingResult:
+    """A checkpoint with the result after which it was written, for Ray Tune's list of them.
+
+    A checkpoint that Ray Tune had not noted before it was killed is found on disk, and entered.
+    """
+    from ray.train._internal.session import _TrainingResult
+
+    return _TrainingResult(checkpoint, dict(metrics))
