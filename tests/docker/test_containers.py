@@ -30,7 +30,7 @@ from helpers.manifests import (
     text,
 )
 
-from rllib_seqmarl import __version__, cli
+from rllib_seqmarl import __version__, cli, registry
 
 PINNED = dict(
     line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines()[1:]
@@ -382,9 +382,7 @@ def test_the_experiment_is_the_tuned_example_in_more_processes() -> None:
     for key in ("num_learners", "num_gpus_per_learner"):
         assert here["config"].pop(key) == 1
     assert here.pop("max_failures") > 0
-    of_example = [
-        example["config"].pop(key) for key in ("num_envs_per_env_runner", "rollout_fragment_length")
-    ]
-    assert example["config"].pop("num_env_runners") == 0
-    assert batch == of_example[0] * of_example[1]
+    defaults = registry.config_class(example["run"])()
+    assert defaults.num_env_runners == 0
+    assert batch == defaults.num_envs_per_env_runner * defaults.rollout_fragment_length
     assert here == example

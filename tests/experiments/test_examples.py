@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import rllib_seqmarl
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.examples import example, examples
+from rllib_seqmarl.experiments.spec.check import algorithm_class, check
+from rllib_seqmarl.experiments.spec.experiment import Overrides, from_mapping
+from rllib_seqmarl.experiments.spec.files import load_yaml
+from rllib_seqmarl.experiments.spec.grids import GRID
+
+#: What names the task stays in a file, also where it is the default.
+TASK = ("run", "env", "map_name", "scenario", "partition", "task")
 
 
 def test_every_example_has_a_description():
@@ -40,3 +50,49 @@ def test_the_wheel_holds_every_package():
 
     assert listed is not None
     assert set(re.findall(r'"(.+?)"', listed[1])) == folders | {"rllib_seqmarl.tuned_examples"}
+
+
+def paths(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key of nested mappings, by the keys above it."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if key not in TASK and key != GRID:
+            yield (*above, key)
+        yield from paths(inner, (*above, key))
+
+
+def resolved(experiment: Mapping[str, Any]) -> list[str]:
+    """All that an experiment means, defaults filled in."""
+    spec = from_mapping("example", copy.deepcopy(experiment), "example", Overrides())
+    text = []
+    for variant in check(spec):
+        config = type(algorithm_class(spec).get_default_config())().update_from_dict(variant)
+        config.validate()
+        text.append(repr(config.to_dict()))
+        if config.evaluation_interval:
+            text.append(repr(config.get_evaluation_config_object().to_dict()))
+    spec.config = {key: repr(value) for key, value in spec.config.items() if "!" in repr(value)}
+    spec.source = ""
+    return [*text, repr(spec)]
+
+
+YAML = [found for found in examples() if found.path.suffix == ".yaml"]
+
+
+@pytest.mark.parametrize("found", YAML, ids=lambda found: found.name)
+def test_no_example_repeats_a_default(found, starcraft2_installed, where_installed):
+    content = load_yaml(found.path.read_text(), found.name)
+    for experiment in content.values():
+        with where_installed():
+            meaning = resolved(experiment)
+        for path in paths(experiment):
+            shorter = copy.deepcopy(experiment)
+            parent = shorter
+            for key in path[:-1]:
+                parent = parent[key]
+            if isinstance(parent.pop(path[-1]), Mapping) and path[-1] in ("config", "env_config"):
+                continue  # looked at key by key, and may hold nothing but the task
+            try:
+                same = resolved(shorter) == meaning
+            except UserError:
+                same = False  # without it something else is wrong
+            assert not same, f"{'/'.join(path)} is the default"

@@ -160,7 +160,7 @@ def load_file(path: str, overrides: Overrides) -> list[ExperimentSpec]:
 
 def from_command_line(algo: str, overrides: Overrides) -> ExperimentSpec:
     """The experiment that ``rllib train --algo --env --config ...`` describes."""
-    return _from_mapping("default", {"run": algo}, "rllib train", overrides)
+    return from_mapping("default", {"run": algo}, "rllib train", overrides)
 
 
 def _from_yaml(file: Path, overrides: Overrides) -> Iterator[ExperimentSpec]:
@@ -180,7 +180,7 @@ def _from_yaml(file: Path, overrides: Overrides) -> Iterator[ExperimentSpec]:
             raise UserError(
                 f"{where}: expected a mapping with 'run', 'env', ..., got {kind(experiment)}."
             )
-        yield _from_mapping(str(name), experiment, where, overrides)
+        yield from_mapping(str(name), experiment, where, overrides)
 
 
 def _from_python(file: Path, overrides: Overrides) -> ExperimentSpec:
@@ -201,12 +201,23 @@ def _from_python(file: Path, overrides: Overrides) -> ExperimentSpec:
         "config": config.to_dict(),
     }
     experiment |= {name: names[name] for name in _PYTHON_NAMES if name in names}
-    return _from_mapping(file.stem, experiment, str(file), overrides)
+    return from_mapping(file.stem, experiment, str(file), overrides)
 
 
-def _from_mapping(
+def from_mapping(
     name: str, experiment: Mapping[str, Any], where: str, overrides: Overrides
 ) -> ExperimentSpec:
+    """The experiment that one entry of a YAML file describes.
+
+    Args:
+        name: of the experiment.
+        experiment: ``run``, ``env``, ``stop``, ``config``, ...
+        where: begins the error messages.
+        overrides: what the command line says.
+
+    Raises:
+        UserError: anything in it that could not run as it was meant.
+    """
     given = dict(experiment)
     notes: list[str] = []
     translate(given, where, notes)
