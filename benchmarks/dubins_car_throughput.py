@@ -1,4 +1,4 @@
-"""World steps per second of DubinsCar, and what its parts cost.
+"""Env steps per second of DubinsCar, and what its parts cost.
 
 Run: ``python benchmarks/dubins_car_throughput.py [--seconds 2]``.
 Uniform random actions, resets included, one core. The ratios to the first line carry over to
@@ -48,26 +48,26 @@ def rate(call: Callable[[], Any], seconds: float) -> float:
     return best
 
 
-def steps_per_second(worlds: int, cars: int, config: dict[str, Any], seconds: float) -> float:
-    """World steps per second."""
-    env = dubins_car.make(worlds, num_agents=cars, **config)
+def steps_per_second(envs: int, cars: int, config: dict[str, Any], seconds: float) -> float:
+    """Env steps per second."""
+    env = dubins_car.make(envs, num_agents=cars, **config)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
-    actions = rng.uniform(-1.0, 1.0, (16, worlds, cars, 2)).astype(np.float32)
+    actions = rng.uniform(-1.0, 1.0, (16, envs, cars, 2)).astype(np.float32)
     drawn = cycle(actions)
-    return worlds * rate(lambda: env.step(next(drawn)), seconds)
+    return envs * rate(lambda: env.step(next(drawn)), seconds)
 
 
 def compare_searches(seconds: float) -> None:
     """Prints the time of the tree over that of all distances, by the number of cars."""
     print(f"\nNeighbour search, tree / dense time (the tree is used above {DENSE_LIMIT} cars):")
-    for worlds, cars in ((64, 8), (16, 64), (8, 128), (1, 256), (1, 1024)):
+    for envs, cars in ((64, 8), (16, 64), (8, 128), (1, 256), (1, 1024)):
         side = np.sqrt(2.0 * cars)
         rng = np.random.default_rng(0)
-        x, y = rng.uniform(0.0, side, (2, worlds, cars)).astype(np.float32)
+        x, y = rng.uniform(0.0, side, (2, envs, cars)).astype(np.float32)
         dense = rate(partial(neighbours, x, y, REACH, True), seconds)
         tree = rate(partial(neighbours, x, y, REACH, False), seconds)
-        print(f"  {worlds:3} x {cars:<5} {dense / tree:6.2f}")
+        print(f"  {envs:3} x {cars:<5} {dense / tree:6.2f}")
 
 
 def main() -> None:
@@ -75,15 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="per line")
     seconds = parser.parse_args().seconds
-    print(
-        "worlds x cars   env_config                             world steps/s  car steps/s  ratio"
-    )
+    print("envs x cars   env_config                             env steps/s  car steps/s  ratio")
     first = 0.0
-    for worlds, cars, config in CASES:
-        steps = steps_per_second(worlds, cars, config, seconds)
+    for envs, cars, config in CASES:
+        steps = steps_per_second(envs, cars, config, seconds)
         first = first or steps * cars
         print(
-            f"{worlds:4} x {cars:<5}    {config!s:38} {steps:13,.0f} {steps * cars:12,.0f} "
+            f"{envs:4} x {cars:<5}    {config!s:38} {steps:13,.0f} {steps * cars:12,.0f} "
             f"{steps * cars / first:6.2f}"
         )
     compare_searches(seconds)

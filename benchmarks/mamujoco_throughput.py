@@ -3,8 +3,8 @@
 Run: ``python benchmarks/mamujoco_throughput.py [--seconds 4] [--tasks Ant:8x1 ...]``.
 Uniform random actions drawn beforehand, one core. Three ways in the same run, in turns:
 
-- ``ours``: one call steps all E worlds;
-- ``loop``: gymnasium-robotics' ``parallel_env`` per world, its dicts stacked to arrays;
+- ``ours``: one call steps all E envs;
+- ``loop``: gymnasium-robotics' ``parallel_env`` per env, its dicts stacked to arrays;
 - ``physics``: MuJoCo's part of the step and the check for a fall, without rewards and
   observations: what is left when all else costs nothing.
 
@@ -55,20 +55,20 @@ def looped(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int]
     sizes = [envs[0].action_space(name).shape[0] for name in names]
     bound = envs[0].action_space(names[0]).high[0]
     rows = np.zeros((len(envs), len(names), width), np.float32)
-    for world, env in enumerate(envs):
-        env.reset(seed=world)
+    for e, env in enumerate(envs):
+        env.reset(seed=e)
 
     def step(turn: int) -> None:
-        for world, env in enumerate(envs):
+        for e, env in enumerate(envs):
             chosen = {
-                name: bound * actions[turn, world, slot, :size]
+                name: bound * actions[turn, e, slot, :size]
                 for slot, (name, size) in enumerate(zip(names, sizes, strict=True))
             }
             obs, _, terminated, truncated, _ = env.step(chosen)
             if any(terminated.values()) or any(truncated.values()):
                 obs, _ = env.reset()
             for slot, name in enumerate(names):
-                rows[world, slot, : len(obs[name])] = obs[name]
+                rows[e, slot, : len(obs[name])] = obs[name]
 
     return step
 
@@ -91,9 +91,9 @@ def physics(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int
     return step
 
 
-def rates(scenario: str, partition: str, worlds: int, seconds: float) -> tuple[float, float, float]:
+def rates(scenario: str, partition: str, envs: int, seconds: float) -> tuple[float, float, float]:
     """The best of some repetitions of each way, in environment steps per second."""
-    space = mamujoco.make(worlds, scenario=scenario, partition=partition).action_space
+    space = mamujoco.make(envs, scenario=scenario, partition=partition).action_space
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1.0, 1.0, (DRAWN, *space.shape)).astype(np.float32)
     ways = [build(scenario, partition, actions) for build in (ours, looped, physics)]
@@ -104,7 +104,7 @@ def rates(scenario: str, partition: str, worlds: int, seconds: float) -> tuple[f
             while (passed := time.perf_counter() - start) < seconds / REPEATS:
                 step(turns % DRAWN)
                 turns += 1
-            best[way] = max(best[way], turns * worlds / passed)
+            best[way] = max(best[way], turns * envs / passed)
     return best[0], best[1], best[2]
 
 
@@ -112,17 +112,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=4.0, help="per measurement")
     parser.add_argument("--tasks", nargs="+", default=TASKS)
-    parser.add_argument("--worlds", nargs="+", type=int, default=[8, 40])
+    parser.add_argument("--envs", nargs="+", type=int, default=[8, 40])
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"{'task':>16} {'E':>3} {'ours/s':>8} {'loop/s':>8} {'physics/s':>9}  ratios")
     for task in args.tasks:
         scenario, _, partition = task.partition(":")
-        for worlds in args.worlds:
-            mine, loop, alone = rates(scenario, partition, worlds, args.seconds)
+        for envs in args.envs:
+            mine, loop, alone = rates(scenario, partition, envs, args.seconds)
             print(
-                f"{task:>16} {worlds:>3} {mine:>8.0f} {loop:>8.0f} {alone:>9.0f}  "
+                f"{task:>16} {envs:>3} {mine:>8.0f} {loop:>8.0f} {alone:>9.0f}  "
                 f"{mine / loop:.1f} x loop, {mine / alone:.2f} x physics",
                 flush=True,
             )

@@ -1,11 +1,11 @@
-"""World steps per second of the particle worlds, against mpe2.
+"""Env steps per second of the particle envs, against mpe2.
 
-Run: ``python benchmarks/mpe_throughput.py [--seconds 2] [--worlds 1 32 128]``.
+Run: ``python benchmarks/mpe_throughput.py [--seconds 2] [--envs 1 32 128]``.
 Uniform random actions under mpe2's rules (25 steps an episode, resets included), one core. Two
 ways in the same run:
 
-- ``ours``: one call steps all E worlds;
-- ``mpe2``: its parallel interface, one world after the other, as its documentation shows it.
+- ``ours``: one call steps all E envs;
+- ``mpe2``: its parallel interface, one env after the other, as its documentation shows it.
 
 Drawing the actions is not counted. Compare the ratios: they carry over to other machines, the
 rates do not.
@@ -29,22 +29,22 @@ DRAWN = 256
 
 
 def rates(ways: list[tuple[Callable[[int], None], int]], seconds: float) -> list[float]:
-    """Of each way the best of some repetitions in turn, in world steps per second."""
+    """Of each way the best of some repetitions in turn, in env steps per second."""
     best = [0.0] * len(ways)
     for _ in range(REPEATS):
-        for number, (step, worlds) in enumerate(ways):
+        for number, (step, envs) in enumerate(ways):
             calls, start = 0, time.perf_counter()
             while (passed := time.perf_counter() - start) < seconds / REPEATS:
                 step(calls % DRAWN)
                 calls += 1
-            best[number] = max(best[number], calls * worlds / passed)
+            best[number] = max(best[number], calls * envs / passed)
     return best
 
 
-def ours(task: str, worlds: int) -> Callable[[int], None]:
-    env = mpe.make(worlds, task=task, rules="mpe2")
+def ours(task: str, envs: int) -> Callable[[int], None]:
+    env = mpe.make(envs, task=task, rules="mpe2")
     env.reset(seed=0)
-    actions = np.random.default_rng(0).integers(NUM_ACTIONS, size=(DRAWN, worlds, 3))
+    actions = np.random.default_rng(0).integers(NUM_ACTIONS, size=(DRAWN, envs, 3))
 
     def step(call: int) -> None:
         env.step(actions[call])
@@ -74,15 +74,15 @@ def theirs(task: str) -> Callable[[int], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="per measurement")
-    parser.add_argument("--worlds", nargs="+", type=int, default=[1, 8, 32, 128])
+    parser.add_argument("--envs", nargs="+", type=int, default=[1, 8, 32, 128])
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"{'task':>22} {'E':>4} {'ours/s':>10} {'mpe2/s':>8}  ratio")
     for task in mpe.TASKS:
-        for worlds in args.worlds:
-            mine, other = rates([(ours(task, worlds), worlds), (theirs(task), 1)], args.seconds)
-            print(f"{task:>22} {worlds:>4} {mine:>10.0f} {other:>8.0f}  {mine / other:.0f} x")
+        for envs in args.envs:
+            mine, other = rates([(ours(task, envs), envs), (theirs(task), 1)], args.seconds)
+            print(f"{task:>22} {envs:>4} {mine:>10.0f} {other:>8.0f}  {mine / other:.0f} x")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 Run: ``python benchmarks/smax_throughput.py [--seconds 2] [--maps 3m 2s3z 3s5z]``.
 Uniform random legal actions, sampling included, one core. Three ways in the same run:
 
-- ``ours``: one call steps all E worlds;
+- ``ours``: one call steps all E envs;
 - ``vmap``: JaxMARL's ``step`` under ``jit(vmap(...))``, outputs stacked and brought to NumPy;
-- ``loop``: JaxMARL's ``step`` per world with its dicts, as its documentation shows it.
+- ``loop``: JaxMARL's ``step`` per env with its dicts, as its documentation shows it.
 
 Compare the ratios: they carry over to other machines, the rates do not.
 """
@@ -25,7 +25,7 @@ from rllib_seqmarl.envs.smac import config as smac
 REPEATS = 3
 
 
-def rate(step: Callable[[], None], worlds: int, seconds: float) -> float:
+def rate(step: Callable[[], None], envs: int, seconds: float) -> float:
     """The best of some repetitions, in environment steps per second."""
     best = 0.0
     for _ in range(REPEATS):
@@ -33,12 +33,12 @@ def rate(step: Callable[[], None], worlds: int, seconds: float) -> float:
         while (passed := time.perf_counter() - start) < seconds / REPEATS:
             step()
             calls += 1
-        best = max(best, calls * worlds / passed)
+        best = max(best, calls * envs / passed)
     return best
 
 
-def ours(map_name: str, worlds: int) -> Callable[[], None]:
-    env = smac.make(worlds, map_name=map_name, agent_id=False)
+def ours(map_name: str, envs: int) -> Callable[[], None]:
+    env = smac.make(envs, map_name=map_name, agent_id=False)
     rng = np.random.default_rng(0)
     obs, _ = env.reset(seed=0)
 
@@ -49,7 +49,7 @@ def ours(map_name: str, worlds: int) -> Callable[[], None]:
     return step
 
 
-def vmapped(map_name: str, worlds: int) -> Callable[[], None]:
+def vmapped(map_name: str, envs: int) -> Callable[[], None]:
     import jax
     import jax.numpy as jnp
 
@@ -67,7 +67,7 @@ def vmapped(map_name: str, worlds: int) -> Callable[[], None]:
         return state, stacked, reward[env.agents[0]], done["__all__"]
 
     def keys() -> np.ndarray:
-        return rng.integers(2**32, size=(worlds, 2), dtype=np.uint32)
+        return rng.integers(2**32, size=(envs, 2), dtype=np.uint32)
 
     _, state = jax.jit(jax.vmap(env.reset))(keys())
     mask = np.stack(list(jax.vmap(env.get_avail_actions)(state).values()), axis=1)
@@ -82,23 +82,23 @@ def vmapped(map_name: str, worlds: int) -> Callable[[], None]:
     return step
 
 
-def looped(map_name: str, worlds: int) -> Callable[[], None]:
+def looped(map_name: str, envs: int) -> Callable[[], None]:
     env = smac.make(1, map_name=map_name).jaxmarl_env
     rng = np.random.default_rng(0)
 
     def key() -> np.ndarray:
         return rng.integers(2**32, size=2, dtype=np.uint32)
 
-    states = [env.reset(key())[1] for _ in range(worlds)]
+    states = [env.reset(key())[1] for _ in range(envs)]
 
     def step() -> None:
-        for world, state in enumerate(states):
+        for e, state in enumerate(states):
             mask = env.get_avail_actions(state)
             actions = {
                 agent: rng.choice(np.flatnonzero(np.asarray(mask[agent]))).astype(np.int32)
                 for agent in env.agents
             }
-            obs, states[world], reward, done, _ = env.step(key(), state, actions)
+            obs, states[e], reward, done, _ = env.step(key(), state, actions)
             np.stack([obs[agent] for agent in env.agents])
             float(reward[env.agents[0]]), bool(done["__all__"])
 
@@ -109,22 +109,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="per measurement")
     parser.add_argument("--maps", nargs="+", default=["3m", "2s3z", "3s5z"])
-    parser.add_argument("--worlds", nargs="+", type=int, default=[8, 32, 128])
+    parser.add_argument("--envs", nargs="+", type=int, default=[8, 32, 128])
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"{'map':>6} {'E':>4} {'ours/s':>10} {'vmap/s':>10} {'loop/s':>8}  ratios")
     for map_name in args.maps:
-        for worlds in args.worlds:
+        for envs in args.envs:
             rates = []
             for build in (ours, vmapped, looped):
-                step = build(map_name, worlds)
+                step = build(map_name, envs)
                 for _ in range(3):
                     step()
-                rates.append(rate(step, worlds, args.seconds))
+                rates.append(rate(step, envs, args.seconds))
             mine, mapped, single = rates
             print(
-                f"{map_name:>6} {worlds:>4} {mine:>10.0f} {mapped:>10.0f} {single:>8.0f}  "
+                f"{map_name:>6} {envs:>4} {mine:>10.0f} {mapped:>10.0f} {single:>8.0f}  "
                 f"{mine / mapped:.1f} x vmap, {mine / single:.0f} x loop",
                 flush=True,
             )

@@ -19,6 +19,11 @@ MOVED = {
     "learning.actor_module": "learning.actor_critic.module",
     "learning.recurrent": "learning.central_q.module",
     "rollout.block": "rollout.rollout_batch",
+    # Modules that environments from outside import.
+    "envs.team_env": "envs.core.contract",
+    "envs.separate_worlds": "envs.core.sync_vector",
+    "envs.distinct_actions": "envs.toy.distinct_actions",
+    "envs.private_cue": "envs.toy.private_cue",
 }
 
 _PACKAGE = __name__.rpartition(".")[0]

@@ -312,7 +312,7 @@ def test_evaluate_beside_controllers_and_as_a_film(tmp_path):
 
     run = rllib("evaluate", str(tmp_path / "cars"), "--controllers", "nominl")
     assert run.returncode == 2
-    assert "no controller 'nominl'. Did you mean 'nominal'?" in run.stdout
+    assert "no scripted policy 'nominl'. Did you mean 'nominal'?" in run.stdout
 
 
 def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path, to_be_gone):

@@ -294,7 +294,7 @@ class WorldsRunner(EnvRunner):
     def _worlds_state(self) -> dict[str, Any]:
         """The worlds with all their randomness, and what the policy remembers of them."""
         env = None if self._obs is None else self.env  # None: no episodes are under way
-        lost = None if env is None else env.cannot_be_saved()
+        lost = None if env is None else env.cannot_save_reason()
         if lost is not None:
             env = None
         return {

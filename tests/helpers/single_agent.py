@@ -15,11 +15,11 @@ from rllib_seqmarl.envs.core.contract import (
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.core.sync_vector import SyncVectorEnv, World
+from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 
 
-class Task(World):
-    """One world of one agent."""
+class Task(SingleEnv):
+    """One env of one agent."""
 
     def __init__(self, task: str) -> None:
         self.env = gymnasium.make(task)
@@ -46,18 +46,18 @@ class Task(World):
 
 
 class TeamOfOne(SyncVectorEnv):
-    """E worlds of ``task``, by gymnasium's name: ``env: helpers.single_agent:TeamOfOne``."""
+    """E envs of ``task``, by gymnasium's name: ``env: helpers.single_agent:TeamOfOne``."""
 
     simulator = "gymnasium"
 
     def __init__(self, num_envs: int, task: str = "CartPole-v1") -> None:
-        worlds = [Task(task) for _ in range(num_envs)]
-        size = worlds[0].env.observation_space.shape[0]  # type: ignore[index]
-        space = worlds[0].env.action_space
+        envs = [Task(task) for _ in range(num_envs)]
+        size = envs[0].env.observation_space.shape[0]  # type: ignore[index]
+        space = envs[0].env.action_space
         if isinstance(space, spaces.Discrete):
             observed = observation_space(1, size, int(space.n))
-            super().__init__(worlds, observed, discrete_actions(1, int(space.n)))
+            super().__init__(envs, observed, discrete_actions(1, int(space.n)))
         else:
             assert isinstance(space, spaces.Box)
             actions = continuous_actions(1, space.shape[0])
-            super().__init__(worlds, observation_space(1, size), actions)
+            super().__init__(envs, observation_space(1, size), actions)

@@ -10,8 +10,8 @@ What PettingZoo's parallel games and RLlib's multi-agent environments have in co
   Agents with discrete actions and no mask may do whatever their space has.
 - Continuous actions are clipped to [-1, 1] and scaled to the agent's bounds. Where agents have
   different numbers of dimensions, ``action_mask`` tells which exist.
-- A full reset seeds every world; the episodes after it go on with the game's own randomness.
-- Figure of an episode: ``dead_ratio``, the part of the slots whose agents were terminated or
+- A full reset seeds every game; the episodes after it go on with the game's own randomness.
+- Metric of an episode: ``dead_ratio``, the part of the slots whose agents were terminated or
   truncated before the episode's last step.
 """
 
@@ -35,7 +35,7 @@ from rllib_seqmarl.envs.core.contract import (
     check_env_config,
     observation_space,
 )
-from rllib_seqmarl.envs.core.sync_vector import SyncVectorEnv, World
+from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 from rllib_seqmarl.errors import UserError, nearest
 
 REWARDS = ("sum", "mean")
@@ -54,13 +54,13 @@ DEFAULTS: dict[str, Any] = {
 Flags = Mapping[Any, bool]
 
 
-class AgentWorld(World):
+class DictGame(SingleEnv):
     """One game with a dict by agent for everything.
 
     Attributes:
         env_name: the name of the kind of game in the registry.
         example: an import path that could be given.
-        observation_space, action_space: of this world.
+        observation_space, action_space: of this game.
     """
 
     env_name: ClassVar[str]
@@ -96,15 +96,15 @@ class AgentWorld(World):
         self._masked = self._actions.discrete or not self._actions.exists.all()
         self._own_size = max(slot.obs_size for slot in self._slots)
         self._agent_id = config["agent_id"]
-        self._state = config["state"]
+        self._state_kind = config["state"]
         state_size = len(agents) * self._own_size
-        if self._state == "env":
+        if self._state_kind == "env":
             state_size, self._read_state = self._game_state(config["flatten"])
         self.observation_space = observation_space(
             len(agents),
             self._own_size + (len(agents) if self._agent_id else 0),
             self._actions.exists.shape[1] if self._masked else None,
-            None if self._state == "none" else (state_size,),
+            None if self._state_kind == "none" else (state_size,),
         )
         self._seen: Mapping[Any, Any] = {}
         self._infos: Mapping[Any, Any] = {}
@@ -160,14 +160,14 @@ class AgentWorld(World):
         return vector(space, flatten, f"{self._where}: the state")
 
     def reset(self, seed: int | None) -> None:
-        """Starts an episode; see :class:`World`."""
+        """Starts an episode; see :class:`SingleEnv`."""
         self._seen, self._infos = self._game.reset(seed=seed)
         self._left = set()
         self._terminated = False
         self._find_present(frozenset())
 
     def step(self, actions: NDArray[Any]) -> tuple[float, bool, bool]:
-        """Passes on the actions of the agents that are there; see :class:`World`."""
+        """Passes on the actions of the agents that are there; see :class:`SingleEnv`."""
         every = zip(self._slots, self._actions.decode(actions), self._acts, strict=True)
         decided = {slot.agent: action for slot, action, acts in every if acts}
         self._seen, rewards, terminated, truncated, self._infos = self._game.step(decided)
@@ -191,7 +191,7 @@ class AgentWorld(World):
         self._acts = np.array([slot.agent in present for slot in self._slots])
 
     def observe(self, row: Observation) -> None:
-        """Fills the slots; see :class:`World`."""
+        """Fills the slots; see :class:`SingleEnv`."""
         own = self._own_size
         obs = row["obs"]
         obs[...] = 0.0
@@ -212,9 +212,9 @@ class AgentWorld(World):
             elif self._actions.discrete:
                 row[MASK][m] = False
                 row[MASK][m, 0] = True
-        if self._state == "concatenate":
+        if self._state_kind == "concatenate":
             row["state"][...] = obs[:, :own].ravel()
-        elif self._state == "env":
+        elif self._state_kind == "env":
             # Some games have taken down their bodies when they terminate; no value is asked then.
             row["state"][...] = 0.0 if self._terminated else self._read_state(self._game.state())
 
@@ -222,24 +222,24 @@ class AgentWorld(World):
         if np.shape(given) != (size,):
             raise UserError(
                 f"{self._where}: {agent!r} was given {np.shape(given)} numbers where its spaces "
-                f"say {size}: mend the game."
+                f"say {size}: fix the game."
             )
         return given
 
-    def figures(self) -> dict[str, float]:
-        """The figure ``dead_ratio`` of the episode that ended."""
+    def episode_metrics(self) -> dict[str, float]:
+        """The metric ``dead_ratio`` of the episode that ended."""
         return {"dead_ratio": len(self._left) / len(self._slots)}
 
-    def save(self) -> bytes:
+    def get_state(self) -> bytes:
         """The game with what it last said; see :func:`dump`."""
         return dump((self._game, self._seen, self._infos, self._acts, self._left))
 
-    def restore(self, saved: bytes) -> None:
-        """Goes on from what ``save`` returned."""
-        self._game, self._seen, self._infos, self._acts, self._left = load(saved)
+    def set_state(self, state: bytes) -> None:
+        """Goes on from what ``get_state`` returned."""
+        self._game, self._seen, self._infos, self._acts, self._left = load(state)
 
-    def picture(self) -> NDArray[np.uint8] | None:
-        """The game's own picture, where it was built with ``render_mode: rgb_array``."""
+    def render_frame(self) -> NDArray[np.uint8] | None:
+        """The game's own frame, where it was built with ``render_mode: rgb_array``."""
         if getattr(self._game, "render_mode", None) != "rgb_array":
             return None
         return np.array(self._game.render(), np.uint8)
@@ -249,7 +249,7 @@ class AgentWorld(World):
         self._game.close()
 
 
-class AgentTeam(SyncVectorEnv):
+class GameVectorEnv(SyncVectorEnv):
     """E games of one kind.
 
     They are saved where a copy goes on bit for bit, which is tried when they are built.
@@ -258,17 +258,17 @@ class AgentTeam(SyncVectorEnv):
     metric_names = ("dead_ratio",)
 
     def __init__(
-        self, num_envs: int, world_class: type[AgentWorld], config: Mapping[str, Any]
+        self, num_envs: int, game_class: type[DictGame], config: Mapping[str, Any]
     ) -> None:
         """Takes the complete ``env_config``."""
         self.simulator = config["env"]
-        tried = world_class(config)
-        both = tried.observation_space, tried.action_space
-        self._fault = fault_of_copies(tried, *both)
-        worlds = [world_class(config) for _ in range(num_envs)]
-        super().__init__(worlds, *both, config["autoreset"])
+        trial = game_class(config)
+        both = trial.observation_space, trial.action_space
+        self._fault = fault_of_copies(trial, *both)
+        games = [game_class(config) for _ in range(num_envs)]
+        super().__init__(games, *both, config["autoreset"])
 
-    def cannot_be_saved(self) -> str | None:
+    def cannot_save_reason(self) -> str | None:
         """Why `get_state` cannot hold the games, in one clause; None where it can."""
         return None if self._fault is None else f"a copy of {self.simulator} {self._fault}"
 
@@ -299,13 +299,13 @@ def imported(path: str, env_name: str, example: str) -> Any:
 _tried: set[tuple[str, str]] = set()
 
 
-def check_game(env_config: Mapping[str, Any], world_class: type[AgentWorld]) -> dict[str, Any]:
+def check_game(env_config: Mapping[str, Any], game_class: type[DictGame]) -> dict[str, Any]:
     """The complete ``env_config``; builds one game, once per config and process.
 
     Raises:
         UserError: unknown key, wrong type or value, or a game that cannot be a team's.
     """
-    name = world_class.env_name
+    name = game_class.env_name
     config = check_env_config(env_config, DEFAULTS, name)
     for key, known in (
         ("reward", REWARDS),
@@ -317,6 +317,6 @@ def check_game(env_config: Mapping[str, Any], world_class: type[AgentWorld]) -> 
             raise UserError(f"{name}: unknown {key} {config[key]!r} in env_config. {hint}")
     tried = (name, repr(sorted(config.items())))
     if tried not in _tried:
-        world_class(config).close()
+        game_class(config).close()
         _tried.add(tried)
     return config

@@ -16,9 +16,9 @@ from typing import Any
 
 from rllib_seqmarl.envs.adapters.multi_agent import (
     DEFAULTS,
-    AgentTeam,
-    AgentWorld,
+    DictGame,
     Flags,
+    GameVectorEnv,
     check_game,
 )
 from rllib_seqmarl.errors import UserError
@@ -26,7 +26,7 @@ from rllib_seqmarl.errors import UserError
 __all__ = ["DEFAULTS", "check", "make"]
 
 
-class ParallelWorld(AgentWorld):
+class ParallelGame(DictGame):
     """One ``ParallelEnv``."""
 
     env_name = "pettingzoo"
@@ -87,9 +87,9 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             "pettingzoo: PettingZoo is not installed; run: pip install 'rllib-seqmarl[pettingzoo]'"
         )
-    return check_game(env_config, ParallelWorld)
+    return check_game(env_config, ParallelGame)
 
 
-def make(num_envs: int, **env_config: Any) -> AgentTeam:
+def make(num_envs: int, **env_config: Any) -> GameVectorEnv:
     """``num_envs`` games with the given ``env_config`` (see :func:`check`)."""
-    return AgentTeam(num_envs, ParallelWorld, check(env_config))
+    return GameVectorEnv(num_envs, ParallelGame, check(env_config))

@@ -14,9 +14,9 @@ from typing import Any
 
 from rllib_seqmarl.envs.adapters.multi_agent import (
     DEFAULTS,
-    AgentTeam,
-    AgentWorld,
+    DictGame,
     Flags,
+    GameVectorEnv,
     check_game,
 )
 from rllib_seqmarl.errors import UserError
@@ -26,7 +26,7 @@ __all__ = ["DEFAULTS", "check", "make"]
 ALL = "__all__"
 
 
-class MultiAgentWorld(AgentWorld):
+class RLlibGame(DictGame):
     """One ``MultiAgentEnv``."""
 
     env_name = "multi_agent_env"
@@ -82,9 +82,9 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
             cannot be built with ``kwargs``, or one that is no team: agents with discrete and
             with continuous actions, other kinds of actions, observations that are no vectors.
     """
-    return check_game(env_config, MultiAgentWorld)
+    return check_game(env_config, RLlibGame)
 
 
-def make(num_envs: int, **env_config: Any) -> AgentTeam:
+def make(num_envs: int, **env_config: Any) -> GameVectorEnv:
     """``num_envs`` games with the given ``env_config`` (see :func:`check`)."""
-    return AgentTeam(num_envs, MultiAgentWorld, check(env_config))
+    return GameVectorEnv(num_envs, RLlibGame, check(env_config))

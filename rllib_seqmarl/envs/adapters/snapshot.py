@@ -19,7 +19,7 @@ from gymnasium import spaces
 from gymnasium.utils import EzPickle
 
 from rllib_seqmarl.envs.core.contract import Observation, random_actions
-from rllib_seqmarl.envs.core.sync_vector import SyncVectorEnv, World
+from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 
 #: Steps before the copy is made, and steps of each of two episodes, the one that is going on and
 #: the next, that it must share with the original.
@@ -54,29 +54,29 @@ def _set_attributes(obj: Any, attributes: dict[str, Any]) -> None:
 
 
 def fault_of_copies(
-    world: World,
+    single: SingleEnv,
     single_observation_space: spaces.Dict,
     single_action_space: spaces.MultiDiscrete | spaces.Box,
 ) -> str | None:
-    """What goes wrong with a restored copy of ``world``, as the predicate of a sentence.
+    """What goes wrong with a restored copy of ``single``, as the predicate of a sentence.
 
     Args:
-        world: one to be played with; it is closed in the end.
-        single_observation_space: of this world.
-        single_action_space: of this world.
+        single: one to be played with; it is closed in the end.
+        single_observation_space: of this env.
+        single_action_space: of this env.
 
     Returns:
         None if it goes on bit for bit like the original.
     """
-    env = SyncVectorEnv([world], single_observation_space, single_action_space)
+    env = SyncVectorEnv([single], single_observation_space, single_action_space)
     obs, _ = env.reset(seed=0)
     try:
-        world.save()  # most that cannot be saved fail at once
+        single.get_state()  # most that cannot be saved fail at once
         before = _play(env, obs, seed=1)[-1][0]
-        saved = world.save()
-        original = _play_on(env, world, before)
-        world.restore(saved)
-        copy = _play_on(env, world, before)
+        saved = single.get_state()
+        original = _play_on(env, single, before)
+        single.set_state(saved)
+        copy = _play_on(env, single, before)
     except Exception as error:
         return f"fails ({type(error).__name__}: {' '.join(str(error).split())})"
     finally:
@@ -88,12 +88,14 @@ def fault_of_copies(
     return None if same else "does not go on as the original does"
 
 
-def _play_on(env: SyncVectorEnv, world: World, obs: Observation) -> list[tuple[Observation, float]]:
+def _play_on(
+    env: SyncVectorEnv, single: SingleEnv, obs: Observation
+) -> list[tuple[Observation, float]]:
     """Goes on, then starts an episode unseeded, which some games draw from what they share."""
     going_on = _play(env, obs, seed=2)
-    world.reset(None)
+    single.reset(None)
     first = {name: value.copy() for name, value in obs.items()}
-    world.observe({name: value[0] for name, value in first.items()})
+    single.observe({name: value[0] for name, value in first.items()})
     return [*going_on, (first, 0.0), *_play(env, first, seed=3)]
 
 

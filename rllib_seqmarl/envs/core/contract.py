@@ -1,12 +1,12 @@
-"""The one interface of all environments: E worlds of one team of N agents, stepped as one.
+"""The one interface of all environments: E envs of one team of N agents, stepped as one.
 
-Axes: ``E`` worlds (``num_envs``), ``N`` agent slots (``num_agents``), ``A`` discrete actions or
+Axes: ``E`` envs (``num_envs``), ``N`` agent slots (``num_agents``), ``A`` discrete actions or
 continuous action dimensions, ``D`` observation width, ``S`` state width.
 
 To write an environment, derive from :class:`TeamVectorEnv`, build the spaces with
 :func:`observation_space` and :func:`discrete_actions` or :func:`continuous_actions`, and fill in
-``_reset_worlds``, ``_step_worlds``, ``_finished``, ``_get_worlds`` and ``_set_worlds``.
-:func:`check_team_env` then tells what is wrong with it.
+``_reset_envs``, ``_step_envs``, ``_final_obs_and_metrics``, ``_get_envs_state`` and
+``_set_envs_state``. :func:`check_team_env` then tells what is wrong with it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from rllib_seqmarl.envs.core.old_names import accept_old_members, old_attributes
 from rllib_seqmarl.errors import UserError, nearest
 
 Observation = dict[str, NDArray[Any]]
@@ -31,9 +32,21 @@ AUTORESET_MODES: dict[str, AutoresetMode] = {
     "next_step": AutoresetMode.NEXT_STEP,
 }
 
+_OLD_MEMBERS = {
+    "_reset_worlds": "_reset_envs",
+    "_step_worlds": "_step_envs",
+    "_finished": "_final_obs_and_metrics",
+    "_get_worlds": "_get_envs_state",
+    "_set_worlds": "_set_envs_state",
+    "controllers": "scripted_policies",
+    "control": "scripted_actions",
+    "picture": "render_frame",
+    "cannot_be_saved": "cannot_save_reason",
+}
 
-class WorldStep(NamedTuple):
-    """What one step of all worlds gives.
+
+class VectorStep(NamedTuple):
+    """What one step of all envs gives.
 
     Attributes:
         obs: arrays [E, ...]; where an episode ended, the first observation of the next one.
@@ -55,7 +68,7 @@ def observation_space(
     state_shape: tuple[int, ...] | None = None,
     num_neighbours: int | None = None,
 ) -> spaces.Dict:
-    """The observation of one world: ``obs`` [N, D], ``alive`` [N] and what else is asked for.
+    """The observation of one env: ``obs`` [N, D], ``alive`` [N] and what else is asked for.
 
     Args:
         num_agents: N.
@@ -65,8 +78,8 @@ def observation_space(
             None for continuous actions of one size.
         state_shape: (S,) or (N, S), adds ``state``; None for no state.
         num_neighbours: K, adds ``neighbours`` int32 [N, K]: the slots of up to K other agents
-            whom an agent hears where attention is restricted to them, each at most once, -1 where
-            there are fewer; None for no such list.
+            that an agent attends to where attention is restricted to neighbours, each at most
+            once, -1 where there are fewer; None for no such list.
     """
     real = {"low": -np.inf, "high": np.inf, "dtype": np.float32}
     members: dict[str, spaces.Space[Any]] = {
@@ -94,7 +107,7 @@ def continuous_actions(num_agents: int, action_size: int) -> spaces.Box:
 
 
 class TeamVectorEnv(VectorEnv, ABC):
-    """E worlds of one team of N agents behind gymnasium's vector interface.
+    """E envs of one team of N agents behind gymnasium's vector interface.
 
     Keeps what every environment needs: per-episode return and length, ``infos`` at the end of
     an episode, both autoreset modes, the random generator, and ``get_state``/``set_state``.
@@ -102,20 +115,24 @@ class TeamVectorEnv(VectorEnv, ABC):
     An agent that is dead keeps its slot: its observation is zero, ``alive`` is False and its
     action mask leaves only its no-op. All arrays handed out belong to the caller.
 
-    An environment with scripted baselines names them in ``controllers`` and fills in
-    ``control``; one that can be drawn fills in ``picture``.
+    An environment with scripted baselines names them in ``scripted_policies`` and fills in
+    ``scripted_actions``; one that can be drawn fills in ``render_frame``.
 
     Attributes:
         num_agents: N.
-        metric_names: the environment's own per-episode figures in ``infos["final_info"]``.
-        controllers: the names that ``control`` takes.
-        simulator: the name of what computes the worlds, so that results are never confused.
+        metric_names: the environment's own per-episode metrics in ``infos["final_info"]``.
+        scripted_policies: the names that ``scripted_actions`` takes.
+        simulator: the name of what computes the envs, so that results are never confused.
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ()
-    controllers: ClassVar[tuple[str, ...]] = ()
+    scripted_policies: ClassVar[tuple[str, ...]] = ()
     simulator: str
     _frozen: NDArray[np.bool_] | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        accept_old_members(cls, _OLD_MEMBERS)
 
     def __init__(
         self,
@@ -124,7 +141,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         single_action_space: spaces.MultiDiscrete | spaces.Box,
         autoreset: str = "same_step",
     ) -> None:
-        """Sets up spaces and the bookkeeping of E worlds.
+        """Sets up spaces and the bookkeeping of E envs.
 
         Args:
             num_envs: E.
@@ -132,7 +149,7 @@ class TeamVectorEnv(VectorEnv, ABC):
             single_action_space: :func:`discrete_actions` or :func:`continuous_actions`.
             autoreset: ``same_step`` (the step that ends an episode returns the first
                 observation of the next one) or ``next_step`` (the step after it does, and
-                ignores the world's action; what RLlib's own env runners need).
+                ignores the env's action; what RLlib's own env runners need).
 
         Raises:
             UserError: ``num_envs`` below 1, or an unknown ``autoreset``.
@@ -157,60 +174,62 @@ class TeamVectorEnv(VectorEnv, ABC):
     # What an environment fills in.
 
     @abstractmethod
-    def _reset_worlds(self) -> Observation:
-        """Starts a new episode in every world, with randomness from ``self.np_random`` only."""
+    def _reset_envs(self) -> Observation:
+        """Starts a new episode in every env, with randomness from ``self.np_random`` only."""
 
     @abstractmethod
-    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
-        """Steps every world; a world whose episode ends starts its next one at once.
+    def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
+        """Steps every env; an env whose episode ends starts its next one at once.
 
         Args:
             actions: int [E, N] or float32 [E, N, A].
-            frozen: bool [E], worlds that must stay exactly as they are (neither state nor
+            frozen: bool [E], envs that must stay exactly as they are (neither state nor
                 random state moves) and return the observation they are in, reward 0 and no end
-                of an episode; None where no world is.
+                of an episode; None where no env is.
         """
 
     @abstractmethod
-    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         """Asked at most once after a step that ended an episode somewhere.
 
         Returns:
-            The observation [E, ...] before the worlds that ended were reset, and the arrays
-            float32 [E] of ``metric_names``. Only rows of worlds that ended are read.
+            The observation [E, ...] before the envs that ended were reset, and the arrays
+            float32 [E] of ``metric_names``. Only rows of envs that ended are read.
         """
 
     @abstractmethod
-    def _get_worlds(self) -> dict[str, Any]:
-        """Everything of the worlds that the next step depends on, as arrays or plain values."""
+    def _get_envs_state(self) -> dict[str, Any]:
+        """Everything of the envs that the next step depends on, as arrays or plain values."""
 
     @abstractmethod
-    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
-        """Takes back what ``_get_worlds`` returned."""
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
+        """Takes back what ``_get_envs_state`` returned."""
 
     # What an environment may add.
 
-    def control(self, name: str) -> NDArray[Any]:
+    def scripted_actions(self, name: str) -> NDArray[Any]:
         """The actions that a scripted baseline takes now, [E, N] or [E, N, A].
 
         Raises:
-            UserError: ``name`` is none of ``controllers``.
+            UserError: ``name`` is none of ``scripted_policies``.
         """
-        if not self.controllers:
-            raise UserError(f"the environment ({self.simulator}) has no scripted controllers.")
-        hint = nearest(name, self.controllers)
-        raise UserError(f"the environment ({self.simulator}) has no controller {name!r}. {hint}")
+        if not self.scripted_policies:
+            raise UserError(f"the environment ({self.simulator}) has no scripted policies.")
+        hint = nearest(name, self.scripted_policies)
+        raise UserError(
+            f"the environment ({self.simulator}) has no scripted policy {name!r}. {hint}"
+        )
 
-    def picture(self, world: int = 0) -> NDArray[np.uint8]:
-        """The world as it is now, red, green and blue [height, width, 3].
+    def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
+        """The env as it is now, red, green and blue [height, width, 3].
 
         Raises:
             UserError: this environment cannot be drawn.
         """
         raise UserError(f"the environment ({self.simulator}) cannot be drawn.")
 
-    def cannot_be_saved(self) -> str | None:
-        """Why `get_state` cannot hold the worlds, in one clause; None where it can.
+    def cannot_save_reason(self) -> str | None:
+        """Why `get_state` cannot hold the envs, in one clause; None where it can.
 
         A run that is resumed then starts new episodes instead of going on in the old ones.
         """
@@ -221,7 +240,7 @@ class TeamVectorEnv(VectorEnv, ABC):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts a new episode in every world.
+        """Starts a new episode in every env.
 
         Args:
             seed: restarts the random generator, equal seeds give equal trajectories; None
@@ -239,14 +258,14 @@ class TeamVectorEnv(VectorEnv, ABC):
         super().reset(seed=seed)
         self._clear_episodes()
         self._started = True
-        return self._reset_worlds(), {}
+        return self._reset_envs(), {}
 
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[
         Observation, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
     ]:
-        """Steps every world once.
+        """Steps every env once.
 
         Args:
             actions: int [E, N] or float32 [E, N, A].
@@ -264,10 +283,10 @@ class TeamVectorEnv(VectorEnv, ABC):
                 numbers in [0, A), or holds a real number that is NaN or infinite.
         """
         if not self._started:
-            raise UserError(f"step: the worlds ({self.simulator}) have not started: reset first.")
+            raise UserError(f"step: the envs ({self.simulator}) have not started: reset first.")
         actions = np.asarray(actions)
         self._check_actions(actions)
-        obs, reward, terminated, truncated = self._step_worlds(actions, self._frozen)
+        obs, reward, terminated, truncated = self._step_envs(actions, self._frozen)
         self._episode_return += reward
         self._episode_length += 1
         if self._frozen is not None:
@@ -277,7 +296,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         if not done.any():
             return obs, reward, terminated, truncated, {}
 
-        last_obs, metrics = self._finished()
+        last_obs, metrics = self._final_obs_and_metrics()
         infos: dict[str, Any] = {
             "final_info": {
                 "episode_return": self._episode_return.astype(np.float32),
@@ -300,36 +319,37 @@ class TeamVectorEnv(VectorEnv, ABC):
         """Everything needed to go on bit for bit, here or in another process; picklable.
 
         Raises:
-            UserError: the worlds cannot be saved (see `cannot_be_saved`).
+            UserError: the envs cannot be saved (see `cannot_save_reason`).
         """
-        reason = self.cannot_be_saved()
+        reason = self.cannot_save_reason()
         if reason is not None:
-            raise UserError(f"the worlds ({self.simulator}) cannot be saved: {reason}.")
+            raise UserError(f"the envs ({self.simulator}) cannot be saved: {reason}.")
         return {
             "num_envs": self.num_envs,
             "random": self.np_random.bit_generator.state,
             "episode_return": self._episode_return.copy(),
             "episode_length": self._episode_length.copy(),
             "frozen": None if self._frozen is None else self._frozen.copy(),
-            "worlds": self._get_worlds(),
+            "envs": self._get_envs_state(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from what :meth:`get_state` returned.
 
         Raises:
-            UserError: the state is of another number of worlds.
+            UserError: the state is of another number of envs.
         """
         if state["num_envs"] != self.num_envs:
             raise UserError(
-                f"set_state: the state holds {state['num_envs']} worlds, this environment "
+                f"set_state: the state holds {state['num_envs']} envs, this environment "
                 f"{self.num_envs}; use the same num_envs_per_env_runner."
             )
         self.np_random.bit_generator.state = state["random"]
         self._episode_return = state["episode_return"].copy()
         self._episode_length = state["episode_length"].copy()
         self._frozen = None if state["frozen"] is None else state["frozen"].copy()
-        self._set_worlds(state["worlds"])
+        # Checkpoints of version 0.1 call it "worlds".
+        self._set_envs_state(state["envs"] if "envs" in state else state["worlds"])
 
     def _check_actions(self, actions: NDArray[Any]) -> None:
         if actions.shape != self._action_shape:
@@ -344,16 +364,20 @@ class TeamVectorEnv(VectorEnv, ABC):
         else:
             raise UserError(f"step: actions must be integers, got {actions.dtype}.")
         if wrong.any():
-            world, agent = np.argwhere(wrong)[0]
+            e, agent = np.argwhere(wrong)[0]
             raise UserError(
-                f"step: the action of agent {agent} of world {world} is "
-                f"{actions[world, agent].tolist()}, it must be {kind}."
+                f"step: the action of agent {agent} of env {e} is "
+                f"{actions[e, agent].tolist()}, it must be {kind}."
             )
 
     def _clear_episodes(self) -> None:
         self._episode_return = np.zeros(self.num_envs, np.float64)
         self._episode_length = np.zeros(self.num_envs, np.int64)
         self._frozen = None
+
+
+accept_old_members(TeamVectorEnv, _OLD_MEMBERS)
+__getattr__ = old_attributes(__name__, {"WorldStep": VectorStep})
 
 
 def check_env_config(

@@ -35,7 +35,7 @@ def check_team_env(env: TeamVectorEnv, num_steps: int = 100, seed: int = 0) -> N
         _check_array("terminated", terminated, (env.num_envs,), np.bool_)
         _check_array("truncated", truncated, (env.num_envs,), np.bool_)
         if (terminated & truncated).any():
-            raise UserError("check_team_env: a world is terminated and truncated at once.")
+            raise UserError("check_team_env: an env is terminated and truncated at once.")
         if (terminated | truncated).any():
             _check_infos(env, infos, terminated | truncated)
 
@@ -71,9 +71,9 @@ def _check_observation(env: TeamVectorEnv, obs: Any, where: str) -> None:
     if discrete:
         legal = obs["action_mask"].sum(-1)
         if not legal.all():
-            world, agent = np.argwhere(legal == 0)[0]
+            e, agent = np.argwhere(legal == 0)[0]
             raise UserError(
-                f"check_team_env: {where}: agent {agent} of world {world} has no legal action."
+                f"check_team_env: {where}: agent {agent} of env {e} has no legal action."
             )
         if (legal[dead] != 1).any():
             raise UserError(f"check_team_env: {where}: a dead agent may do more than its no-op.")
@@ -91,9 +91,9 @@ def _check_neighbours(neighbours: NDArray[np.int32], where: str) -> None:
         (twice, "another agent twice"),
     ):
         if wrong.any():
-            world, agent = np.argwhere(wrong)[0]
+            e, agent = np.argwhere(wrong)[0]
             raise UserError(
-                f"check_team_env: {where}: agent {agent} of world {world} has {what} among its "
+                f"check_team_env: {where}: agent {agent} of env {e} has {what} among its "
                 "neighbours."
             )
 

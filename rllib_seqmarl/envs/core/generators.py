@@ -1,4 +1,4 @@
-"""A random generator for every world, so that a world's episodes do not depend on the others."""
+"""A random generator for every env, so that an env's episodes do not depend on the others."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 
-class WorldGenerators(list[np.random.Generator]):
-    """The generators of E worlds, one each."""
+class EnvGenerators(list[np.random.Generator]):
+    """The generators of E envs, one each."""
 
     def __init__(self, num_envs: int) -> None:
         super().__init__(np.random.default_rng() for _ in range(num_envs))
 
     def reseed(self, source: np.random.Generator) -> None:
-        """New generators, whose seeds are drawn from ``source``; world e gets the e-th."""
+        """New generators, whose seeds are drawn from ``source``; env e gets the e-th."""
         self[:] = [np.random.default_rng(seed) for seed in source.integers(2**63, size=len(self))]
 
     def get_state(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What all pictures of environments need."""
+"""What all frames of environments need."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Environments made of E separate objects, one per world, that are stepped one after another.
+"""Environments made of E separate objects that are stepped one after another.
 
-What a simulator that knows only one world at a time needs around it: buffers that every world
-fills at its own row, the automatic start of the next episode, seeds, and saving. A simulator
-derives from :class:`World`; :class:`SyncVectorEnv` does the rest.
+What a simulator that knows only one env at a time needs around it: buffers in which every env
+fills its own row, the automatic start of the next episode, seeds, and saving. A simulator
+derives from :class:`SingleEnv`; :class:`SyncVectorEnv` does the rest.
 """
 
 from __future__ import annotations
@@ -15,19 +15,30 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv, WorldStep
-from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv, VectorStep
+from rllib_seqmarl.envs.core.old_names import accept_old_members, old_attributes
+
+_OLD_MEMBERS = {
+    "figures": "episode_metrics",
+    "save": "get_state",
+    "restore": "set_state",
+    "picture": "render_frame",
+}
 
 
-class World(ABC):
-    """One world of one team of N agents."""
+class SingleEnv(ABC):
+    """One env of one team of N agents."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        accept_old_members(cls, _OLD_MEMBERS)
 
     @abstractmethod
     def reset(self, seed: int | None) -> None:
         """Starts an episode.
 
         Args:
-            seed: restarts the world's randomness; None goes on with it.
+            seed: restarts the env's randomness; None goes on with it.
         """
 
     @abstractmethod
@@ -43,127 +54,129 @@ class World(ABC):
 
     @abstractmethod
     def observe(self, row: Observation) -> None:
-        """Writes the present observation into this world's arrays [N, ...], all of it."""
+        """Writes the present observation into this env's arrays [N, ...], all of it."""
 
     @abstractmethod
     def close(self) -> None:
-        """Ends what the world started."""
+        """Ends what the env started."""
 
-    def figures(self) -> dict[str, float]:
+    def episode_metrics(self) -> dict[str, float]:
         """The environment's ``metric_names`` of the episode that the last step ended."""
         return {}
 
-    def save(self) -> Any:
+    def get_state(self) -> Any:
         """All that the next step depends on, picklable."""
         raise NotImplementedError
 
-    def restore(self, saved: Any) -> None:
-        """Goes on from what ``save`` returned."""
+    def set_state(self, state: Any) -> None:
+        """Goes on from what ``get_state`` returned."""
         raise NotImplementedError
 
-    def picture(self) -> NDArray[np.uint8] | None:
-        """The world as it is now [height, width, 3]; None if it cannot be drawn."""
+    def render_frame(self) -> NDArray[np.uint8] | None:
+        """The env as it is now [height, width, 3]; None if it cannot be drawn."""
         return None
 
 
 class SyncVectorEnv(TeamVectorEnv):
     """E objects behind the one interface.
 
-    A subclass sets ``simulator`` and ``metric_names``. Worlds without a ``save`` of their own
-    cannot be saved, and ``cannot_be_saved`` says so.
+    A subclass sets ``simulator`` and ``metric_names``. Envs without a ``get_state`` of their own
+    cannot be saved, and ``cannot_save_reason`` says so.
 
-    Every reset of all worlds draws a new seed for each of them; the episodes that follow go on
-    with the world's own randomness.
+    Every reset of all envs draws a new seed for each of them; the episodes that follow go on
+    with the env's own randomness.
     """
 
-    _worlds: Sequence[World] = ()  # a construction that failed is closed, too
+    _envs: Sequence[SingleEnv] = ()  # a construction that failed is closed, too
 
     def __init__(
         self,
-        worlds: Sequence[World],
+        envs: Sequence[SingleEnv],
         single_observation_space: spaces.Dict,
         single_action_space: spaces.MultiDiscrete | spaces.Box,
         autoreset: str = "same_step",
     ) -> None:
-        """Takes the E worlds; see :class:`TeamVectorEnv` for the rest."""
-        self._worlds = list(worlds)
-        super().__init__(len(worlds), single_observation_space, single_action_space, autoreset)
+        """Takes the E envs; see :class:`TeamVectorEnv` for the rest."""
+        self._envs = list(envs)
+        super().__init__(len(envs), single_observation_space, single_action_space, autoreset)
         self._buffers: Observation = {
             name: np.zeros((self.num_envs, *(space.shape or ())), space.dtype)
             for name, space in single_observation_space.spaces.items()
         }
-        # Views, so that a world that writes its row writes into the buffers.
+        # Views, so that an env that writes its row writes into the buffers.
         self._rows = [
-            {name: buffer[world] for name, buffer in self._buffers.items()}
-            for world in range(self.num_envs)
+            {name: buffer[e] for name, buffer in self._buffers.items()}
+            for e in range(self.num_envs)
         ]
         self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
     def _observation(self) -> Observation:
         return {name: buffer.copy() for name, buffer in self._buffers.items()}
 
-    def _start(self, world: int, seed: int | None) -> None:
-        self._worlds[world].reset(seed)
-        self._worlds[world].observe(self._rows[world])
+    def _start(self, e: int, seed: int | None) -> None:
+        self._envs[e].reset(seed)
+        self._envs[e].observe(self._rows[e])
 
-    def _reset_worlds(self) -> Observation:
-        for world, seed in enumerate(self.np_random.integers(2**31, size=self.num_envs)):
-            self._start(world, int(seed))
+    def _reset_envs(self) -> Observation:
+        for e, seed in enumerate(self.np_random.integers(2**31, size=self.num_envs)):
+            self._start(e, int(seed))
         return self._observation()
 
-    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+    def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         reward = np.zeros(self.num_envs, np.float32)
         terminated = np.zeros(self.num_envs, np.bool_)
         truncated = np.zeros(self.num_envs, np.bool_)
-        for e, world in enumerate(self._worlds):
+        for e, env in enumerate(self._envs):
             if frozen is None or not frozen[e]:
-                reward[e], terminated[e], truncated[e] = world.step(actions[e])
-                world.observe(self._rows[e])
+                reward[e], terminated[e], truncated[e] = env.step(actions[e])
+                env.observe(self._rows[e])
         ended = [int(e) for e in np.flatnonzero(terminated | truncated)]
         if ended:
-            figures: dict[str, NDArray[np.float32]] = {}
+            metrics: dict[str, NDArray[np.float32]] = {}
             for e in ended:
-                for name, value in self._worlds[e].figures().items():
-                    column = figures.setdefault(name, np.zeros(self.num_envs, np.float32))
+                for name, value in self._envs[e].episode_metrics().items():
+                    column = metrics.setdefault(name, np.zeros(self.num_envs, np.float32))
                     column[e] = value
-            self._last = (self._observation(), figures)
+            self._last = (self._observation(), metrics)
             for e in ended:
                 self._start(e, None)
-        return WorldStep(self._observation(), reward, terminated, truncated)
+        return VectorStep(self._observation(), reward, terminated, truncated)
 
-    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         return self._last
 
-    def _get_worlds(self) -> dict[str, Any]:
+    def _get_envs_state(self) -> dict[str, Any]:
         return {
             "buffers": self._observation(),
-            "saved": [world.save() for world in self._worlds],
+            "saved": [env.get_state() for env in self._envs],
         }
 
-    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
         for name, buffer in self._buffers.items():
-            buffer[...] = worlds["buffers"][name]
-        for world, saved in zip(self._worlds, worlds["saved"], strict=True):
-            world.restore(saved)
+            buffer[...] = state["buffers"][name]
+        for env, saved in zip(self._envs, state["saved"], strict=True):
+            env.set_state(saved)
 
-    def picture(self, world: int = 0) -> NDArray[np.uint8]:
-        """The world as it is now, red, green and blue [height, width, 3].
+    def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
+        """Env ``e`` as it is now, red, green and blue [height, width, 3].
 
         Raises:
             UserError: this environment cannot be drawn.
         """
-        drawn = self._worlds[world].picture()
-        if drawn is None:
-            raise UserError(f"the environment ({self.simulator}) cannot be drawn.")
-        return drawn
+        frame = self._envs[e].render_frame()
+        return super().render_frame(e) if frame is None else frame
 
-    def cannot_be_saved(self) -> str | None:
-        """Why `get_state` cannot hold the worlds, in one clause; None where it can."""
-        if type(self._worlds[0]).save is World.save:
-            return f"{self.simulator} has no function that saves a world"
+    def cannot_save_reason(self) -> str | None:
+        """Why `get_state` cannot hold the envs, in one clause; None where it can."""
+        if type(self._envs[0]).get_state is SingleEnv.get_state:
+            return f"{self.simulator} has no function that saves an env"
         return None
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Closes every world."""
-        for world in self._worlds:
-            world.close()
+        """Closes every env."""
+        for env in self._envs:
+            env.close()
+
+
+accept_old_members(SingleEnv, _OLD_MEMBERS)
+__getattr__ = old_attributes(__name__, {"World": SingleEnv, "SeparateWorlds": SyncVectorEnv})

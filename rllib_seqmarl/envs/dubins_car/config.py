@@ -1,6 +1,6 @@
 """DubinsCar: N cars drive to their goals among boxes, without touching anything (SrSv, 5.1).
 
-The world is that of GCBF+ (Zhang et al. 2024), which the SrSv paper builds on: state
+The environment is that of GCBF+ (Zhang et al. 2024), which the SrSv paper builds on: state
 (x, y, theta, v), action (turn command, acceleration), the dynamics of
 :func:`~rllib_seqmarl.envs.dubins_car.scripted.drive`, rotated boxes, goals that are reached
 within 0.1, collisions between cars closer than 0.1 and between a car and a box closer than 0.05.
@@ -13,8 +13,8 @@ a collision has stopped, but for the collision's own term):
     r_i = - w_nominal |u_i - u_ref,i|^2 + w_goal (at_goal - at_goal before)
           - w_collision [in collision] - w_step + w_progress (distance before - distance)
 
-Reaching the goal alone has a trivial solution, to drive straight and fast: see the scripted
-``controllers`` beside every learned policy, and ``success_ratio`` beside ``reach_ratio``.
+Reaching the goal alone has a trivial solution, to drive straight and fast: see the
+``scripted_policies`` beside every learned policy, and ``success_ratio`` beside ``reach_ratio``.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
         num_agents: N, 1 to 4,096.
         area: side of the square of starts and goals, at most 1,000, or ``density``:
             4 sqrt(N / 8), as much room per car as 8 cars have in 4 x 4. Nothing keeps cars inside.
-        obstacles: boxes per world, or ``density``: N.
+        obstacles: boxes per env, or ``density``: N.
         min_travel, max_travel: bounds of the distance from start to goal; 0 for none.
             ``min_travel`` lies below the distance from the middle of the area to a corner.
         time_limit: steps until an episode is truncated.
         on_collision: ``continue`` only counts collisions; ``freeze`` stops a car for good: it no
             longer reaches its goal, is not alive, and stays where it is as an obstacle.
         end_when_all_reached: terminates once every car has reached its goal or is stopped.
-        observation: ``ego``, in the frame of the car (see `dubins_worlds.DubinsCar`), or
+        observation: ``ego``, in the frame of the car (see `dubins_car.env.DubinsCar`), or
             ``paper``, in absolute coordinates (SrSv eq. 10).
         num_neighbours, num_rays: of the ``ego`` observation only.
         neighbours: adds ``neighbours`` [N, num_neighbours]: the cars that an ``ego`` observation
@@ -102,7 +102,7 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
         autoreset: ``same_step`` or ``next_step``.
 
     Raises:
-        UserError: unknown key, wrong type, a value that makes no world, or a key that has no
+        UserError: unknown key, wrong type, an impossible value, or a key that has no
             meaning with the observation.
     """
     others = {key: value for key, value in env_config.items() if key not in _BY_DENSITY}
@@ -157,6 +157,6 @@ def side_of(config: Mapping[str, Any]) -> float:
 
 
 def make(num_envs: int, **env_config: Any) -> DubinsCar:
-    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`)."""
+    """``num_envs`` envs with the given ``env_config`` (see :func:`check`)."""
     config = check(env_config)
     return DubinsCar(num_envs, config, side_of(config))

@@ -1,4 +1,4 @@
-"""The worlds of DubinsCar: what a step does to them and what the cars see."""
+"""The environment DubinsCar: what a step does, and what the cars see."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from rllib_seqmarl.envs.core.contract import (
     Observation,
     TeamVectorEnv,
-    WorldStep,
+    VectorStep,
     continuous_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.core.generators import WorldGenerators
+from rllib_seqmarl.envs.core.generators import EnvGenerators
 from rllib_seqmarl.envs.dubins_car import scripted as control_laws
 from rllib_seqmarl.envs.dubins_car.neighbours import Neighbours, neighbours
 from rllib_seqmarl.envs.dubins_car.obstacles import REACH, Boxes, NearBoxes, ray_distances
@@ -26,7 +26,7 @@ from rllib_seqmarl.envs.dubins_car.scripted import CAR_RADIUS, MAX_ACTION, PARKI
 
 
 class DubinsCar(TeamVectorEnv):
-    """E worlds of N cars.
+    """E envs of N cars.
 
     Observation ``ego`` of a car, float32, in its own frame (x ahead, y to the left), of a width
     that does not depend on N:
@@ -42,11 +42,11 @@ class DubinsCar(TeamVectorEnv):
         metric_names: over all states of an episode, the first included: ``reach_ratio``, cars
             that have been at their goal; ``safe_ratio``, cars never in collision;
             ``success_ratio``, both.
-        controllers: ``nominal`` (u_ref of the reward), ``full_speed``, ``potential_field``.
+        scripted_policies: ``nominal`` (u_ref of the reward), ``full_speed``, ``potential_field``.
     """
 
     metric_names = ("reach_ratio", "safe_ratio", "success_ratio")
-    controllers = ("nominal", "full_speed", "potential_field")
+    scripted_policies = ("nominal", "full_speed", "potential_field")
     simulator = "dubins_car"
 
     def __init__(self, num_envs: int, config: Mapping[str, Any], side: float) -> None:
@@ -80,35 +80,35 @@ class DubinsCar(TeamVectorEnv):
         self.time = np.zeros(num_envs, np.int64)
         self.at_goal, self.reached = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
         self.colliding, self.collided = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-        self._rngs = WorldGenerators(num_envs)
+        self._rngs = EnvGenerators(num_envs)
         self._trail: deque[tuple[NDArray[np.float32], ...]] = deque(maxlen=TRAIL_STEPS)
         self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
         self._near_cars, self._near_boxes = self._look_around(np.arange(num_envs))
 
-    # -- the worlds ----------------------------------------------------------------------------
+    # -- the steps -----------------------------------------------------------------------------
 
-    def _reset_worlds(self) -> Observation:
+    def _reset_envs(self) -> Observation:
         self._rngs.reseed(self.np_random)
         everywhere = np.arange(self.num_envs)
         self._start(everywhere)
         self._near_cars, self._near_boxes = self._look_around(everywhere)
         return self._observe(everywhere, self._near_cars, self._near_boxes)
 
-    def _start(self, worlds: NDArray[np.int64]) -> None:
+    def _start(self, envs: NDArray[np.int64]) -> None:
         config = self.config
         start, goal, heading = place(
-            worlds, self._rngs, self.boxes, self.num_agents,
+            envs, self._rngs, self.boxes, self.num_agents,
             config["min_travel"], config["max_travel"],
         )  # fmt: skip
         state = (start[..., 0], start[..., 1], heading, np.zeros_like(heading))
         for array, value in zip(self.cars, (*state, goal[..., 0], goal[..., 1]), strict=True):
-            array[worlds] = value
-        self.time[worlds] = 0
+            array[envs] = value
+        self.time[envs] = 0
         at_goal = np.hypot(*np.moveaxis(goal - start, -1, 0)) < config["goal_radius"]
-        self.at_goal[worlds] = self.reached[worlds] = at_goal
-        self.colliding[worlds] = self.collided[worlds] = False
+        self.at_goal[envs] = self.reached[envs] = at_goal
+        self.colliding[envs] = self.collided[envs] = False
 
-    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+    def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         config, before = self.config, self.cars
         self._trail.append((before.x, before.y))
         u_ref = control_laws.nominal(before)
@@ -151,18 +151,21 @@ class DubinsCar(TeamVectorEnv):
         obs = self._observe(everywhere, self._near_cars, self._near_boxes)
         ended = np.flatnonzero(terminated | truncated)
         if len(ended):
-            self._last = ({name: value.copy() for name, value in obs.items()}, self._figures())
+            self._last = (
+                {name: value.copy() for name, value in obs.items()},
+                self._episode_metrics(),
+            )
             self._start(ended)
             for name, value in self._observe(ended, *self._look_around(ended)).items():
                 obs[name][ended] = value
             self._near_cars, self._near_boxes = self._look_around(everywhere)
-        return WorldStep(obs, team_reward, terminated, truncated)
+        return VectorStep(obs, team_reward, terminated, truncated)
 
-    def _look_around(self, worlds: NDArray[np.int64]) -> tuple[Neighbours, NearBoxes]:
-        """Pairs of near cars, and of cars and near boxes, in W worlds; cars are e * N + i."""
-        x, y = self.cars.x[worlds], self.cars.y[worlds]
-        world = np.repeat(worlds, self.num_agents)
-        return neighbours(x, y, REACH), self.boxes.near(world, x.ravel(), y.ravel())
+    def _look_around(self, envs: NDArray[np.int64]) -> tuple[Neighbours, NearBoxes]:
+        """Pairs of near cars, and of cars and near boxes, in W envs; cars are e * N + i."""
+        x, y = self.cars.x[envs], self.cars.y[envs]
+        e = np.repeat(envs, self.num_agents)
+        return neighbours(x, y, REACH), self.boxes.near(e, x.ravel(), y.ravel())
 
     def _collisions(self) -> NDArray[np.bool_]:
         """Which cars touch another one or a box now, [E, N]."""
@@ -171,7 +174,7 @@ class DubinsCar(TeamVectorEnv):
         touching[self._near_boxes.point[self._near_boxes.distance < CAR_RADIUS]] = True
         return touching.reshape(self.num_envs, self.num_agents)
 
-    def _figures(self) -> dict[str, NDArray[np.float32]]:
+    def _episode_metrics(self) -> dict[str, NDArray[np.float32]]:
         safe = ~self.collided
         return {
             name: value.mean(1, dtype=np.float32)
@@ -182,22 +185,22 @@ class DubinsCar(TeamVectorEnv):
             )
         }
 
-    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         return self._last
 
     # -- what the cars see ---------------------------------------------------------------------
 
     def _observe(
-        self, worlds: NDArray[np.int64], near_cars: Neighbours, near_boxes: NearBoxes
+        self, envs: NDArray[np.int64], near_cars: Neighbours, near_boxes: NearBoxes
     ) -> Observation:
-        cars = Cars(*(array[worlds] for array in self.cars))
+        cars = Cars(*(array[envs] for array in self.cars))
         alive = np.ones(cars.x.shape, np.bool_)
         if self._freeze:
-            alive = ~self.collided[worlds]
+            alive = ~self.collided[envs]
         if self._ego:
-            rows = self._ego_rows(cars, self.at_goal[worlds], near_cars, near_boxes)
+            rows = self._ego_rows(cars, self.at_goal[envs], near_cars, near_boxes)
         else:
-            rows = self._paper_rows(cars, self.boxes.array[worlds])
+            rows = self._paper_rows(cars, self.boxes.array[envs])
         rows[~alive] = 0.0
         obs: Observation = {"obs": rows, "alive": alive}
         if self.config["state"]:
@@ -207,9 +210,9 @@ class DubinsCar(TeamVectorEnv):
                 np.sin(cars.theta),
                 cars.v,
                 *(array / self.side for array in (cars.goal_x, cars.goal_y)),
-                self.reached[worlds],
+                self.reached[envs],
             ]
-            obs["state"] = np.stack(columns, -1, dtype=np.float32).reshape(len(worlds), -1)
+            obs["state"] = np.stack(columns, -1, dtype=np.float32).reshape(len(envs), -1)
         if self.config["neighbours"]:
             obs["neighbours"] = self._neighbour_slots(alive.shape, near_cars)
         return obs
@@ -268,10 +271,10 @@ class DubinsCar(TeamVectorEnv):
         shape = (*own.shape[:2], centres.shape[-1])
         return np.concatenate([own, np.broadcast_to(centres, shape)], axis=-1)
 
-    # -- controllers, picture, state -------------------------------------------------------------
+    # -- scripted policies, frame, state ---------------------------------------------------------
 
-    def control(self, name: str) -> NDArray[np.float32]:
-        """See `TeamVectorEnv.control`; float32 [E, N, 2].
+    def scripted_actions(self, name: str) -> NDArray[np.float32]:
+        """See `TeamVectorEnv.scripted_actions`; float32 [E, N, 2].
 
         With residual actions, which reach no further than 3 from u_ref, as near as they get.
         """
@@ -282,16 +285,16 @@ class DubinsCar(TeamVectorEnv):
         elif name == "potential_field":
             u = control_laws.potential_field(self.cars, self._near_cars, self._near_boxes, REACH)
         else:
-            return super().control(name)
+            return super().scripted_actions(name)
         if self.config["action_mode"] == "residual":
             u = u - control_laws.nominal(self.cars)
         return u / np.float32(MAX_ACTION)
 
-    def picture(self, world: int = 0) -> NDArray[np.uint8]:
-        """See `TeamVectorEnv.picture`."""
-        return draw(scene_of(self, world, self._trail))
+    def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
+        """See `TeamVectorEnv.render_frame`."""
+        return draw(scene_of(self, e, self._trail))
 
-    def _get_worlds(self) -> dict[str, Any]:
+    def _get_envs_state(self) -> dict[str, Any]:
         return {
             "cars": [array.copy() for array in self.cars],
             "boxes": self.boxes.array.copy(),
@@ -303,14 +306,14 @@ class DubinsCar(TeamVectorEnv):
             "random": self._rngs.get_state(),
         }
 
-    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
         everywhere = np.arange(self.num_envs)
         self._trail.clear()
-        self.cars = Cars(*(array.copy() for array in worlds["cars"]))
-        self.boxes.array = worlds["boxes"].copy()
+        self.cars = Cars(*(array.copy() for array in state["cars"]))
+        self.boxes.array = state["boxes"].copy()
         self.boxes.index(everywhere)
-        self.time = worlds["time"].copy()
-        self.at_goal, self.reached = worlds["at_goal"].copy(), worlds["reached"].copy()
-        self.colliding, self.collided = worlds["colliding"].copy(), worlds["collided"].copy()
-        self._rngs.set_state(worlds["random"])
+        self.time = state["time"].copy()
+        self.at_goal, self.reached = state["at_goal"].copy(), state["reached"].copy()
+        self.colliding, self.collided = state["colliding"].copy(), state["collided"].copy()
+        self._rngs.set_state(state["random"])
         self._near_cars, self._near_boxes = self._look_around(everywhere)

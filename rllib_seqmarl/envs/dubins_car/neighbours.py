@@ -1,6 +1,6 @@
-"""Which cars are near each other: the pairs closer than a radius, over E worlds of N cars at once.
+"""Which cars are near each other: the pairs closer than a radius, over E envs of N cars at once.
 
-Cars are numbered ``e * N + i`` over all worlds; all arrays of pairs are sorted by the first car,
+Cars are numbered ``e * N + i`` over all envs; all arrays of pairs are sorted by the first car,
 then by distance, then by the second car.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-#: Up to this many cars per world all N x N distances are computed, above it a tree is built.
+#: Up to this many cars per env all N x N distances are computed, above it a tree is built.
 DENSE_LIMIT = 64
 
 #: Both searches look a little further than asked: the distances that decide are computed after.
@@ -20,7 +20,7 @@ _SLACK = 1.0 + 1e-5
 
 
 class Neighbours(NamedTuple):
-    """Ordered pairs of cars of one world, P of them.
+    """Ordered pairs of cars of one env, P of them.
 
     Attributes:
         car: int [P], whose neighbour it is.
@@ -38,7 +38,7 @@ class Neighbours(NamedTuple):
 def neighbours(
     x: NDArray[np.float32], y: NDArray[np.float32], radius: float, dense: bool | None = None
 ) -> Neighbours:
-    """All ordered pairs of different cars of one world whose centres are closer than ``radius``.
+    """All ordered pairs of different cars of one env whose centres are closer than ``radius``.
 
     Args:
         x, y: positions, float32 [E, N].
@@ -74,12 +74,12 @@ def _dense(
 def _tree(
     x: NDArray[np.float32], y: NDArray[np.float32], radius: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One tree for all worlds, which lie side by side, too far apart to be neighbours."""
-    worlds = x.shape[0]
+    """One tree for all envs, which lie side by side, too far apart to be neighbours."""
+    envs = x.shape[0]
     # The span of now: nothing keeps the cars inside their area. In float64, which holds the
     # shifted positions exactly enough.
     stride = float(x.max() - x.min()) + 2.0 * radius
-    shifted = x.astype(np.float64) + stride * np.arange(worlds)[:, None]
+    shifted = x.astype(np.float64) + stride * np.arange(envs)[:, None]
     points = np.stack([shifted.ravel(), y.ravel()], axis=-1)
     tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
     pairs = tree.query_pairs(radius * _SLACK, output_type="ndarray")

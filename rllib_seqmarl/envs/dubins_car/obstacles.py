@@ -1,6 +1,6 @@
-"""The boxes among the cars: M rotated rectangles per world, their distances and the rays they stop.
+"""The boxes among the cars: M rotated rectangles per env, their distances and the rays they stop.
 
-Which boxes are near a point is looked up in a grid over each world, so that the cost does not
+Which boxes are near a point is looked up in a grid over each env, so that the cost does not
 grow with the number of boxes that are far away.
 """
 
@@ -40,60 +40,60 @@ class NearBoxes(NamedTuple):
 
 
 class Boxes:
-    """M boxes in each of E worlds whose centres lie in a square [0, side]^2.
+    """M boxes in each of E envs whose centres lie in a square [0, side]^2.
 
     Args:
-        num_worlds: E.
+        num_envs: E.
         num_boxes: M.
         side: of the area, in length units.
     """
 
-    def __init__(self, num_worlds: int, num_boxes: int, side: float) -> None:
+    def __init__(self, num_envs: int, num_boxes: int, side: float) -> None:
         self.side = side
-        self.array = np.zeros((num_worlds, num_boxes, 6), np.float32)
+        self.array = np.zeros((num_envs, num_boxes, 6), np.float32)
         self._columns = int(np.ceil((side + 2.0 * _MARGIN) / _CELL))
         self._cells: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = [
-            (np.zeros(0, np.int64), np.zeros(0, np.int64)) for _ in range(num_worlds)
+            (np.zeros(0, np.int64), np.zeros(0, np.int64)) for _ in range(num_envs)
         ]
-        self._first = np.zeros(num_worlds * self._columns**2 + 1, np.int64)
+        self._first = np.zeros(num_envs * self._columns**2 + 1, np.int64)
         self._box = np.zeros(0, np.int64)
 
-    def draw(self, worlds: NDArray[np.int64], rngs: list[np.random.Generator]) -> None:
-        """New boxes in some worlds, each with that world's generator.
+    def draw(self, envs: NDArray[np.int64], rngs: list[np.random.Generator]) -> None:
+        """New boxes in some envs, each with that env's generator.
 
         Centres are uniform in the area, sides in [0.1, 0.6], angles in [0, 2 pi); boxes may
         overlap and stick out of the area.
         """
         low, high = _SIDES
-        for world in worlds:
-            uniform = rngs[world].random((self.array.shape[1], 5))
+        for e in envs:
+            uniform = rngs[e].random((self.array.shape[1], 5))
             angle = 2.0 * np.pi * uniform[:, 4]
-            self.array[world, :, :2] = self.side * uniform[:, :2]
-            self.array[world, :, 2:4] = 0.5 * (low + (high - low) * uniform[:, 2:4])
-            self.array[world, :, _COS], self.array[world, :, _SIN] = np.cos(angle), np.sin(angle)
-        self.index(worlds)
+            self.array[e, :, :2] = self.side * uniform[:, :2]
+            self.array[e, :, 2:4] = 0.5 * (low + (high - low) * uniform[:, 2:4])
+            self.array[e, :, _COS], self.array[e, :, _SIN] = np.cos(angle), np.sin(angle)
+        self.index(envs)
 
-    def index(self, worlds: NDArray[np.int64]) -> None:
-        """Brings the grid up to date after the boxes of some worlds changed."""
+    def index(self, envs: NDArray[np.int64]) -> None:
+        """Brings the grid up to date after the boxes of some envs changed."""
         if not self.array.shape[1]:
             return
-        for world in worlds:
-            self._cells[world] = self._cells_near(self.array[world])
-        cells_per_world = self._columns**2
-        counts = np.zeros(len(self._cells) * cells_per_world, np.int64)
-        for world, (cell, _) in enumerate(self._cells):
-            begin = world * cells_per_world
-            counts[begin : begin + cells_per_world] = np.bincount(cell, minlength=cells_per_world)
+        for e in envs:
+            self._cells[e] = self._cells_near(self.array[e])
+        cells_per_env = self._columns**2
+        counts = np.zeros(len(self._cells) * cells_per_env, np.int64)
+        for e, (cell, _) in enumerate(self._cells):
+            begin = e * cells_per_env
+            counts[begin : begin + cells_per_env] = np.bincount(cell, minlength=cells_per_env)
         self._first = np.concatenate([[0], np.cumsum(counts)])
-        boxes_per_world = self.array.shape[1]
+        boxes_per_env = self.array.shape[1]
         self._box = np.concatenate(
-            [box + world * boxes_per_world for world, (_, box) in enumerate(self._cells)]
+            [box + e * boxes_per_env for e, (_, box) in enumerate(self._cells)]
         )
 
     def _cells_near(
         self, boxes: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The (cell, box) pairs of one world that some point of the cell feels, sorted by cell."""
+        """The (cell, box) pairs of one env that some point of the cell feels, sorted by cell."""
         reach = int(np.ceil(_MARGIN / _CELL)) + 1
         step = np.arange(-reach, reach + 1)
         column = self._cell_index(boxes[:, None, None, _X]) + step[:, None]  # [M, R, 1]
@@ -115,17 +115,17 @@ class Boxes:
         return np.floor((coordinate + _MARGIN) / _CELL).astype(np.int64)
 
     def near(
-        self, world: NDArray[np.int64], x: NDArray[np.float32], y: NDArray[np.float32]
+        self, e: NDArray[np.int64], x: NDArray[np.float32], y: NDArray[np.float32]
     ) -> NearBoxes:
         """The boxes nearer than ``REACH`` to each of some points.
 
         Args:
-            world: int [Q], which world each point is in.
+            e: int [Q], which env each point is in.
             x, y: float32 [Q], anywhere.
         """
         column, row = self._cell_index(x), self._cell_index(y)
         on_grid = (column >= 0) & (column < self._columns) & (row >= 0) & (row < self._columns)
-        cell = np.where(on_grid, (world * self._columns + column) * self._columns + row, -1)
+        cell = np.where(on_grid, (e * self._columns + column) * self._columns + row, -1)
         count = np.where(on_grid, self._first[cell + 1] - self._first[cell], 0)
         point = np.repeat(np.arange(len(x)), count)
         within = np.arange(len(point)) - np.repeat(np.cumsum(count) - count, count)

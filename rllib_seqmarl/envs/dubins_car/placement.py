@@ -51,21 +51,21 @@ def _no_goals(min_travel: float, max_travel: float, side: float) -> str:
 
 
 def place(
-    worlds: NDArray[np.int64],
+    envs: NDArray[np.int64],
     rngs: list[np.random.Generator],
     boxes: Boxes,
     num_cars: int,
     min_travel: float,
     max_travel: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """New boxes, starts and goals in some worlds, each drawn with that world's generator alone.
+    """New boxes, starts and goals in some envs, each drawn with that env's generator alone.
 
     Starts are uniform in the area, goals uniform in the area within ``max_travel`` of the start;
     both are drawn again while they are within ``SPACING`` of another start (of another goal) or
     of a box.
 
     Args:
-        worlds: int [W], the worlds to place; ``boxes`` and ``rngs`` are of all E.
+        envs: int [W], the envs to place; ``boxes`` and ``rngs`` are of all E.
         num_cars: N.
         min_travel, max_travel: bounds of the distance from start to goal; 0 for none.
 
@@ -75,18 +75,18 @@ def place(
     Raises:
         UserError: no room for all cars, or no goals, were found in several attempts.
     """
-    starts = np.zeros((len(worlds), num_cars, 2), np.float32)
+    starts = np.zeros((len(envs), num_cars, 2), np.float32)
     goals = np.zeros_like(starts)
-    waiting = np.arange(len(worlds))
+    waiting = np.arange(len(envs))
     for _ in range(_RESTARTS):
-        boxes.draw(worlds[waiting], rngs)
-        starts[waiting], started = _scatter(worlds[waiting], rngs, boxes, num_cars)
+        boxes.draw(envs[waiting], rngs)
+        starts[waiting], started = _scatter(envs[waiting], rngs, boxes, num_cars)
         goals[waiting], reachable = _scatter(
-            worlds[waiting], rngs, boxes, num_cars, starts[waiting], (min_travel, max_travel)
+            envs[waiting], rngs, boxes, num_cars, starts[waiting], (min_travel, max_travel)
         )
         waiting = waiting[~(started & reachable)]
         if not len(waiting):
-            uniform = np.array([rngs[world].random(num_cars) for world in worlds])
+            uniform = np.array([rngs[e].random(num_cars) for e in envs])
             return starts, goals, (2.0 * np.pi * uniform - np.pi).astype(np.float32)
     if not started.all():
         raise UserError(_no_room(num_cars, boxes.side))
@@ -94,32 +94,32 @@ def place(
 
 
 def _scatter(
-    worlds: NDArray[np.int64],
+    envs: NDArray[np.int64],
     rngs: list[np.random.Generator],
     boxes: Boxes,
     num_cars: int,
     around: NDArray[np.float32] | None = None,
     travel: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """N places per world, uniform in the area (or near ``around`` [W, N, 2]), kept apart.
+    """N places per env, uniform in the area (or near ``around`` [W, N, 2]), kept apart.
 
     In every round each car without a place takes the first of its candidates that is free. Of
     two cars that choose places too close to each other, the first keeps its own.
 
     Returns:
-        Places [W, N, 2] float32, and bool [W]: whether all cars of the world have one.
+        Places [W, N, 2] float32, and bool [W]: whether all cars of the env have one.
     """
     side = boxes.side
     nearest, furthest = travel
-    places = np.zeros((len(worlds), num_cars, 2), np.float32)
+    places = np.zeros((len(envs), num_cars, 2), np.float32)
     placed = np.zeros(places.shape[:2], np.bool_)
     for _ in range(_ROUNDS):
         row, car = np.nonzero(~placed)  # [Q]
         if not len(row):
             break
-        missing = np.bincount(row, minlength=len(worlds))
+        missing = np.bincount(row, minlength=len(envs))
         uniform = np.concatenate(
-            [rngs[w].random((n, _CANDIDATES, 2)) for w, n in zip(worlds, missing, strict=True)]
+            [rngs[w].random((n, _CANDIDATES, 2)) for w, n in zip(envs, missing, strict=True)]
         )
         candidates: NDArray[Any] = side * uniform  # [Q, C, 2]
         free = np.ones(candidates.shape[:2], np.bool_)
@@ -132,7 +132,7 @@ def _scatter(
             free &= (distance >= nearest) & ((distance <= furthest) | (furthest <= 0.0))
         candidates = candidates.astype(np.float32)
         at = np.repeat(row, _CANDIDATES)
-        near = boxes.near(worlds[at], candidates[..., 0].ravel(), candidates[..., 1].ravel())
+        near = boxes.near(envs[at], candidates[..., 0].ravel(), candidates[..., 1].ravel())
         free.reshape(-1)[near.point[near.distance < SPACING]] = False
         if placed.any():
             tree = cKDTree(_side_by_side(np.nonzero(placed)[0], places[placed], side))
@@ -153,7 +153,7 @@ def _scatter(
 
 
 def _side_by_side(row: NDArray[np.int64], points: NDArray[Any], side: float) -> NDArray[np.float64]:
-    """Points [Q, 2] of several worlds in one plane, each world too far away from the others."""
+    """Points [Q, 2] of several envs in one plane, each env too far away from the others."""
     shifted = points.astype(np.float64)
     shifted[:, 0] += (side + 1.0) * row
     return shifted

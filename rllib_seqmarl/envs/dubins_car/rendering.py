@@ -1,9 +1,9 @@
-"""A picture of one DubinsCar world: cars, goals, boxes, trails, and the counts in a line of text.
+"""A frame of one DubinsCar env: cars, goals, boxes, trails, and the counts in a line of text.
 
 Everything is drawn larger and then averaged down, which smooths the edges. Sizes are true to
 scale as long as they are at least a few pixels, so that 8 cars show their real extent and 1,024
-cars on 45 x 45 units can still be seen; cars that touch in such a picture need not touch in the
-world, and those that do are marked. Needs Pillow, which is imported when the first picture is
+cars on 45 x 45 units can still be seen; cars that touch in such a frame need not touch in the
+simulation, and those that do are marked. Needs Pillow, which is imported when the first frame is
 drawn.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rllib_seqmarl.envs.dubins_car.env import DubinsCar
 
 Colour = tuple[int, int, int]
-Point = NDArray[np.float64]  # x and y in pixels of the large picture
+Point = NDArray[np.float64]  # x and y in pixels of the large frame
 
 #: Cars and their goals take these in turn; red is kept for collisions.
 CAR_COLOURS: tuple[Colour, ...] = (
@@ -45,7 +45,7 @@ PAGE, GROUND, BORDER = (236, 238, 241), (255, 255, 255), (170, 176, 184)
 BOX, BOX_EDGE = (186, 192, 201), (120, 128, 140)
 TEXT, COLLISION, HALTED = (40, 44, 52), (226, 26, 36), (120, 124, 130)
 
-#: Edge of a picture in pixels (below which is the line of text), and how much larger it is drawn.
+#: Edge of a frame in pixels (below which is the line of text), and how much larger it is drawn.
 SIZE, LEGEND_HEIGHT, OVERSAMPLING = 720, 34, 3
 #: Least radii of a car, of a goal's ring and of the ring of a collision, in pixels.
 MIN_CAR, MIN_GOAL, MIN_COLLISION = 3.0, 4.0, 6.5
@@ -63,7 +63,7 @@ NOSE = np.array([[2.1, 0.0], [0.3, 0.95], [0.3, -0.95]])
 
 @dataclass(frozen=True)
 class Scene:
-    """One world at one time; lengths in the world's units.
+    """One env at one time; lengths in the units of the area.
 
     Attributes:
         side: of the square [0, side] x [0, side]; cars may leave it.
@@ -79,7 +79,7 @@ class Scene:
         collided: it has touched one since the episode began, bool [N].
         frozen: a collision has stopped it for good, bool [N].
         step: steps since the episode began.
-        seconds: the same in the world's time.
+        seconds: the same in simulated time.
     """
 
     side: float
@@ -98,32 +98,32 @@ class Scene:
     seconds: float
 
 
-def scene_of(env: DubinsCar, world: int, trail: Iterable[tuple[NDArray[np.float32], ...]]) -> Scene:
-    """What is to be seen in one of E worlds now.
+def scene_of(env: DubinsCar, e: int, trail: Iterable[tuple[NDArray[np.float32], ...]]) -> Scene:
+    """What is to be seen in one of E envs now.
 
     Args:
-        env: the worlds.
-        world: which.
+        env: the E envs.
+        e: which of them.
         trail: x and y [E, N] of the cars before each of the latest steps, the oldest first; of
             those, the ones of the present episode are drawn.
     """
-    cars = Cars(*(array[world] for array in env.cars))
-    step = int(env.time[world])
-    earlier = [np.stack([x[world], y[world]], axis=-1) for x, y in trail]
+    cars = Cars(*(array[e] for array in env.cars))
+    step = int(env.time[e])
+    earlier = [np.stack([x[e], y[e]], axis=-1) for x, y in trail]
     kept = earlier[max(0, len(earlier) - step) :]
     return Scene(
         side=env.side,
         positions=np.stack([cars.x, cars.y], axis=-1),
         headings=cars.theta,
         goals=np.stack([cars.goal_x, cars.goal_y], axis=-1),
-        boxes=env.boxes.array[world],
+        boxes=env.boxes.array[e],
         trails=np.array(kept).reshape(len(kept), env.num_agents, 2),
         car_radius=CAR_RADIUS,
         goal_radius=env.config["goal_radius"],
-        reached=env.reached[world],
-        colliding=env.colliding[world],
-        collided=env.collided[world],
-        frozen=env.collided[world] & (env.config["on_collision"] == "freeze"),
+        reached=env.reached[e],
+        colliding=env.colliding[e],
+        collided=env.collided[e],
+        frozen=env.collided[e] & (env.config["on_collision"] == "freeze"),
         step=step,
         seconds=step * TIME_STEP,
     )
@@ -145,7 +145,7 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
 
 
 class _Canvas:
-    """The scene in the pixels of the large picture."""
+    """The scene in the pixels of the large frame."""
 
     def __init__(self, pen: ImageDraw, scene: Scene) -> None:
         self.pen = pen
@@ -157,12 +157,12 @@ class _Canvas:
         self.car_radius = self.length(scene.car_radius, MIN_CAR)
 
     def pixels(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """World coordinates [..., 2] as pixels."""
+        """Coordinates of the area [..., 2] as pixels."""
         x, y = points[..., 0], self.scene.side - points[..., 1]
         return (np.stack([x, y], axis=-1).astype(np.float64) + self.margin) * self.scale
 
     def length(self, length: float, least: float) -> float:
-        """A length in pixels, ``least`` (of the final picture) at least."""
+        """A length in pixels, ``least`` (of the final frame) at least."""
         return max(length * self.scale, least * OVERSAMPLING)
 
     def ring(self, centre: Point, radius: float, colour: Colour, width: float) -> None:

@@ -1,4 +1,4 @@
-"""Car dynamics, and the scripted controllers that learned policies are compared with.
+"""Car dynamics, and the scripted policies that learned policies are compared with.
 
 Symbols: position (x, y), heading theta in (-pi, pi], speed v; all float32 [E, N]. Units: lengths
 of the area, seconds, radians. An action u is (turn command, acceleration), each in [-3, 3].
@@ -22,7 +22,7 @@ MAX_SPEED = 0.8
 CAR_RADIUS = 0.05
 #: Nearer to its goal than this a car stays where it is for good.
 PARKING_RADIUS = 0.025
-#: Beyond this distance to the goal the nominal controller drives no faster.
+#: Beyond this distance to the goal the nominal policy drives no faster.
 _SLOWING_DISTANCE = 0.5
 
 _TURN_GAIN, _POSITION_GAIN, _SPEED_GAIN = 1.0, 2.3, 2.5  # k_omega, k_v, k_a of GCBF+

@@ -7,7 +7,7 @@ is shown by a one-hot of every observation, and changes in the middle of an epis
 than all are controlled: an agent is then no fixed player. All episodes of a scenario start alike;
 the seed decides how they go on.
 
-The engine computes with one thread and holds Python's interpreter lock: worlds of one process
+The engine computes with one thread and holds Python's interpreter lock: envs of one process
 take turns, so that more cores need more processes (``num_env_runners``).
 """
 
@@ -124,14 +124,14 @@ def _scenarios() -> list[str]:
 
 
 def make(num_envs: int, **env_config: Any) -> FootballTeamEnv:
-    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`)."""
+    """``num_envs`` envs with the given ``env_config`` (see :func:`check`)."""
     return FootballTeamEnv(num_envs, **check(env_config))
 
 
 class FootballTeamEnv(SyncVectorEnv):
-    """E worlds of matches, one after another in this process.
+    """E envs of matches, one after another in this process.
 
-    Observation: gfootball's ``simple115v2``. The figure ``score`` of an episode is its goal
+    Observation: gfootball's ``simple115v2``. The metric ``score`` of an episode is its goal
     difference, ``won`` whether that is positive.
     """
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.core.contract import Observation
-from rllib_seqmarl.envs.core.sync_vector import World
+from rllib_seqmarl.envs.core.sync_vector import SingleEnv
 
 NUM_FEATURES = 115
 NUM_ACTIONS = 19
@@ -115,8 +115,8 @@ def collected_checkpoints(
     return np.where(has_ball, np.maximum(collected, reached), collected)
 
 
-class Match(World):
-    """The matches of one world, each started with a seed of its own.
+class Match(SingleEnv):
+    """The matches of one env, each started with a seed of its own.
 
     Every action of gfootball's default set is legal at any time, and no agent ever dies.
     """
@@ -159,7 +159,7 @@ class Match(World):
         self._rng = np.random.default_rng()
 
     def reset(self, seed: int | None) -> None:
-        """Starts an episode that is a function of two draws of this world's generator."""
+        """Starts an episode that is a function of two draws of this env's generator."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         engine_seed, number = self._rng.integers(MAX_SEED, size=2).tolist()
@@ -192,12 +192,12 @@ class Match(World):
         row["alive"][...] = True
         row["action_mask"][...] = True
 
-    def figures(self) -> dict[str, float]:
+    def episode_metrics(self) -> dict[str, float]:
         """``score``, the goal difference, and ``won``, whether it is positive."""
         own, opponents = self._raw["score"]
         return {"won": float(own > opponents), "score": float(own - opponents)}
 
-    def save(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         """The engine's memory (50 to 100 kB), and what is counted here."""
         return {
             "engine": self._core.get_state({}),
@@ -206,13 +206,13 @@ class Match(World):
             "random": self._rng.bit_generator.state,
         }
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Goes on from what ``save`` of a match in the same scenario returned."""
-        self._core.set_state(saved["engine"])
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``get_state`` of a match in the same scenario returned."""
+        self._core.set_state(state["engine"])
         self._raw = self._core.observation()
-        self._steps = saved["steps"]
-        self._collected = saved["collected"].copy()
-        self._rng.bit_generator.state = saved["random"]
+        self._steps = state["steps"]
+        self._collected = state["collected"].copy()
+        self._rng.bit_generator.state = state["random"]
 
     def close(self) -> None:
         """Leaves the engine to later matches of this process: gfootball never frees one."""

@@ -140,7 +140,7 @@ def _check_partition(scenario: str, partition: str) -> None:
 
 
 def make(num_envs: int, **env_config: Any) -> MAMuJoCo:
-    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`); imports MuJoCo."""
+    """``num_envs`` envs with the given ``env_config`` (see :func:`check`); imports MuJoCo."""
     config = check(env_config)
     from rllib_seqmarl.envs.mamujoco.env import MAMuJoCo
 

@@ -1,4 +1,4 @@
-"""E worlds of one MuJoCo robot whose joints are divided among the agents."""
+"""E envs of one MuJoCo robot whose joints are divided among the agents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rllib_seqmarl.envs.core.contract import (
     Observation,
     TeamVectorEnv,
-    WorldStep,
+    VectorStep,
     continuous_actions,
     observation_space,
 )
@@ -73,7 +73,7 @@ def _robots(scenario: str, partition: str, count: int) -> list[Any]:
 
 
 class MAMuJoCo(TeamVectorEnv):
-    """E worlds of one robot.
+    """E envs of one robot.
 
     Actions are limited to [-1, 1] and scaled to the range of each joint's actuator. Where agents
     have unequally many joints, actions are padded to the largest number A and ``action_mask``
@@ -84,7 +84,7 @@ class MAMuJoCo(TeamVectorEnv):
     after ``max_episode_steps``. No agent ever dies.
 
     Attributes:
-        robots: gymnasium's environments of the robot, one per world, without wrappers.
+        robots: gymnasium's environments of the robot, one per env, without wrappers.
     """
 
     metric_names = ("average_step_reward",)
@@ -117,7 +117,7 @@ class MAMuJoCo(TeamVectorEnv):
             autoreset: see :class:`TeamVectorEnv`.
         """
         with quietly():
-            # One at least: that there are too few worlds is for the base class to say.
+            # One at least: that there are too few envs is for the base class to say.
             self.robots = _robots(scenario, partition, max(1, num_envs))
             self._layout = find_layout(
                 scenario,
@@ -148,7 +148,7 @@ class MAMuJoCo(TeamVectorEnv):
         self._data = [robot.data for robot in self.robots]
         self._last_obs: Observation = {}
 
-    def _reset_worlds(self) -> Observation:
+    def _reset_envs(self) -> Observation:
         seeds = self.np_random.integers(2**31, size=self.num_envs)
         for robot, seed in zip(self.robots, seeds.tolist(), strict=True):
             robot.reset(seed=seed)
@@ -171,29 +171,29 @@ class MAMuJoCo(TeamVectorEnv):
         flat = actions.reshape(self.num_envs, -1)[:, self._layout.slots].astype(np.float64)
         return self._center + self._half_range * flat.clip(-1.0, 1.0)
 
-    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+    def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         controls = self._controls(actions)
         active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
         reward = np.zeros(self.num_envs, np.float32)
         terminated = np.zeros(self.num_envs, np.bool_)
-        for world in np.flatnonzero(active):
-            _, reward[world], terminated[world], _, _ = self.robots[world].step(controls[world])
+        for e in np.flatnonzero(active):
+            _, reward[e], terminated[e], _, _ = self.robots[e].step(controls[e])
         out_of_time = active & (self._episode_length + 1 >= self._max_episode_steps)
         truncated = out_of_time & ~terminated
         obs = self._observe()
         ended = np.flatnonzero(terminated | truncated)
         if len(ended):
             self._last_obs = obs
-            for world in ended:
-                self.robots[world].reset()
+            for e in ended:
+                self.robots[e].reset()
             obs = self._observe()
-        return WorldStep(obs, reward, terminated, truncated)
+        return VectorStep(obs, reward, terminated, truncated)
 
-    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         average = self._episode_return / np.maximum(self._episode_length, 1)
         return self._last_obs, {"average_step_reward": average.astype(np.float32)}
 
-    def _get_worlds(self) -> dict[str, Any]:
+    def _get_envs_state(self) -> dict[str, Any]:
         import mujoco
 
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -210,12 +210,12 @@ class MAMuJoCo(TeamVectorEnv):
             "random": [robot.np_random.bit_generator.state for robot in self.robots],
         }
 
-    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
         import mujoco
 
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        for world, robot in enumerate(self.robots):
-            mujoco.mj_setState(robot.model, robot.data, worlds["physics"][world], kind)
-            for name, values in worlds["derived"].items():
-                getattr(robot.data, name)[...] = values[world]
-            robot.np_random.bit_generator.state = worlds["random"][world]
+        for e, robot in enumerate(self.robots):
+            mujoco.mj_setState(robot.model, robot.data, state["physics"][e], kind)
+            for name, values in state["derived"].items():
+                getattr(robot.data, name)[...] = values[e]
+            robot.np_random.bit_generator.state = state["random"][e]

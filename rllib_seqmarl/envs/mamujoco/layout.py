@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rllib_seqmarl.errors import UserError
 
-#: What observations are made of: name -> flat numbers [C] of one world's ``mujoco.MjData``.
+#: What observations are made of: name -> flat numbers [C] of one env's ``mujoco.MjData``.
 #: The last three are Reacher's alone; its last body is the target.
 SOURCES: dict[str, Callable[[Any], NDArray[np.float64]]] = {
     "qpos": lambda data: data.qpos,
@@ -36,10 +36,10 @@ FIELDS = ("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "xpos")
 
 
 class Layout(NamedTuple):
-    """The team's view of one world with U actuators.
+    """The team's view of one robot with U actuators.
 
     Attributes:
-        sources: the names of ``SOURCES`` that are observed; a world's numbers are theirs, one
+        sources: the names of ``SOURCES`` that are observed; an env's numbers are theirs, one
             after another.
         columns: int [N, D], which of these numbers an element is.
         lower: float64 [N, D], elements are limited to this from below; 0 where padded.
@@ -57,10 +57,10 @@ class Layout(NamedTuple):
     action_sizes: NDArray[np.int64]
     slots: NDArray[np.int64]
 
-    def read(self, worlds: Sequence[Any]) -> NDArray[np.float64]:
+    def read(self, simulations: Sequence[Any]) -> NDArray[np.float64]:
         """The padded observations [E, N, D] of E ``mujoco.MjData``."""
-        numbers = [SOURCES[name](data) for data in worlds for name in self.sources]
-        table = np.concatenate(numbers).reshape(len(worlds), -1)
+        numbers = [SOURCES[name](data) for data in simulations for name in self.sources]
+        table = np.concatenate(numbers).reshape(len(simulations), -1)
         return table[:, self.columns].clip(self.lower, self.upper)
 
 
@@ -82,59 +82,59 @@ def factorization(scenario: str, partition: str, coarser: str | None) -> dict[st
 
 
 def observers(
-    scenario: str, partition: Mapping[str, Any], agent_obsk: int, world: Any
+    scenario: str, partition: Mapping[str, Any], agent_obsk: int, robot: Any
 ) -> list[Callable[[], NDArray[np.float64]]]:
-    """Per agent, gymnasium-robotics' own assembly of its observation from ``world.data``."""
+    """Per agent, gymnasium-robotics' own assembly of its observation from ``robot.data``."""
     from gymnasium_robotics import mamujoco_v1
     from gymnasium_robotics.envs.multiagent_mujoco.obsk import build_obs
 
     env = mamujoco_v1.parallel_env(
-        scenario, "custom", agent_obsk, agent_factorization=dict(partition), gym_env=world
+        scenario, "custom", agent_obsk, agent_factorization=dict(partition), gym_env=robot
     )
 
-    def observer(near: Mapping[int, list[Any]]) -> Callable[[], NDArray[np.float64]]:
+    def observer(nodes_at: Mapping[int, list[Any]]) -> Callable[[], NDArray[np.float64]]:
         # It sorts sets by label, which says nothing where labels are equal (Pusher has three
         # equal ones): the order would be another one in every process.
         joints = {
             distance: sorted(nodes, key=lambda node: (node.label, node.act_ids))
-            for distance, nodes in near.items()
+            for distance, nodes in nodes_at.items()
         }
         return lambda: build_obs(
-            world.data,
+            robot.data,
             joints,
             env.local_categories,
             env.mujoco_globals,
             env.global_categories,
         )
 
-    return [observer(near) for near in env.k_dicts]
+    return [observer(nodes_at) for nodes_at in env.k_dicts]
 
 
-def find_layout(scenario: str, partition: Mapping[str, Any], agent_obsk: int, world: Any) -> Layout:
+def find_layout(scenario: str, partition: Mapping[str, Any], agent_obsk: int, robot: Any) -> Layout:
     """Finds the layout by filling the simulation with numbers that tell where they come from.
 
     Args:
         scenario: name of the robot.
         partition: see :func:`factorization`.
         agent_obsk: how many joints away an agent still sees.
-        world: an unwrapped gymnasium MuJoCo environment of the scenario; its data is
+        robot: an unwrapped gymnasium MuJoCo environment of the scenario; its data is
             overwritten, so it needs a reset afterwards.
 
     Raises:
         UserError: the installed gymnasium-robotics observes something that is not known here.
     """
-    observe = observers(scenario, partition, agent_obsk, world)
+    observe = observers(scenario, partition, agent_obsk, robot)
     rng = np.random.default_rng(0)
-    probe = {name: rng.random(getattr(world.data, name).shape) for name in FIELDS}
+    probe = {name: rng.random(getattr(robot.data, name).shape) for name in FIELDS}
 
     def observed(scale: float) -> list[NDArray[np.float64]]:
         for name, numbers in probe.items():
-            getattr(world.data, name)[...] = scale * numbers
+            getattr(robot.data, name)[...] = scale * numbers
         return [one() for one in observe]
 
     # All different and within every range: each number gives its place away.
     seen = observed(1.0)
-    values = {name: source(world.data) for name, source in SOURCES.items()}
+    values = {name: source(robot.data) for name, source in SOURCES.items()}
     used = tuple(
         name for name, numbers in values.items() if np.isin(np.concatenate(seen), numbers).any()
     )
@@ -153,7 +153,7 @@ def find_layout(scenario: str, partition: Mapping[str, Any], agent_obsk: int, wo
     # Far outside of every range: what comes back is the number itself or the end of its range.
     for scale, bound in ((1e6, upper), (-1e6, lower)):
         rows = observed(scale)
-        table = np.concatenate([SOURCES[name](world.data) for name in used])
+        table = np.concatenate([SOURCES[name](robot.data) for name in used])
         for agent, row in enumerate(rows):
             free = row == table[columns[agent, : len(row)]]
             bound[agent, : len(row)] = np.where(free, np.copysign(np.inf, scale), row)
@@ -162,7 +162,7 @@ def find_layout(scenario: str, partition: Mapping[str, Any], agent_obsk: int, wo
         used, columns, lower, upper, np.array(sizes), *_actuators(partition["partition"])
     )
     rows = observed(3.0)
-    read = layout.read([world.data])[0]
+    read = layout.read([robot.data])[0]
     if not all(np.array_equal(one[: len(row)], row) for one, row in zip(read, rows, strict=True)):
         raise _unknown(scenario)
     return layout

@@ -1,6 +1,6 @@
-"""Cooperative navigation and predator-prey, the two toy tasks of SeCA, as E worlds at once.
+"""Cooperative navigation and predator-prey, the two toy tasks of SeCA, as E envs at once.
 
-The worlds are particle worlds of Lowe et al. 2017, computed here with NumPy. ``rules`` chooses
+The tasks are particle environments of Lowe et al. 2017, computed here with NumPy. ``rules`` chooses
 between the two forms in which they are used; ``sqddpg`` is what SeCA's toy study follows
 (Wang et al. 2020, "Shapley Q-value", and their code), ``mpe2`` is ``simple_spread_v3`` and
 ``simple_tag_v3`` of the package mpe2, transition by transition:
@@ -112,6 +112,6 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make(num_envs: int, **env_config: Any) -> ParticleTask:
-    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`)."""
+    """``num_envs`` envs with the given ``env_config`` (see :func:`check`)."""
     config = check(env_config)
     return TASKS[config.pop("task")](num_envs, **config)

@@ -1,4 +1,4 @@
-"""The two tasks of :mod:`rllib_seqmarl.envs.mpe.config` as team environments of E particle worlds.
+"""The two tasks of :mod:`rllib_seqmarl.envs.mpe.config` as team environments of E envs.
 
 Slots of what moves: the N agents, then what is scripted (the prey); landmarks follow.
 """
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from rllib_seqmarl.envs.core.contract import (
     Observation,
     TeamVectorEnv,
-    WorldStep,
+    VectorStep,
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.core.generators import WorldGenerators
+from rllib_seqmarl.envs.core.generators import EnvGenerators
 from rllib_seqmarl.envs.mpe.particles import Particles
 
 NUM_ACTIONS = 5
@@ -35,7 +35,7 @@ DISTANCE_COST = 0.1
 
 
 class Bodies(NamedTuple):
-    """What a world consists of: M discs that move, then landmarks, P in all.
+    """What an env consists of: M discs that move, then landmarks, P in all.
 
     Attributes:
         radii: float64 [P].
@@ -115,48 +115,48 @@ class ParticleTask(TeamVectorEnv):
         # For each agent the slots of all others that move, [N, M - 1].
         self._others = np.array([np.delete(self._moving, agent) for agent in range(num_agents)])
         self._parts = np.cumsum(sizes)
-        self._worlds = np.arange(num_envs)
+        self._everywhere = np.arange(num_envs)
         self._time = np.zeros(num_envs, np.int64)
-        # Actions of what is scripted, drawn for a whole episode when it starts. Every world has
+        # Actions of what is scripted, drawn for a whole episode when it starts. Every env has
         # its own generator: its episodes do not depend on when others end.
         self._scripted = np.zeros((num_envs, episode_length, moving - num_agents), np.int8)
-        self._world_rngs = WorldGenerators(num_envs)
+        self._rngs = EnvGenerators(num_envs)
         self._tally = np.zeros(num_envs)
         self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
     @staticmethod
     @abstractmethod
     def _bodies(num_agents: int) -> Bodies:
-        """What a world with N agents consists of."""
+        """What an env with N agents consists of."""
 
     @abstractmethod
-    def _judge(self, active: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _evaluate(self, active: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The team's reward [E] and where the task is solved now [E].
 
         Adds to ``self._tally`` [E], what the task counts during an episode, where ``active``.
         """
 
     @abstractmethod
-    def _figures(self) -> dict[str, NDArray[Any]]:
-        """The task's own metrics [E], right for the worlds whose episode ends now."""
+    def _episode_metrics(self) -> dict[str, NDArray[Any]]:
+        """The task's own metrics [E], right for the envs whose episode ends now."""
 
-    def _reset_worlds(self) -> Observation:
-        self._world_rngs.reseed(self.np_random)
-        self._start(self._worlds)
+    def _reset_envs(self) -> Observation:
+        self._rngs.reseed(self.np_random)
+        self._start(self._everywhere)
         return self._observe()
 
-    def _start(self, worlds: NDArray[np.int64]) -> None:
-        self._time[worlds] = 0
-        self._tally[worlds] = 0.0
-        self._particles.velocities[worlds] = 0.0
+    def _start(self, envs: NDArray[np.int64]) -> None:
+        self._time[envs] = 0
+        self._tally[envs] = 0.0
+        self._particles.velocities[envs] = 0.0
         script_shape = self._scripted.shape[1:]
-        for world in worlds:
-            rng = self._world_rngs[world]
+        for e in envs:
+            rng = self._rngs[e]
             uniform = rng.random((len(self._start_range), 2))
-            self._particles.positions[world] = (2.0 * uniform - 1.0) * self._start_range[:, None]
+            self._particles.positions[e] = (2.0 * uniform - 1.0) * self._start_range[:, None]
             if self._scripted_are_random:
                 drawn = rng.integers(NUM_ACTIONS, size=script_shape, dtype=np.int8)
-                self._scripted[world] = drawn
+                self._scripted[e] = drawn
         self._particles.measure()
 
     def _observe(self) -> Observation:
@@ -191,13 +191,13 @@ class ParticleTask(TeamVectorEnv):
             obs["state"] = np.concatenate(flat, axis=1, dtype=np.float32)
         return obs
 
-    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+    def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
-        scripted = self._scripted[self._worlds, self._time]
+        scripted = self._scripted[self._everywhere, self._time]
         everyone = np.concatenate([actions, scripted], axis=1)  # [E, M]
         self._particles.step(self._forces[self._moving, everyone], frozen)
         self._time += active
-        reward, solved = self._judge(active)
+        reward, solved = self._evaluate(active)
         timeout = self._time == self._steps
         # Solved in the very last step: terminated for SQDDPG, truncated for mpe2.
         terminated = active & solved & self._success_ends & (self._sqddpg | ~timeout)
@@ -205,36 +205,38 @@ class ParticleTask(TeamVectorEnv):
         done = terminated | truncated
         obs = self._observe()
         if done.any():
-            figures = {name: value.astype(np.float32) for name, value in self._figures().items()}
-            self._last = (obs, figures)
+            metrics = {
+                name: value.astype(np.float32) for name, value in self._episode_metrics().items()
+            }
+            self._last = (obs, metrics)
             self._start(np.flatnonzero(done))
             obs = self._observe()
         reward = (reward * active).astype(np.float32)
-        return WorldStep(obs, reward, terminated, truncated)
+        return VectorStep(obs, reward, terminated, truncated)
 
-    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
-        obs, figures = self._last
+    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+        obs, metrics = self._last
         per_step = self._episode_return / np.maximum(self._episode_length, 1)
-        return obs, {"step_reward": per_step.astype(np.float32), **figures}
+        return obs, {"step_reward": per_step.astype(np.float32), **metrics}
 
-    def _get_worlds(self) -> dict[str, Any]:
+    def _get_envs_state(self) -> dict[str, Any]:
         return {
             "positions": self._particles.positions.copy(),
             "velocities": self._particles.velocities.copy(),
             "time": self._time.copy(),
             "scripted": self._scripted.copy(),
             "tally": self._tally.copy(),
-            "random": self._world_rngs.get_state(),
+            "random": self._rngs.get_state(),
         }
 
-    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
-        self._particles.positions[...] = worlds["positions"]
-        self._particles.velocities[...] = worlds["velocities"]
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
+        self._particles.positions[...] = state["positions"]
+        self._particles.velocities[...] = state["velocities"]
         self._particles.measure()
-        self._time = worlds["time"].copy()
-        self._scripted = worlds["scripted"].copy()
-        self._tally = worlds["tally"].copy()
-        self._world_rngs.set_state(worlds["random"])
+        self._time = state["time"].copy()
+        self._scripted = state["scripted"].copy()
+        self._tally = state["tally"].copy()
+        self._rngs.set_state(state["random"])
 
 
 class CooperativeNavigation(ParticleTask):
@@ -263,7 +265,7 @@ class CooperativeNavigation(ParticleTask):
         """Distance of the nearest agent to each landmark, [E, N]."""
         return self._particles.distances[:, :, self.num_agents :].min(axis=1)
 
-    def _judge(self, active: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _evaluate(self, active: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         agents, nearest = self.num_agents, self._nearest()
         touching = self._particles.distances[:, :, :agents] < self._particles.contact[:, :agents]
         contacts = touching.sum(axis=(1, 2))  # [E], each agent with itself, each pair twice
@@ -276,7 +278,7 @@ class CooperativeNavigation(ParticleTask):
             reward = (1.0 - self._local_ratio) * common - self._local_ratio * others
         return reward, nearest.max(axis=1) < COVERED
 
-    def _figures(self) -> dict[str, NDArray[Any]]:
+    def _episode_metrics(self) -> dict[str, NDArray[Any]]:
         covered = self._nearest() < COVERED
         return {
             "coverage": covered.mean(axis=1),
@@ -307,7 +309,7 @@ class PredatorPrey(ParticleTask):
             silent_size=0,
         )
 
-    def _judge(self, active: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def _evaluate(self, active: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         prey = self.num_agents
         distances = self._particles.distances[:, :prey, prey]
         contacts = (distances < self._particles.contact[:prey, prey]).sum(axis=1)
@@ -318,7 +320,7 @@ class PredatorPrey(ParticleTask):
             each -= DISTANCE_COST * distances.sum(axis=1)
         return prey * each, caught
 
-    def _figures(self) -> dict[str, NDArray[Any]]:
+    def _episode_metrics(self) -> dict[str, NDArray[Any]]:
         captured = self._tally > 0.0
         return {
             "captured": captured,

@@ -1,4 +1,4 @@
-"""Discs in the plane that push each other apart: the physics of the particle worlds, E at once.
+"""Discs in the plane that push each other apart: the physics of E particle envs.
 
 Lowe et al. 2017 (OpenAI's multi-agent particle environments) and their successor mpe2 share it
 up to one line: OpenAI's code moves a disc with its new velocity, mpe2 with its old one.
@@ -18,7 +18,7 @@ Reals = NDArray[np.float64]
 
 
 class Particles:
-    """E worlds of P discs of mass 1, of which the first M move and the first C collide.
+    """E envs of P discs of mass 1, of which the first M move and the first C collide.
 
     Attributes:
         positions: float64 [E, P, 2].
@@ -30,7 +30,7 @@ class Particles:
 
     def __init__(
         self,
-        num_worlds: int,
+        num_envs: int,
         radii: Reals,
         num_moving: int,
         num_colliding: int,
@@ -40,7 +40,7 @@ class Particles:
         """Places all discs at the origin; call :meth:`measure` when they have been placed.
 
         Args:
-            num_worlds: E.
+            num_envs: E.
             radii: [P].
             num_moving: M.
             num_colliding: C, at least M.
@@ -49,10 +49,10 @@ class Particles:
                 with the one after it (OpenAI).
         """
         discs = len(radii)
-        self.positions = np.zeros((num_worlds, discs, 2))
-        self.velocities = np.zeros((num_worlds, num_moving, 2))
-        self.offsets = np.zeros((num_worlds, num_moving, discs, 2))
-        self.distances = np.zeros((num_worlds, num_moving, discs))
+        self.positions = np.zeros((num_envs, discs, 2))
+        self.velocities = np.zeros((num_envs, num_moving, 2))
+        self.offsets = np.zeros((num_envs, num_moving, discs, 2))
+        self.distances = np.zeros((num_envs, num_moving, discs))
         self.contact = radii[:num_moving, None] + radii
         self._old_velocity = old_velocity
         self._max_speed = max_speed
@@ -70,7 +70,7 @@ class Particles:
         np.sqrt(squares, out=self.distances)
 
     def step(self, forces: Reals, frozen: NDArray[np.bool_] | None) -> None:
-        """Moves every world by ``TIME_STEP`` seconds, except the frozen ones.
+        """Moves every env by ``TIME_STEP`` seconds, except the frozen ones.
 
         Args:
             forces: [E, M, 2], what drives the moving discs beside their contacts.

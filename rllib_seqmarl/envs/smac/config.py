@@ -207,7 +207,7 @@ def _check_map(name: str) -> None:
 
 
 def make(num_envs: int, **env_config: Any) -> TeamVectorEnv:
-    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`).
+    """``num_envs`` envs with the given ``env_config`` (see :func:`check`).
 
     Imports JAX, or, for ``simulator: starcraft2``, PySC2.
     """

@@ -1,9 +1,9 @@
-"""SMAX (JaxMARL) as a team environment: one compiled function steps all E worlds.
+"""SMAX (JaxMARL) as a team environment: one compiled function steps all E envs.
 
 Source: JaxMARL's ``HeuristicEnemySMAX`` (Rutherford et al., 2023, arXiv:2311.10090).
 
 Importing this module imports JAX; :mod:`rllib_seqmarl.envs.smac.config` does so in ``make`` only.
-Axes: E worlds, N allies (the team), M enemies, U = N + M units, A = 5 + M actions
+Axes: E envs, N allies (the team), M enemies, U = N + M units, A = 5 + M actions
 (0 to 3 move north, east, south, west; 4 stop; 5 + i shoot enemy i).
 """
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rllib_seqmarl.envs.core.contract import (
     Observation,
     TeamVectorEnv,
-    WorldStep,
+    VectorStep,
     discrete_actions,
     observation_space,
 )
@@ -52,13 +52,13 @@ with (
     from rllib_seqmarl.envs.smax.step import start, step
 
 
-class Worlds(NamedTuple):
+class BattleState(NamedTuple):
     """What the next step depends on.
 
     Attributes:
         battle: E battles, the last axis is E.
-        key: uint32 [2, E]: the world's seed, and the count of keys it has used. Counting
-            makes a world's episodes independent of when other worlds end theirs.
+        key: uint32 [2, E]: the env's seed, and the count of keys it has used. Counting
+            makes an env's episodes independent of when other envs end theirs.
     """
 
     battle: Battle
@@ -69,8 +69,8 @@ class StepOutput(NamedTuple):
     """What leaves the compiled step.
 
     Attributes:
-        obs: the observation after finished worlds started their next episode.
-        last_obs: the observation before that; zero unless a world finished.
+        obs: the observation after finished envs started their next episode.
+        last_obs: the observation before that; zero unless an env finished.
         reward: float32 [E].
         flags: bool [3, E]: terminated, truncated, won.
     """
@@ -82,7 +82,7 @@ class StepOutput(NamedTuple):
 
 
 class SMAXTeamEnv(TeamVectorEnv):
-    """E worlds of one SMAX scenario.
+    """E envs of one SMAX scenario.
 
     An episode terminates when one side is dead and is truncated when, after ``max_steps + 1``
     steps, both sides have survivors. It is won when all enemies are dead and an ally lives;
@@ -109,7 +109,7 @@ class SMAXTeamEnv(TeamVectorEnv):
             num_envs: E.
             scenario: the units of both sides.
             agent_id: append the one-hot slot to the observation of living agents.
-            state: add the normalised world state [S], S = 12 U.
+            state: add the normalised global state [S], S = 12 U.
             autoreset: see :class:`TeamVectorEnv`.
             smax_options: passed on to JaxMARL's ``HeuristicEnemySMAX``.
         """
@@ -141,65 +141,65 @@ class SMAXTeamEnv(TeamVectorEnv):
         self._observe = partial(observe, self._rules, agent_id=agent_id, with_state=state)
         self._compiled_reset = jax.jit(self._reset_all)
         self._compiled_step = jax.jit(self._step_all, donate_argnums=0)
-        self._worlds: Worlds
+        self._state: BattleState
         self._output: StepOutput
 
-    def _reset_worlds(self) -> Observation:
+    def _reset_envs(self) -> Observation:
         key = np.zeros((2, self.num_envs), np.uint32)
         key[0] = self.np_random.integers(2**32, size=self.num_envs, dtype=np.uint32)
-        self._worlds, obs = self._compiled_reset(key)
+        self._state, obs = self._compiled_reset(key)
         return _owned(obs)
 
-    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+    def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         if frozen is None and not self._same_step:
             frozen = np.zeros(self.num_envs, np.bool_)  # one signature, one compilation
-        self._worlds, self._output = self._compiled_step(
-            self._worlds, actions.astype(np.int32), frozen
+        self._state, self._output = self._compiled_step(
+            self._state, actions.astype(np.int32), frozen
         )
         terminated, truncated, _ = np.asarray(self._output.flags)
-        return WorldStep(
+        return VectorStep(
             _owned(self._output.obs),
             np.array(self._output.reward),
             terminated.copy(),
             truncated.copy(),
         )
 
-    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         last_obs = _owned(self._output.last_obs)
         return last_obs, {
             "won": np.asarray(self._output.flags)[2].astype(np.float32),
             "dead_ratio": 1.0 - last_obs["alive"].mean(axis=1, dtype=np.float32),
         }
 
-    def _get_worlds(self) -> dict[str, Any]:
+    def _get_envs_state(self) -> dict[str, Any]:
         return {
-            "key": np.array(self._worlds.key),
+            "key": np.array(self._state.key),
             "battle": {
-                name: np.array(value) for name, value in self._worlds.battle._asdict().items()
+                name: np.array(value) for name, value in self._state.battle._asdict().items()
             },
         }
 
-    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
-        battle = Battle(**{name: jnp.array(value) for name, value in worlds["battle"].items()})
-        self._worlds = Worlds(battle, jnp.array(worlds["key"]))
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
+        battle = Battle(**{name: jnp.array(value) for name, value in state["battle"].items()})
+        self._state = BattleState(battle, jnp.array(state["key"]))
 
     # Compiled, once each.
 
-    def _reset_all(self, key: Array) -> tuple[Worlds, dict[str, Array]]:
+    def _reset_all(self, key: Array) -> tuple[BattleState, dict[str, Array]]:
         battle = start(self._rules, key)
-        return Worlds(battle, key.at[1].add(1)), self._observe(battle)
+        return BattleState(battle, key.at[1].add(1)), self._observe(battle)
 
     def _step_all(
-        self, worlds: Worlds, actions: Array, frozen: Array | None
-    ) -> tuple[Worlds, StepOutput]:
-        battle, outcome = step(self._rules, worlds.battle, actions.T, worlds.key)
-        reward, ended, used_key = outcome.reward, outcome.done, jnp.ones_like(worlds.key[1])
+        self, state: BattleState, actions: Array, frozen: Array | None
+    ) -> tuple[BattleState, StepOutput]:
+        battle, outcome = step(self._rules, state.battle, actions.T, state.key)
+        reward, ended, used_key = outcome.reward, outcome.done, jnp.ones_like(state.key[1])
         if frozen is not None:
-            battle = jax.tree.map(partial(jnp.where, frozen), worlds.battle, battle)
+            battle = jax.tree.map(partial(jnp.where, frozen), state.battle, battle)
             reward = jnp.where(frozen, 0.0, reward)
             ended &= ~frozen
             used_key = jnp.where(frozen, 0, used_key)
-        key = worlds.key.at[1].add(used_key)
+        key = state.key.at[1].add(used_key)
         both_left = outcome.allies_left & outcome.enemies_left
         any_ended = ended.any()
 
@@ -207,8 +207,8 @@ class SMAXTeamEnv(TeamVectorEnv):
             fresh = start(self._rules, key)
             return jax.tree.map(partial(jnp.where, ended), fresh, battle)
 
-        following = jax.lax.cond(any_ended, start_next, lambda: battle)
-        obs = self._observe(following)
+        after_reset = jax.lax.cond(any_ended, start_next, lambda: battle)
+        obs = self._observe(after_reset)
         output = StepOutput(
             obs=obs,
             last_obs=jax.lax.cond(
@@ -221,7 +221,7 @@ class SMAXTeamEnv(TeamVectorEnv):
                 [ended & ~both_left, ended & both_left, outcome.allies_left & ~both_left]
             ),
         )
-        return Worlds(following, key.at[1].add(ended.astype(jnp.uint32))), output
+        return BattleState(after_reset, key.at[1].add(ended.astype(jnp.uint32))), output
 
 
 def _owned(arrays: Mapping[str, Array]) -> Observation:

@@ -24,7 +24,7 @@ def observe(rules: Rules, battle: Battle, *, agent_id: bool, with_state: bool) -
         rules: the scenario.
         battle: E battles.
         agent_id: append the one-hot slot to the observation of living agents.
-        with_state: add the normalised world state.
+        with_state: add the normalised global state.
 
     Returns:
         ``obs`` float32 [E, N, D]: the other units, allies first, zero where dead or out of

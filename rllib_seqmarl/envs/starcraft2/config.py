@@ -88,7 +88,7 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
             that an enemy whose shield regenerates pays the team (on maps with Protoss enemies);
             published SMAC results carry that, and False, the default, keeps it. True pays
             ``max(., 0)`` instead, which SMACv2's reward always does.
-        max_restarts: how often in a row a world's game may die before an episode ends.
+        max_restarts: how often in a row an env's game may die before an episode ends.
         difficulty: of the built-in opponent, ``DIFFICULTIES``.
         game_version: such as "4.10.0"; "" for the newest that is installed.
         autoreset: ``same_step`` or ``next_step``.

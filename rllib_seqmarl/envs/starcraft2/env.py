@@ -1,4 +1,4 @@
-"""SMAC and SMACv2 on StarCraft II as a team environment: one game process per world.
+"""SMAC and SMACv2 on StarCraft II as a team environment: one game process per env.
 
 Sources: SMAC (Samvelyan et al., 2019, arXiv:1902.04043), package ``smac``; SMACv2 (Ellis et al.,
 2023, arXiv:2212.07489), package ``smacv2``.
@@ -6,7 +6,7 @@ Sources: SMAC (Samvelyan et al., 2019, arXiv:1902.04043), package ``smac``; SMAC
 What has not been run: no StarCraft II game has been started with this module. It is tested
 against stand-ins for the game that answer as the packages' sources say, not against the game.
 
-Axes: E worlds, N allies (the team), M enemies, A = 6 + M actions: 0 no-op (legal only, and the
+Axes: E envs, N allies (the team), M enemies, A = 6 + M actions: 0 no-op (legal only, and the
 only legal one, when dead), 1 stop, 2 to 5 move north, south, east, west, then one per enemy to
 shoot (for medivacs: per ally to heal); with SMACv2's ``conic_fov`` its directions before those.
 """
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rllib_seqmarl.envs.core.contract import (
     Observation,
     TeamVectorEnv,
-    WorldStep,
+    VectorStep,
     discrete_actions,
     observation_space,
 )
@@ -44,7 +44,7 @@ from rllib_seqmarl.errors import UserError
 def make(
     num_envs: int, config: Mapping[str, Any], env_factory: GameFactory | None = None
 ) -> StarCraft2TeamEnv:
-    """``num_envs`` worlds of a checked ``env_config``; games start at the first ``reset``.
+    """``num_envs`` envs of a checked ``env_config``; games start at the first ``reset``.
 
     Args:
         num_envs: E, the number of game processes.
@@ -134,7 +134,7 @@ class StarCraft2TeamEnv(TeamVectorEnv):
 
     An episode terminates when one side is beaten. It is truncated at the map's time limit, and
     where a game dies: then the last observation before counts as the final one, ``won`` is 0,
-    and the world goes on with a new game.
+    and the env goes on with a new game.
 
     A seed is passed to the games that start after it. It does not make runs repeatable: SMACv2
     draws teams from generators of its own that take no seed, and a running game goes on.
@@ -164,13 +164,13 @@ class StarCraft2TeamEnv(TeamVectorEnv):
             env_factory: builds a ``StarCraft2Env`` from a seed.
             agent_id: append the one-hot slot to the observation of living agents.
             state: add SMAC's global state [S].
-            max_restarts: how often in a row a world's game may die before an episode ends.
+            max_restarts: how often in a row an env's game may die before an episode ends.
             autoreset: see :class:`TeamVectorEnv`.
 
         Raises:
             UserError: the battle has other sizes than the map's.
         """
-        self._games = [Game(world, env_factory, max_restarts) for world in range(num_envs)]
+        self._games = [Game(e, env_factory, max_restarts) for e in range(num_envs)]
         self._threads = ThreadPoolExecutor(max(num_envs, 1), thread_name_prefix="starcraft2")
         sizes = env_factory(0).get_env_info()  # known without a game
         num_agents = sizes["n_agents"]
@@ -200,7 +200,7 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         self._restarts_before = np.zeros(num_envs)  # when the episode began
         self._restarts_in_episode = np.zeros(num_envs)
 
-    def cannot_be_saved(self) -> str | None:
+    def cannot_save_reason(self) -> str | None:
         """A game of StarCraft II has no state that could be read and set."""
         return "StarCraft II cannot save a battle"
 
@@ -210,7 +210,7 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         for game in self._games:
             game.close()
 
-    def _reset_worlds(self) -> Observation:
+    def _reset_envs(self) -> Observation:
         seeds = self.np_random.integers(2**31, size=self.num_envs)
         for game, seed in zip(self._games, seeds, strict=True):
             game.seed(int(seed))
@@ -218,11 +218,11 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         self._restarts_before = self._count_restarts()
         return self._gather(self._looks)
 
-    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+    def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
         self._refuse_illegal(actions, active)
-        worlds = range(self.num_envs)
-        self._last = list(self._threads.map(self._step_world, worlds, actions, active.tolist()))
+        envs = range(self.num_envs)
+        self._last = list(self._threads.map(self._step_env, envs, actions, active.tolist()))
         terminated = np.array([outcome.terminated for outcome in self._last])
         truncated = np.array([outcome.truncated for outcome in self._last])
         done = terminated | truncated
@@ -230,21 +230,21 @@ class StarCraft2TeamEnv(TeamVectorEnv):
             restarts = self._count_restarts()
             self._restarts_in_episode = restarts - self._restarts_before
             self._restarts_before[done] = restarts[done]
-        return WorldStep(
+        return VectorStep(
             self._gather(self._looks),
             np.array([outcome.reward for outcome in self._last], np.float32),
             terminated,
             truncated,
         )
 
-    def _step_world(self, world: int, actions: NDArray[Any], active: bool) -> Outcome:
-        """One world in a thread of its own, including the start of its next episode."""
+    def _step_env(self, e: int, actions: NDArray[Any], active: bool) -> Outcome:
+        """One env in a thread of its own, including the start of its next episode."""
         if not active:
-            return Outcome(self._looks[world], 0.0, terminated=False, truncated=False, won=False)
-        game = self._games[world]
+            return Outcome(self._looks[e], 0.0, terminated=False, truncated=False, won=False)
+        game = self._games[e]
         outcome = game.step(actions)
         ended = outcome.terminated or outcome.truncated
-        self._looks[world] = game.reset() if ended else outcome.look
+        self._looks[e] = game.reset() if ended else outcome.look
         return outcome
 
     def _refuse_illegal(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> None:
@@ -253,14 +253,14 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         allowed = np.take_along_axis(legal, actions[..., None], axis=-1)[..., 0]
         wrong = np.argwhere(~allowed & active[:, None])
         if len(wrong):
-            world, agent = wrong[0]
+            e, agent = wrong[0]
             raise UserError(
-                f"step: agent {agent} of world {world} may not take action "
-                f"{actions[world, agent]} now; its action_mask allows "
-                f"{np.flatnonzero(legal[world, agent]).tolist()}."
+                f"step: agent {agent} of env {e} may not take action "
+                f"{actions[e, agent]} now; its action_mask allows "
+                f"{np.flatnonzero(legal[e, agent]).tolist()}."
             )
 
-    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         looks = [outcome.look for outcome in self._last]
         return self._gather(looks), {
             "won": np.array([outcome.won for outcome in self._last], np.float32),
@@ -269,17 +269,17 @@ class StarCraft2TeamEnv(TeamVectorEnv):
             "game_restarts": self._restarts_in_episode.astype(np.float32),
         }
 
-    def _get_worlds(self) -> dict[str, Any]:
-        raise UserError(f"smac: {self.cannot_be_saved()}.")
+    def _get_envs_state(self) -> dict[str, Any]:
+        raise UserError(f"smac: {self.cannot_save_reason()}.")
 
-    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
-        raise UserError(f"smac: {self.cannot_be_saved()}, so none can be continued.")
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
+        raise UserError(f"smac: {self.cannot_save_reason()}, so none can be continued.")
 
     def _count_restarts(self) -> NDArray[np.float64]:
         return np.array([game.restarts for game in self._games], np.float64)
 
     def _gather(self, looks: Sequence[Look]) -> Observation:
-        """What the E worlds look like, as new arrays [E, ...]."""
+        """What the E envs look like, as new arrays [E, ...]."""
         alive = np.stack([look.alive for look in looks])
         obs = np.stack([look.obs for look in looks])
         if self._agent_id:

@@ -71,22 +71,22 @@ class Outcome(NamedTuple):
 
 
 class Game:
-    """The game process of one world.
+    """The game process of one env.
 
     Attributes:
         restarts: how often the game died, since this object exists.
     """
 
-    def __init__(self, world: int, factory: GameFactory, max_restarts: int) -> None:
+    def __init__(self, index: int, factory: GameFactory, max_restarts: int) -> None:
         """Starts nothing.
 
         Args:
-            world: its number, for messages.
+            index: the env's number, for messages.
             factory: builds the ``StarCraft2Env`` from a seed.
             max_restarts: how often in a row the game may die before an episode ends.
         """
         self.restarts = 0
-        self._world = world
+        self._index = index
         self._factory = factory
         self._max_restarts = max_restarts
         self._failures = 0  # since an episode came to its end
@@ -190,14 +190,14 @@ class Game:
         try:
             self.close()
         except Exception as closing:
-            logger.warning("smac: world %d: closing the game failed: %s", self._world, closing)
+            logger.warning("smac: env %d: closing the game failed: %s", self._index, closing)
         if self._failures > self._max_restarts:
             raise UserError(
-                f"smac: the StarCraft II game of world {self._world} died {self._failures} times "
+                f"smac: the StarCraft II game of env {self._index} died {self._failures} times "
                 f"in a row (env_config max_restarts is {self._max_restarts}); at last: {reason}"
             ) from error
         logger.warning(
-            "smac: the StarCraft II game of world %d died (%s) and is started again.",
-            self._world,
+            "smac: the StarCraft II game of env %d died (%s) and is started again.",
+            self._index,
             reason,
         )

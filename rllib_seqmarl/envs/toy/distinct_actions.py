@@ -28,13 +28,13 @@ from rllib_seqmarl.envs.core.contract import (
     AUTORESET_MODES,
     Observation,
     TeamVectorEnv,
-    WorldStep,
+    VectorStep,
     check_env_config,
     continuous_actions,
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.core.generators import WorldGenerators
+from rllib_seqmarl.envs.core.generators import EnvGenerators
 from rllib_seqmarl.errors import UserError, nearest
 
 CONTEXT_SIZE = 2
@@ -84,7 +84,7 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make(num_envs: int, **env_config: Any) -> DistinctActions:
-    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`)."""
+    """``num_envs`` envs with the given ``env_config`` (see :func:`check`)."""
     return DistinctActions(num_envs, **check(env_config))
 
 
@@ -108,7 +108,7 @@ def simultaneous_bound(num_agents: int, num_actions: int | None = None) -> float
 
 
 class DistinctActions(TeamVectorEnv):
-    """E worlds of the task of this module.
+    """E envs of the task of this module.
 
     Observation: one-hot of the step in the episode, then ``CONTEXT_SIZE`` standard normal
     numbers drawn once per episode, the same for all N agents. No agent ever dies.
@@ -147,20 +147,20 @@ class DistinctActions(TeamVectorEnv):
         self._min_gap = min_gap
         self._time = np.zeros(num_envs, np.int64)
         self._context = np.zeros((num_envs, CONTEXT_SIZE), np.float32)
-        self._world_rngs = WorldGenerators(num_envs)
+        self._rngs = EnvGenerators(num_envs)
         self._distinct_sum = np.zeros(num_envs)
         self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
-    def _reset_worlds(self) -> Observation:
-        self._world_rngs.reseed(self.np_random)
+    def _reset_envs(self) -> Observation:
+        self._rngs.reseed(self.np_random)
         self._start(np.ones(self.num_envs, np.bool_))
         return self._observe()
 
     def _start(self, which: NDArray[np.bool_]) -> None:
         self._time[which] = 0
         self._distinct_sum[which] = 0.0
-        for world in np.flatnonzero(which):
-            self._context[world] = self._world_rngs[world].standard_normal(CONTEXT_SIZE)
+        for e in np.flatnonzero(which):
+            self._context[e] = self._rngs[e].standard_normal(CONTEXT_SIZE)
 
     def _observe(self) -> Observation:
         time = self._time[:, None] == np.arange(self._steps)
@@ -183,7 +183,7 @@ class DistinctActions(TeamVectorEnv):
         ordered = np.sort(actions, axis=1)
         return (1 + (np.diff(ordered, axis=1) != 0).sum(axis=1)) / self.num_agents
 
-    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+    def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
         ratio = np.where(active, self._distinct_ratio(actions), 0.0)
         reward = np.floor(ratio) if self._all_or_nothing else ratio
@@ -194,26 +194,26 @@ class DistinctActions(TeamVectorEnv):
             metric = (self._distinct_sum / self._steps).astype(np.float32)
             self._last = (self._observe(), {"distinct_ratio": metric})
             self._start(terminated)
-        return WorldStep(
+        return VectorStep(
             self._observe(),
             reward.astype(np.float32),
             terminated,
             np.zeros(self.num_envs, np.bool_),
         )
 
-    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         return self._last
 
-    def _get_worlds(self) -> dict[str, Any]:
+    def _get_envs_state(self) -> dict[str, Any]:
         return {
             "time": self._time.copy(),
             "context": self._context.copy(),
             "distinct_sum": self._distinct_sum.copy(),
-            "random": self._world_rngs.get_state(),
+            "random": self._rngs.get_state(),
         }
 
-    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
-        self._time = worlds["time"].copy()
-        self._context = worlds["context"].copy()
-        self._distinct_sum = worlds["distinct_sum"].copy()
-        self._world_rngs.set_state(worlds["random"])
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
+        self._time = state["time"].copy()
+        self._context = state["context"].copy()
+        self._distinct_sum = state["distinct_sum"].copy()
+        self._rngs.set_state(state["random"])

@@ -28,12 +28,12 @@ from rllib_seqmarl.envs.core.contract import (
     AUTORESET_MODES,
     Observation,
     TeamVectorEnv,
-    WorldStep,
+    VectorStep,
     check_env_config,
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.core.generators import WorldGenerators
+from rllib_seqmarl.envs.core.generators import EnvGenerators
 from rllib_seqmarl.errors import UserError, nearest
 
 DEFAULTS: dict[str, Any] = {
@@ -68,7 +68,7 @@ def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make(num_envs: int, **env_config: Any) -> PrivateCue:
-    """``num_envs`` worlds with the given ``env_config`` (see :func:`check`)."""
+    """``num_envs`` envs with the given ``env_config`` (see :func:`check`)."""
     return PrivateCue(num_envs, **check(env_config))
 
 
@@ -103,7 +103,7 @@ def fixed_first_agent_bound(num_agents: int, num_actions: int) -> float:
 
 
 class PrivateCue(TeamVectorEnv):
-    """E worlds of the task of this module.
+    """E envs of the task of this module.
 
     Observation of an agent: one-hot of its slot, and whether it is the informed one. No agent
     ever dies.
@@ -133,36 +133,36 @@ class PrivateCue(TeamVectorEnv):
         self._time = np.zeros(num_envs, np.int64)
         self._informed = np.zeros(num_envs, np.int64)
         self._cue = np.zeros(num_envs, np.int64)
-        self._world_rngs = WorldGenerators(num_envs)
+        self._rngs = EnvGenerators(num_envs)
         self._match_sum = np.zeros(num_envs)
         self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
-    def _reset_worlds(self) -> Observation:
-        self._world_rngs.reseed(self.np_random)
+    def _reset_envs(self) -> Observation:
+        self._rngs.reseed(self.np_random)
         self._time[:] = 0
         self._match_sum[:] = 0.0
         self._draw(np.ones(self.num_envs, np.bool_))
         return self._observe()
 
     def _draw(self, which: NDArray[np.bool_]) -> None:
-        """New informed agents and cues in these worlds, bool [E]."""
-        for world in np.flatnonzero(which):
-            rng = self._world_rngs[world]
-            self._informed[world] = rng.integers(self.num_agents)
-            self._cue[world] = rng.integers(self._num_actions)
+        """New informed agents and cues in these envs, bool [E]."""
+        for e in np.flatnonzero(which):
+            rng = self._rngs[e]
+            self._informed[e] = rng.integers(self.num_agents)
+            self._cue[e] = rng.integers(self._num_actions)
 
     def _observe(self) -> Observation:
-        worlds, agents = self.num_envs, self.num_agents
+        envs, agents = self.num_envs, self.num_agents
         informed = self._informed[:, None] == np.arange(agents)  # [E, N]
-        slots = np.broadcast_to(np.eye(agents, dtype=np.float32), (worlds, agents, agents))
+        slots = np.broadcast_to(np.eye(agents, dtype=np.float32), (envs, agents, agents))
         cue = self._cue[:, None] == np.arange(self._num_actions)  # [E, A]
         return {
             "obs": np.concatenate([slots, informed[..., None]], axis=2, dtype=np.float32),
-            "alive": np.ones((worlds, agents), np.bool_),
+            "alive": np.ones((envs, agents), np.bool_),
             "action_mask": ~informed[..., None] | cue[:, None],
         }
 
-    def _step_worlds(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> WorldStep:
+    def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
         # The informed agent itself always matches.
         matching = (actions == self._cue[:, None]).sum(axis=1) - 1
@@ -177,28 +177,28 @@ class PrivateCue(TeamVectorEnv):
             self._time[terminated] = 0
             self._match_sum[terminated] = 0.0
             self._draw(terminated)
-        return WorldStep(
+        return VectorStep(
             self._observe(),
             reward.astype(np.float32),
             terminated,
             np.zeros(self.num_envs, np.bool_),
         )
 
-    def _finished(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
+    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         return self._last
 
-    def _get_worlds(self) -> dict[str, Any]:
+    def _get_envs_state(self) -> dict[str, Any]:
         return {
             "time": self._time.copy(),
             "informed": self._informed.copy(),
             "cue": self._cue.copy(),
             "match_sum": self._match_sum.copy(),
-            "random": self._world_rngs.get_state(),
+            "random": self._rngs.get_state(),
         }
 
-    def _set_worlds(self, worlds: Mapping[str, Any]) -> None:
-        self._time = worlds["time"].copy()
-        self._informed = worlds["informed"].copy()
-        self._cue = worlds["cue"].copy()
-        self._match_sum = worlds["match_sum"].copy()
-        self._world_rngs.set_state(worlds["random"])
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
+        self._time = state["time"].copy()
+        self._informed = state["informed"].copy()
+        self._cue = state["cue"].copy()
+        self._match_sum = state["match_sum"].copy()
+        self._rngs.set_state(state["random"])

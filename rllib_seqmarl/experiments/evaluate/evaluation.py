@@ -132,10 +132,10 @@ class _Player(TeamEnvRunner):
         """``controllers``, or all that there are; a `UserError` where there is no such."""
         assert self.env is not None
         if controllers is None:
-            return self.env.controllers
+            return self.env.scripted_policies
         for name in controllers:
-            if name not in self.env.controllers:
-                self.env.control(name)  # refuses it, and says which there are
+            if name not in self.env.scripted_policies:
+                self.env.scripted_actions(name)  # refuses it, and says which there are
         return controllers
 
     def play(self, episodes: int, explore: bool) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class _Player(TeamEnvRunner):
         if self.watch is not None:
             self.watch(self.env)
         if self.controller is not None:
-            return {ACTIONS: self.env.control(self.controller)}
+            return {ACTIONS: self.env.scripted_actions(self.controller)}
         return super()._decide(explore, random_actions)
 
     def _step(

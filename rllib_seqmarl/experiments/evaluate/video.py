@@ -64,7 +64,7 @@ class Film:
             self._frames.clear()
         if self._still or self._steps % self._every == 0:
             stream = io.BytesIO()
-            Image.fromarray(env.picture(world=0)).save(stream, "PNG", compress_level=1)
+            Image.fromarray(env.render_frame(0)).save(stream, "PNG", compress_level=1)
             self._frames.append(stream.getvalue())
         self._steps += 1
         self._steps_per_second = env.metadata.get("render_fps", STEPS_PER_SECOND)

@@ -10,7 +10,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rllib_seqmarl.envs import check_team_env
 from rllib_seqmarl.envs.adapters import rllib as multi_agent_env
-from rllib_seqmarl.envs.adapters.multi_agent import AgentTeam
+from rllib_seqmarl.envs.adapters.multi_agent import GameVectorEnv
 from rllib_seqmarl.errors import UserError
 
 EXAMPLES = "ray.rllib.examples.envs.classes.multi_agent"
@@ -37,11 +37,11 @@ def test_classes_of_rllibs_examples(
     if actions is not None:
         assert env.single_action_space.nvec.tolist() == [actions] * agents
     check_team_env(env, num_steps=60)
-    assert env.cannot_be_saved() is None
+    assert env.cannot_save_reason() is None
     env.close()
 
 
-def play(env: AgentTeam, steps: list[list[int]]) -> list[float]:
+def play(env: GameVectorEnv, steps: list[list[int]]) -> list[float]:
     env.reset(seed=0)
     return [float(env.step(np.array([actions]))[1][0]) for actions in steps]
 
@@ -68,7 +68,7 @@ def test_agents_that_take_turns() -> None:
         actions[0, slot] = 2
         obs, reward, terminated, truncated, _ = env.step(actions)
         assert (reward[0], terminated[0], truncated[0]) == (1.0, step == 4, False)
-    received = env._worlds[0]._game.received  # type: ignore[attr-defined]
+    received = env._envs[0]._game.received  # type: ignore[attr-defined]
     assert received == [{("first", "second")[step % 2]: 7} for step in range(5)]
 
 

@@ -15,7 +15,7 @@ from helpers.small_games import Herd
 
 from rllib_seqmarl.envs import check_team_env
 from rllib_seqmarl.envs.adapters import pettingzoo
-from rllib_seqmarl.envs.adapters.multi_agent import AgentTeam
+from rllib_seqmarl.envs.adapters.multi_agent import GameVectorEnv
 from rllib_seqmarl.envs.core.contract import random_actions
 from rllib_seqmarl.errors import UserError
 
@@ -84,15 +84,15 @@ def test_games(
     env.close()
 
 
-def herd(num_envs: int = 1, **config: Any) -> AgentTeam:
+def herd(num_envs: int = 1, **config: Any) -> GameVectorEnv:
     options = {key: config.pop(key) for key in pettingzoo.DEFAULTS if key in config}
     env = pettingzoo.make(num_envs, env=HERD, kwargs=config, **options)
     env.reset(seed=0)
     return env
 
 
-def game(env: AgentTeam, world: int = 0) -> Herd:
-    return env._worlds[world]._game  # type: ignore[attr-defined]
+def game(env: GameVectorEnv, e: int = 0) -> Herd:
+    return env._envs[e]._game  # type: ignore[attr-defined]
 
 
 def test_slots_padding_and_ids() -> None:
@@ -192,12 +192,12 @@ def test_continuous_actions_are_clipped_and_scaled() -> None:
     assert "action_mask" not in herd(continuous=True, actions=(2, 2, 2)).observation_space.spaces
 
 
-def test_a_world_is_seeded_once() -> None:
+def test_an_env_is_seeded_once() -> None:
     env = herd(2, limit=2)
     env.reset(seed=4)
     for _ in range(5):
         env.step(np.zeros((2, 3), int))
-    first, second = (game(env, world).seeds for world in range(2))
+    first, second = (game(env, e).seeds for e in range(2))
     assert first[-3:][1:] == second[-3:][1:] == [None, None]
     assert first[-3] != second[-3]
     assert {type(seed) for seed in (first[-3], second[-3])} == {int}
@@ -290,17 +290,17 @@ def test_agents_of_a_real_game_die() -> None:
 
 def test_saving_is_tried_and_never_pretended() -> None:
     # Attributes and generator: goes on bit for bit (see also the contract tests).
-    assert herd().cannot_be_saved() is None
+    assert herd().cannot_save_reason() is None
     # EzPickle, as most of PettingZoo: pickles well, and loads as a game without an episode.
     kaz = pettingzoo.make(1, env=KAZ, flatten=True)
     kaz.reset(seed=0)
-    assert "cannot pickle 'pygame.surface.Surface'" in str(kaz.cannot_be_saved())
+    assert "cannot pickle 'pygame.surface.Surface'" in str(kaz.cannot_save_reason())
     with pytest.raises(UserError, match=r"cannot be saved: a copy of pettingzoo\.butterfly"):
         kaz.get_state()
     # The state of the game is not all that its next step depends on.
-    assert "does not go on as the original" in str(herd(shared=True).cannot_be_saved())
+    assert "does not go on as the original" in str(herd(shared=True).cannot_save_reason())
     late = pettingzoo.make(1, env="helpers.small_games:SharedStarts")
-    assert "does not go on as the original" in str(late.cannot_be_saved())
+    assert "does not go on as the original" in str(late.cannot_save_reason())
 
 
 def test_a_restored_run_starts_new_episodes_and_says_so(
@@ -335,12 +335,12 @@ def test_a_restored_run_starts_new_episodes_and_says_so(
 def test_picture() -> None:
     env = pettingzoo.make(1, env=SPREAD, kwargs={"render_mode": "rgb_array"})
     env.reset(seed=0)
-    picture = env.picture()
-    assert picture.shape == (700, 700, 3)
-    assert picture.dtype == np.uint8
-    assert picture.std() > 0
+    frame = env.render_frame()
+    assert frame.shape == (700, 700, 3)
+    assert frame.dtype == np.uint8
+    assert frame.std() > 0
     with pytest.raises(UserError, match="cannot be drawn"):
-        herd().picture()
+        herd().render_frame()
 
 
 def test_games_are_quiet() -> None:

@@ -12,12 +12,12 @@ import pytest
 from gymnasium.utils.env_checker import check_reset_return_type, check_reset_seed_determinism
 from gymnasium.vector import VectorEnv
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
-from test_team_env import SMALL, WORLDS
+from test_team_env import NUM_ENVS, SMALL
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.envs import TeamVectorEnv, check_team_env
 
-#: Steps of single worlds.
+#: Steps of single envs.
 RANDOM_STEPS = 10_000
 
 #: A football match takes long to begin: here it runs to its own end.
@@ -30,8 +30,8 @@ Installed = Callable[[], AbstractContextManager[None]]
 def test_ten_thousand_random_legal_steps(where_installed: Installed, name: str) -> None:
     with where_installed():
         config = SMALL[name] | WHOLE_EPISODES.get(name, {})
-        env = registry.make_environment(name, WORLDS, config)
-    check_team_env(env, num_steps=RANDOM_STEPS // WORLDS, seed=1)
+        env = registry.make_environment(name, NUM_ENVS, config)
+    check_team_env(env, num_steps=RANDOM_STEPS // NUM_ENVS, seed=1)
     env.close()
 
 
@@ -46,7 +46,7 @@ def test_gymnasium_makes_and_checks_it(where_installed: Installed, name: str) ->
     with where_installed(), warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*autoreset")
         env = gymnasium.make_vec(
-            f"checked-{name}-v0", WORLDS, vectorization_mode="vector_entry_point"
+            f"checked-{name}-v0", NUM_ENVS, vectorization_mode="vector_entry_point"
         )
     assert isinstance(env.unwrapped, TeamVectorEnv)
     check_reset_return_type(env)
@@ -60,20 +60,22 @@ def test_stock_runner_plays_whole_episodes(
 ) -> None:
     config = registry.config_class("MAT")()
     config.environment(name, env_config=SMALL[name] | {"autoreset": "next_step"})
-    config.env_runners(num_envs_per_env_runner=WORLDS, gym_env_vectorize_mode="vector_entry_point")
+    config.env_runners(
+        num_envs_per_env_runner=NUM_ENVS, gym_env_vectorize_mode="vector_entry_point"
+    )
     config.update_from_dict({"embed_dim": 16, "seed": 3})
     with where_installed():
         config.validate()
     runner = SingleAgentEnvRunner(config=config, worker_index=0)
     try:
-        episodes = runner.sample(num_episodes=2 * WORLDS, explore=True)
+        episodes = runner.sample(num_episodes=2 * NUM_ENVS, explore=True)
     finally:
         runner.stop()
-    assert len(episodes) >= 2 * WORLDS
+    assert len(episodes) >= 2 * NUM_ENVS
     for episode in episodes:
-        figures = episode.get_infos(-1)["final_info"]
+        metrics = episode.get_infos(-1)["final_info"]
         assert episode.is_terminated != episode.is_truncated
         # A step that is lost or counted twice at a reset would show here.
-        assert len(episode) == figures["episode_length"]
-        assert episode.get_return() == pytest.approx(figures["episode_return"], abs=1e-3)
+        assert len(episode) == metrics["episode_length"]
+        assert episode.get_return() == pytest.approx(metrics["episode_return"], abs=1e-3)
         assert np.isfinite(episode.get_observations(-1)["obs"]).all()

@@ -15,7 +15,8 @@ from gymnasium.wrappers.vector import DictInfoToList
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.envs import TeamVectorEnv, check_env_config, check_team_env
-from rllib_seqmarl.envs.core.contract import WorldStep, random_actions
+from rllib_seqmarl.envs.core.contract import VectorStep, random_actions
+from rllib_seqmarl.envs.core.sync_vector import SingleEnv
 from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, check, make
 from rllib_seqmarl.errors import UserError
 
@@ -44,7 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "multi_agent_env": {"env": "helpers.small_games:Turns"},
     "football": {"scenario": "academy_pass_and_shoot_with_keeper", "max_episode_steps": 15},
 }
-WORLDS = 4
+NUM_ENVS = 4
 
 
 @pytest.fixture(scope="module", params=sorted(registry.ENVIRONMENTS))
@@ -54,9 +55,9 @@ def pair(
     """The same environment with both autoreset modes."""
     config = SMALL[request.param]
     with where_installed():
-        same = registry.make_environment(request.param, WORLDS, config)
+        same = registry.make_environment(request.param, NUM_ENVS, config)
     following = registry.make_environment(
-        request.param, WORLDS, config | {"autoreset": "next_step"}
+        request.param, NUM_ENVS, config | {"autoreset": "next_step"}
     )
     return same, following
 
@@ -77,9 +78,9 @@ def go_on(env: TeamVectorEnv, obs: Mapping[str, Any], steps: int, seed: int) -> 
 
 
 def played_alike(env: TeamVectorEnv, obs: Mapping[str, Any]) -> Any:
-    """Observations [T + 1, E, N, D] of worlds that all do what the first one does, if they may.
+    """Observations [T + 1, E, N, D] of envs that all do what the first one does, if they may.
 
-    Worlds may start alike (football does), so only what becomes of them tells seeds apart.
+    Envs may start alike (football does), so only what becomes of them tells seeds apart.
     """
     rng = np.random.default_rng(0)
     seen = [obs["obs"]]
@@ -130,7 +131,7 @@ def test_equal_seeds_equal_trajectories(pair: tuple[TeamVectorEnv, TeamVectorEnv
     assert not np.array_equal(fifth, following)
     env.reset(seed=5)
     assert_equal(second, env.reset()[0])
-    assert len({following[:, world].tobytes() for world in range(WORLDS)}) == WORLDS
+    assert len({following[:, e].tobytes() for e in range(NUM_ENVS)}) == NUM_ENVS
 
 
 def test_state_continues_bit_for_bit(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
@@ -138,49 +139,49 @@ def test_state_continues_bit_for_bit(pair: tuple[TeamVectorEnv, TeamVectorEnv]) 
         before = rollout(env, 33, seed=1)
         state = pickle.loads(pickle.dumps(env.get_state()))
         expected = go_on(env, before[-1][0], 50, seed=2)
-        assert_equal(env.get_state()["episode_length"] > 0, np.ones(WORLDS, bool))
+        assert_equal(env.get_state()["episode_length"] > 0, np.ones(NUM_ENVS, bool))
         after_reset = env.reset()[0]
         env.reset(seed=77)
         env.set_state(state)
         assert_equal(expected, go_on(env, before[-1][0], 50, seed=2))
         assert_equal(after_reset, env.reset()[0])
-        with pytest.raises(UserError, match="holds 3 worlds"):
+        with pytest.raises(UserError, match="holds 3 envs"):
             env.set_state(state | {"num_envs": 3})
 
 
 def episodes(env: TeamVectorEnv, steps: int) -> list[list[Any]]:
-    """Per world, its finished episodes: observations (with the last), rewards, ends, figures.
+    """Per env, its finished episodes: observations (with the last), rewards, ends, metrics.
 
-    Each world's actions come from a generator of its own, used only when it really acts.
+    Each env's actions come from a generator of its own, used only when it really acts.
     """
     same_step = env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
-    rngs = [np.random.default_rng(world) for world in range(WORLDS)]
+    rngs = [np.random.default_rng(e) for e in range(NUM_ENVS)]
     obs, _ = env.reset(seed=3)
-    finished: list[list[Any]] = [[] for _ in range(WORLDS)]
-    current: list[list[Any]] = [[obs["obs"][world]] for world in range(WORLDS)]
-    waiting = np.zeros(WORLDS, bool)
+    finished: list[list[Any]] = [[] for _ in range(NUM_ENVS)]
+    current: list[list[Any]] = [[obs["obs"][e]] for e in range(NUM_ENVS)]
+    waiting = np.zeros(NUM_ENVS, bool)
     for _ in range(steps):
         actions = np.zeros(env.action_space.shape, env.action_space.dtype)
-        for world in np.flatnonzero(~waiting):
+        for e in np.flatnonzero(~waiting):
             if isinstance(env.single_action_space, spaces.Box):
-                actions[world] = rngs[world].uniform(-1.0, 1.0, actions.shape[1:])
+                actions[e] = rngs[e].uniform(-1.0, 1.0, actions.shape[1:])
                 continue
-            legal = obs["action_mask"][world]
-            actions[world] = np.where(legal, rngs[world].random(legal.shape), -1.0).argmax(-1)
+            legal = obs["action_mask"][e]
+            actions[e] = np.where(legal, rngs[e].random(legal.shape), -1.0).argmax(-1)
         obs, reward, terminated, truncated, infos = env.step(actions)
         done = terminated | truncated
-        for world in range(WORLDS):
-            if waiting[world]:
-                assert reward[world] == 0.0
-                assert not done[world]
-                current[world] = [obs["obs"][world]]
+        for e in range(NUM_ENVS):
+            if waiting[e]:
+                assert reward[e] == 0.0
+                assert not done[e]
+                current[e] = [obs["obs"][e]]
                 continue
-            shown = infos["final_obs"]["obs"] if same_step and done[world] else obs["obs"]
-            current[world] += [reward[world], terminated[world], truncated[world], shown[world]]
-            if done[world]:
-                figures = {name: value[world] for name, value in infos["final_info"].items()}
-                finished[world].append([*current[world], figures])
-                current[world] = [obs["obs"][world]]
+            shown = infos["final_obs"]["obs"] if same_step and done[e] else obs["obs"]
+            current[e] += [reward[e], terminated[e], truncated[e], shown[e]]
+            if done[e]:
+                metrics = {name: value[e] for name, value in infos["final_info"].items()}
+                finished[e].append([*current[e], metrics])
+                current[e] = [obs["obs"][e]]
         waiting = done & (not same_step)
     return finished
 
@@ -196,11 +197,11 @@ def test_both_autoreset_modes_give_the_same_episodes(
 
 
 def test_episode_figures(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
-    for episode in [episode for world in episodes(pair[0], 90) for episode in world]:
-        rewards, figures = episode[1:-1:4], episode[-1]
-        assert figures["episode_length"] == len(rewards)
-        assert figures["episode_return"] == pytest.approx(sum(rewards), abs=1e-5)
-        assert set(pair[0].metric_names) < set(figures)
+    for episode in [episode for e in episodes(pair[0], 90) for episode in e]:
+        rewards, metrics = episode[1:-1:4], episode[-1]
+        assert metrics["episode_length"] == len(rewards)
+        assert metrics["episode_return"] == pytest.approx(sum(rewards), abs=1e-5)
+        assert set(pair[0].metric_names) < set(metrics)
 
 
 def test_arrays_belong_to_the_caller(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
@@ -213,20 +214,20 @@ def test_arrays_belong_to_the_caller(pair: tuple[TeamVectorEnv, TeamVectorEnv]) 
         assert_equal(expected, returned)
         obs = {name: value.copy() for name, value in returned[0].items()}
         for value in (*returned[0].values(), *returned[1:4]):
-            value[...] = 1  # what the caller does to them must not reach the worlds
+            value[...] = 1  # what the caller does to them must not reach the envs
 
 
 def test_infos_convert_to_rllibs_list_form(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> None:
     env = DictInfoToList(pair[1])
     obs, infos = env.reset(seed=0)
-    assert infos == [{}] * WORLDS
+    assert infos == [{}] * NUM_ENVS
     rng = np.random.default_rng(0)
     seen = 0
     for _ in range(60):
         obs, _, terminated, truncated, infos = env.step(random_actions(pair[1], obs, rng))
-        for world, done in enumerate(terminated | truncated):
-            assert ("final_info" in infos[world]) == done
-            seen += done and infos[world]["final_info"]["episode_length"] > 0
+        for e, done in enumerate(terminated | truncated):
+            assert ("final_info" in infos[e]) == done
+            seen += done and infos[e]["final_info"]["episode_length"] > 0
     assert seen
 
 
@@ -234,7 +235,7 @@ def test_wrong_calls_are_refused(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> N
     env = pair[0]
     env.reset(seed=0)
     with pytest.raises(UserError, match="actions must have shape"):
-        env.step(np.zeros((WORLDS, env.num_agents + 1), int))
+        env.step(np.zeros((NUM_ENVS, env.num_agents + 1), int))
     right = np.zeros(env.action_space.shape, env.action_space.dtype)
     if isinstance(env.single_action_space, spaces.Box):
         wrong = [(np.nan, "nan.* must be finite"), (np.inf, "inf.* must be finite")]
@@ -246,7 +247,7 @@ def test_wrong_calls_are_refused(pair: tuple[TeamVectorEnv, TeamVectorEnv]) -> N
     for value, message in wrong:
         actions = right.copy()
         actions[2, 1] = value
-        with pytest.raises(UserError, match=f"action of agent 1 of world 2 .*{message}"):
+        with pytest.raises(UserError, match=f"action of agent 1 of env 2 .*{message}"):
             env.step(actions)
     with pytest.raises(UserError, match="unknown options"):
         env.reset(options={"difficulty": 7})
@@ -295,8 +296,8 @@ class Broken(DistinctActions):
 
     fault = ""
 
-    def _step_worlds(self, actions: Any, frozen: Any) -> WorldStep:
-        step = super()._step_worlds(actions, frozen)
+    def _step_envs(self, actions: Any, frozen: Any) -> VectorStep:
+        step = super()._step_envs(actions, frozen)
         if self.fault == "nan":
             step.obs["obs"][1, 2, 0] = np.nan
         if self.fault == "mask":
@@ -319,10 +320,10 @@ class Broken(DistinctActions):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ([1, 1], "agent 2 of world 0 has another agent twice among its neighbours"),
-        ([2, -1], "agent 2 of world 0 has itself among"),
-        ([0, 3], "agent 2 of world 0 has one that is not a slot from 0 to 2"),
-        ([-2, 0], "agent 2 of world 0 has one that is not a slot"),
+        ([1, 1], "agent 2 of env 0 has another agent twice among its neighbours"),
+        ([2, -1], "agent 2 of env 0 has itself among"),
+        ([0, 3], "agent 2 of env 0 has one that is not a slot from 0 to 2"),
+        ([-2, 0], "agent 2 of env 0 has one that is not a slot"),
     ],
 )
 def test_validator_looks_at_neighbours(wrong: list[int], message: str) -> None:
@@ -345,7 +346,7 @@ def test_validator_looks_at_neighbours(wrong: list[int], message: str) -> None:
     ("fault", "message"),
     [
         ("nan", "obs holds NaN"),
-        ("mask", "agent 2 of world 1 has no legal action"),
+        ("mask", "agent 2 of env 1 has no legal action"),
         ("dtype", r"reward must be float32 \(5,\), got float64"),
         ("shape", r"obs must be float32 \(5, 4, 5\), got float32 \(5, 2, 5\)"),
         ("dead", "observation of a dead agent is not zero"),
@@ -364,3 +365,31 @@ def test_validator_names_the_fault(fault: str, message: str) -> None:
 
 def test_continuous_environment_passes_the_validator() -> None:
     check_team_env(make(3, continuous=True, episode_length=2))
+
+
+def test_an_environment_with_names_of_version_0_1_works_and_is_told_so() -> None:
+    with pytest.warns(FutureWarning, match="control is now scripted_actions"):
+
+        class Old(DistinctActions):
+            controllers = ("nothing",)
+
+            def _step_worlds(self, actions: Any, frozen: Any) -> Any:
+                self.stepped = True
+                return super()._step_worlds(actions, frozen)  # type: ignore[misc]
+
+            def control(self, name: str) -> Any:
+                return np.zeros((self.num_envs, self.num_agents), int)
+
+    env: Any = Old(2, **check({}))
+    check_team_env(env)
+    assert env.stepped
+    assert env.scripted_policies == ("nothing",)
+    assert not env.scripted_actions("nothing").any()
+    state = env.get_state()
+    env.set_state({("worlds" if name == "envs" else name): value for name, value in state.items()})
+    with pytest.warns(FutureWarning, match="WorldStep is now VectorStep"):
+        from rllib_seqmarl.envs.core.contract import WorldStep  # type: ignore[attr-defined]
+    assert WorldStep is VectorStep
+    with pytest.warns(FutureWarning, match="World is now SingleEnv"):
+        from rllib_seqmarl.envs.separate_worlds import World  # type: ignore[import-not-found]
+    assert World is SingleEnv

@@ -1,4 +1,4 @@
-"""DubinsCar against hand values, brute force, and the known figures of its controllers."""
+"""DubinsCar against hand values, brute force, and the known results of its scripted policies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def only(array: NDArray[Any]) -> float:
     return float(array.reshape(-1)[0])
 
 
-# -- dynamics and the nominal controller -------------------------------------------------------
+# -- dynamics and the nominal policy -------------------------------------------------------
 
 
 def test_euler_step_uses_the_old_heading_and_speed() -> None:
@@ -67,7 +67,7 @@ def test_actions_are_clipped_and_a_parked_car_stays() -> None:
 
 @pytest.mark.parametrize("theta", [-3.1, -2.0, -0.3, 0.0, 1.0, 2.2, 3.1])
 @pytest.mark.parametrize("direction", np.linspace(-3.1, 3.1, 9))
-def test_nominal_controller_turns_the_short_way(theta: float, direction: float) -> None:
+def test_nominal_policy_turns_the_short_way(theta: float, direction: float) -> None:
     goal = (0.3 * np.cos(direction), 0.3 * np.sin(direction))
     u = nominal(cars(0.0, 0.0, theta, 0.2, goal))
     difference = (direction - theta + np.pi) % (2 * np.pi) - np.pi
@@ -75,7 +75,7 @@ def test_nominal_controller_turns_the_short_way(theta: float, direction: float) 
     assert u[0, 0, 1] == pytest.approx(2.3 * 0.3 - 2.5 * 0.2, abs=1e-5)
 
 
-def test_nominal_controller_drives_no_faster_from_further_away() -> None:
+def test_nominal_policy_drives_no_faster_from_further_away() -> None:
     near, far = (nominal(cars(0, 0, 0, 0.1, (x, 0.0)))[0, 0, 1] for x in (0.5, 40.0))
     assert near == pytest.approx(far, abs=1e-5)
 
@@ -125,15 +125,15 @@ def test_grid_finds_every_box_in_reach(side: float, num_boxes: int) -> None:
     boxes = Boxes(3, num_boxes, side)
     rngs = [np.random.default_rng(seed) for seed in range(3)]
     boxes.draw(np.arange(3), rngs)
-    boxes.draw(np.array([1]), rngs)  # of one world alone
+    boxes.draw(np.array([1]), rngs)  # of one env alone
     points = np.random.default_rng(9).uniform(-1.5, side + 1.5, (500, 2)).astype(np.float32)
-    for world in range(3):
-        near = boxes.near(np.full(500, world), points[:, 0], points[:, 1])
+    for e in range(3):
+        near = boxes.near(np.full(500, e), points[:, 0], points[:, 1])
         found = {
             (int(p), round(float(d), 4)) for p, d in zip(near.point, near.distance, strict=True)
         }
         expected = set()
-        for x, y, half_x, half_y, cos, sin in boxes.array[world].astype(np.float64):
+        for x, y, half_x, half_y, cos, sin in boxes.array[e].astype(np.float64):
             dx, dy = points[:, 0] - x, points[:, 1] - y
             qx = np.abs(cos * dx + sin * dy) - half_x
             qy = np.abs(cos * dy - sin * dx) - half_y
@@ -216,13 +216,13 @@ def test_neighbours_are_those_of_a_plain_loop() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.uniform(0, 2, (2, 3, 10)).astype(np.float32)
     found = neighbours(x, y, 0.5)
-    for world in range(3):
+    for e in range(3):
         for i in range(10):
-            gaps = np.hypot(x[world] - x[world, i], y[world] - y[world, i])
+            gaps = np.hypot(x[e] - x[e, i], y[e] - y[e, i])
             gaps[i] = np.inf
             expected = [j for j in np.argsort(gaps, kind="stable") if gaps[j] < 0.5]
-            mine = found.car == world * 10 + i
-            assert list(found.other[mine] - world * 10) == expected
+            mine = found.car == e * 10 + i
+            assert list(found.other[mine] - e * 10) == expected
             assert list(found.rank[mine]) == list(range(len(expected)))
 
 
@@ -235,7 +235,7 @@ def test_one_car_has_no_neighbour() -> None:
 
 
 @pytest.mark.parametrize(
-    ("worlds", "config"),
+    ("num_envs", "config"),
     [
         (16, {"num_agents": 8}),
         (3, {"num_agents": 40, "area": 3.0, "max_travel": 1.0, "min_travel": 0.3}),
@@ -243,8 +243,8 @@ def test_one_car_has_no_neighbour() -> None:
         (2, {"num_agents": 200, "area": 4.0}),
     ],
 )
-def test_starts_and_goals_keep_their_distances(worlds: int, config: dict[str, Any]) -> None:
-    env = make(worlds, **config)
+def test_starts_and_goals_keep_their_distances(num_envs: int, config: dict[str, Any]) -> None:
+    env = make(num_envs, **config)
     env.reset(seed=5)
     c = env.cars
     for x, y in ((c.x, c.y), (c.goal_x, c.goal_y)):
@@ -253,8 +253,8 @@ def test_starts_and_goals_keep_their_distances(worlds: int, config: dict[str, An
         assert (y >= 0).all()
         assert (y <= env.side).all()
         assert neighbours(x, y, SPACING - 1e-5).car.size == 0
-        world = np.repeat(np.arange(worlds), env.num_agents)
-        assert (env.boxes.near(world, x.ravel(), y.ravel()).distance >= SPACING - 1e-5).all()
+        e = np.repeat(np.arange(num_envs), env.num_agents)
+        assert (env.boxes.near(e, x.ravel(), y.ravel()).distance >= SPACING - 1e-5).all()
     distance = np.hypot(c.goal_x - c.x, c.goal_y - c.y)
     assert (distance <= env.config["max_travel"] + 1e-5).all()
     assert (distance >= env.config["min_travel"] - 1e-5).all()
@@ -272,7 +272,7 @@ def test_goals_are_uniform_in_the_disc_around_the_start() -> None:
     assert np.square(distance).mean() == pytest.approx(2.0, abs=4 * np.sqrt(4 / 3 / len(distance)))
 
 
-def test_a_world_without_room_is_refused() -> None:
+def test_an_env_without_room_is_refused() -> None:
     with pytest.raises(UserError, match=r"1024 cars .* do not fit into an area of side 4"):
         check({"num_agents": 1024, "area": 4.0})
     crowded = make(1, num_agents=260, area=4.0)
@@ -312,7 +312,7 @@ def test_ego_observation_by_hand() -> None:
     everywhere = np.arange(1)
     row = env._observe(everywhere, *env._look_around(everywhere))["obs"][0, 0]
     assert row[:5] == pytest.approx([0.0, -0.5, 0.5, 0.2, 0.0], abs=1e-6)
-    # Relative velocity: (0.5, 0) - (0, 0.2) in the world is (-0.2, -0.5) in the car's frame.
+    # Relative velocity: (0.5, 0) - (0, 0.2) in the env is (-0.2, -0.5) in the car's frame.
     assert row[5:10] == pytest.approx([0.3, 0.0, -0.2, -0.5, 1.0], abs=1e-6)
     assert not row[10:15].any()
     assert row[15:] == pytest.approx(np.ones(4))
@@ -324,15 +324,15 @@ def test_neighbours_are_the_nearest_cars_of_the_observation(num_agents: int) -> 
     obs, _ = env.reset(seed=0)
     found = obs["neighbours"]
     assert found.dtype == np.int32
-    for world, car in np.ndindex(3, num_agents):
-        x, y = env.cars.x[world], env.cars.y[world]
+    for e, car in np.ndindex(3, num_agents):
+        x, y = env.cars.x[e], env.cars.y[e]
         distance = np.hypot(x - x[car], y - y[car])
         distance[car] = np.inf
         nearest = np.argsort(distance, kind="stable")[:4]
         expected = np.where(distance[nearest] < 0.5, nearest, -1)
-        assert found[world, car].tolist() == expected.tolist()
-        shown = obs["obs"][world, car, 5:25].reshape(4, 5)[:, 4]
-        assert ((found[world, car] >= 0) == shown).all()
+        assert found[e, car].tolist() == expected.tolist()
+        shown = obs["obs"][e, car, 5:25].reshape(4, 5)[:, 4]
+        assert ((found[e, car] >= 0) == shown).all()
     alone = make(2, num_agents=3, neighbours=True, num_neighbours=0)
     assert alone.reset(seed=0)[0]["neighbours"].shape == (2, 3, 0)
     with pytest.raises(UserError, match="'neighbours' has no meaning with observation 'paper'"):
@@ -340,7 +340,7 @@ def test_neighbours_are_the_nearest_cars_of_the_observation(num_agents: int) -> 
 
 
 def moved(env: DubinsCar, angle: float, shift: tuple[float, float]) -> DubinsCar:
-    """The same worlds, turned and shifted as a whole (the area grows so that all boxes stay in)."""
+    """The same envs, turned and shifted as a whole (the area grows so that all boxes stay in)."""
     cos, sin = np.cos(angle), np.sin(angle)
 
     def turn(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -364,11 +364,11 @@ def moved(env: DubinsCar, angle: float, shift: tuple[float, float]) -> DubinsCar
     return other
 
 
-def test_ego_observation_is_the_same_wherever_the_world_lies() -> None:
+def test_ego_observation_is_the_same_wherever_the_env_lies() -> None:
     env = make(6)
     env.reset(seed=2)
     for _ in range(40):
-        env.step(env.control("full_speed"))
+        env.step(env.scripted_actions("full_speed"))
     everywhere = np.arange(6)
     here = env._observe(everywhere, *env._look_around(everywhere))["obs"]
     for angle, shift in ((0.0, (10.0, 3.0)), (1.1, (12.0, 9.0)), (-2.5, (15.0, 15.0))):
@@ -387,9 +387,9 @@ def test_far_away_cars_change_nothing() -> None:
         large[:, :4], large[:, 4:] = small, 500.0
     many.boxes.array = few.boxes.array.copy()
     many.boxes.index(np.arange(1))
-    worlds = np.arange(1)
-    expected = few._observe(worlds, *few._look_around(worlds))["obs"]
-    seen = many._observe(worlds, *many._look_around(worlds))["obs"][:, :4]
+    envs = np.arange(1)
+    expected = few._observe(envs, *few._look_around(envs))["obs"]
+    seen = many._observe(envs, *many._look_around(envs))["obs"][:, :4]
     np.testing.assert_array_equal(seen, expected)
 
 
@@ -437,13 +437,13 @@ def test_continue_drives_through_and_counts() -> None:
         *(np.array([row], np.float32) for row in
           ([1.0, 1.3], [1.0, 1.0], [0.0, np.pi], [0.5, 0.5], [1.6, 0.7], [1.0, 1.0]))
     )  # fmt: skip
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for _ in range(30):
-        *_, infos = env.step(env.control("full_speed"))
-        figures = infos.get("final_info", figures)
-    assert figures["reach_ratio"] == [1.0]
-    assert figures["safe_ratio"] == [0.0]
-    assert figures["success_ratio"] == [0.0]
+        *_, infos = env.step(env.scripted_actions("full_speed"))
+        metrics = infos.get("final_info", metrics)
+    assert metrics["reach_ratio"] == [1.0]
+    assert metrics["safe_ratio"] == [0.0]
+    assert metrics["success_ratio"] == [0.0]
 
 
 def test_freeze_stops_a_car_for_good() -> None:
@@ -451,12 +451,12 @@ def test_freeze_stops_a_car_for_good() -> None:
     obs, _ = env.reset(seed=0)
     places: dict[tuple[int, int], tuple[float, float, bool]] = {}
     for _ in range(200):
-        obs, *_ = env.step(env.control("nominal"))
+        obs, *_ = env.step(env.scripted_actions("nominal"))
         np.testing.assert_array_equal(obs["alive"], ~env.collided)
         assert not obs["obs"][~obs["alive"]].any()
-        for world, car in zip(*np.nonzero(env.collided), strict=True):
-            now = (env.cars.x[world, car], env.cars.y[world, car], env.reached[world, car])
-            assert places.setdefault((world, car), now) == now
+        for e, car in zip(*np.nonzero(env.collided), strict=True):
+            now = (env.cars.x[e, car], env.cars.y[e, car], env.reached[e, car])
+            assert places.setdefault((e, car), now) == now
     assert len(places) > 20
     # The wreck is an obstacle: what touches it is stopped as well, and it stays in collision.
     assert env.colliding[env.collided].all()
@@ -482,18 +482,18 @@ def test_ends(freeze: bool) -> None:
     early.reset(seed=3)
     ended = np.zeros(8, bool)
     for t in range(1, 513):
-        _, _, terminated, truncated, infos = early.step(early.control("full_speed"))
-        for world in np.flatnonzero(terminated):
-            figures = infos["final_info"]
-            assert figures["episode_length"][world] < 512
-            assert freeze or figures["reach_ratio"][world] == 1.0
+        _, _, terminated, truncated, infos = early.step(early.scripted_actions("full_speed"))
+        for e in np.flatnonzero(terminated):
+            metrics = infos["final_info"]
+            assert metrics["episode_length"][e] < 512
+            assert freeze or metrics["reach_ratio"][e] == 1.0
         assert t == 512 or not truncated.any()
         ended |= terminated
     assert ended.all()
     late = make(2, **(config | {"time_limit": 9}))
     late.reset(seed=3)
     for t in range(1, 19):
-        _, _, terminated, truncated, _ = late.step(late.control("full_speed"))
+        _, _, terminated, truncated, _ = late.step(late.scripted_actions("full_speed"))
         assert not terminated.any()
         assert truncated.all() == truncated.any() == (t % 9 == 0)
 
@@ -503,40 +503,43 @@ def test_residual_actions_add_to_the_nominal_ones() -> None:
     for env in (direct, residual):
         env.reset(seed=4)
     for _ in range(20):
-        left = direct.step(direct.control("nominal"))
+        left = direct.step(direct.scripted_actions("nominal"))
         right = residual.step(np.zeros((3, 8, 2), np.float32))
         np.testing.assert_allclose(left[0]["obs"], right[0]["obs"], atol=1e-4)
         np.testing.assert_allclose(left[1], right[1], atol=1e-4)
-    assert residual.control("nominal") == pytest.approx(np.zeros((3, 8, 2)), abs=1e-6)
+    assert residual.scripted_actions("nominal") == pytest.approx(np.zeros((3, 8, 2)), abs=1e-6)
 
 
-# -- seeds and controllers ---------------------------------------------------------------------
+# -- seeds and scripted policies ---------------------------------------------------------------
 
 
-def test_a_world_is_the_same_alone_and_among_others() -> None:
+def test_an_env_is_the_same_alone_and_among_others() -> None:
     many, single = make(4, time_limit=40), make(1, time_limit=40)
     many.reset(seed=8)
-    single.reset(seed=8)  # the first of the worlds' seeds is the same
+    single.reset(seed=8)  # the first of the envs' seeds is the same
     for _ in range(100):
-        together, alone = many.step(many.control("nominal")), single.step(single.control("nominal"))
+        together, alone = (
+            many.step(many.scripted_actions("nominal")),
+            single.step(single.scripted_actions("nominal")),
+        )
         np.testing.assert_array_equal(together[0]["obs"][:1], alone[0]["obs"])
         np.testing.assert_array_equal(together[1][:1], alone[1])
 
 
-def played(controller: str, worlds: int = 48, **config: Any) -> dict[str, float]:
-    env = make(worlds, **config)
+def played(policy: str, envs: int = 48, **config: Any) -> dict[str, float]:
+    env = make(envs, **config)
     env.reset(seed=0)
     infos: dict[str, Any] = {}
     while not infos:
-        *_, infos = env.step(env.control(controller))
+        *_, infos = env.step(env.scripted_actions(policy))
     return {name: float(value.mean()) for name, value in infos["final_info"].items()}
 
 
-def test_published_figures_of_the_nominal_controller() -> None:
+def test_published_figures_of_the_nominal_policy() -> None:
     fixed = {"area": 4.0, "max_travel": 0.0}
-    figures = played("nominal", **fixed)
-    assert 0.83 <= figures["reach_ratio"] <= 0.90
-    assert 0.44 <= figures["safe_ratio"] <= 0.58
+    metrics = played("nominal", **fixed)
+    assert 0.83 <= metrics["reach_ratio"] <= 0.90
+    assert 0.44 <= metrics["safe_ratio"] <= 0.58
     assert played("nominal", **fixed, time_limit=512)["reach_ratio"] > 0.99
     assert played("full_speed", **fixed)["reach_ratio"] == 1.0
 
@@ -547,9 +550,9 @@ def test_avoiding_is_better_than_not() -> None:
         assert around["success_ratio"] > straight["success_ratio"] + 0.2
 
 
-def test_unknown_controller() -> None:
-    with pytest.raises(UserError, match=r"no controller 'nominale'.*'nominal'"):
-        make(1).control("nominale")
+def test_unknown_policy() -> None:
+    with pytest.raises(UserError, match=r"no scripted policy 'nominale'.*'nominal'"):
+        make(1).scripted_actions("nominale")
 
 
 @pytest.mark.parametrize(

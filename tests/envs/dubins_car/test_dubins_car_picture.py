@@ -52,30 +52,30 @@ def scene(**changes: Any) -> Scene:
     )
 
 
-def at(picture: NDArray[np.uint8], x: float, y: float) -> tuple[int, ...]:
-    """The colour at a place of the world."""
+def at(frame: NDArray[np.uint8], x: float, y: float) -> tuple[int, ...]:
+    """The colour at a place of the env."""
     column, row = ((0.03 + place) * SIZE / 1.06 for place in (x / SIDE, 1.0 - y / SIDE))
-    return tuple(picture[int(row), int(column)].tolist())
+    return tuple(frame[int(row), int(column)].tolist())
 
 
-def count(picture: NDArray[np.uint8], colour: tuple[int, ...]) -> int:
+def count(frame: NDArray[np.uint8], colour: tuple[int, ...]) -> int:
     """How many pixels of the area have exactly this colour."""
-    return int((picture[:SIZE] == colour).all(-1).sum())
+    return int((frame[:SIZE] == colour).all(-1).sum())
 
 
 def test_everything_is_where_it_belongs() -> None:
-    picture = draw(scene())
-    assert picture.shape == (SIZE + LEGEND_HEIGHT, SIZE, 3)
-    assert picture.dtype == np.uint8
-    assert at(picture, 1.0, 1.0) == CAR_COLOURS[0]
-    assert at(picture, 3.0, 1.0) == CAR_COLOURS[1]
-    assert at(picture, 2.0, 2.0) == at(picture, 2.0, 2.25) == BOX
-    assert at(picture, 2.25, 2.0) == GROUND  # turned by a right angle, the box is high, not wide
+    frame = draw(scene())
+    assert frame.shape == (SIZE + LEGEND_HEIGHT, SIZE, 3)
+    assert frame.dtype == np.uint8
+    assert at(frame, 1.0, 1.0) == CAR_COLOURS[0]
+    assert at(frame, 3.0, 1.0) == CAR_COLOURS[1]
+    assert at(frame, 2.0, 2.0) == at(frame, 2.0, 2.25) == BOX
+    assert at(frame, 2.25, 2.0) == GROUND  # turned by a right angle, the box is high, not wide
     # The noses point along x and, upwards, along y.
-    assert at(picture, 1.075, 1.0) == CAR_COLOURS[0]
-    assert at(picture, 3.0, 1.075) == CAR_COLOURS[1]
-    assert at(picture, 1.0, 0.925) == at(picture, 2.925, 1.0) == GROUND
-    assert count(picture, COLLISION) == 0
+    assert at(frame, 1.075, 1.0) == CAR_COLOURS[0]
+    assert at(frame, 3.0, 1.075) == CAR_COLOURS[1]
+    assert at(frame, 1.0, 0.925) == at(frame, 2.925, 1.0) == GROUND
+    assert count(frame, COLLISION) == 0
 
 
 def test_a_goal_is_filled_when_it_was_reached() -> None:
@@ -103,8 +103,8 @@ def test_a_trail_fades_with_age() -> None:
     trail = np.stack([x, np.full(30, 0.5)], axis=-1)[:, None]
     parked = np.broadcast_to([1.0, 1.0], (30, 1, 2))
     positions = np.array([[1.0, 1.0], [2.5, 0.5]])
-    picture = draw(scene(trails=np.concatenate([parked, trail], 1), positions=positions))
-    blue = [at(picture, place, 0.5)[2] for place in (1.2, 1.55, 2.0, 2.4)]
+    frame = draw(scene(trails=np.concatenate([parked, trail], 1), positions=positions))
+    blue = [at(frame, place, 0.5)[2] for place in (1.2, 1.55, 2.0, 2.4)]
     assert blue[0] == 255
     assert blue == sorted(blue, reverse=True)
     assert len(set(blue)) == 4
@@ -114,7 +114,7 @@ def test_many_cars_in_a_large_area_are_still_seen() -> None:
     rng = np.random.default_rng(0)
     cars, side = 1024, 45.25
     no = np.zeros(cars, np.bool_)
-    picture = draw(
+    frame = draw(
         scene(
             side=side,
             positions=rng.uniform(0, side, (cars, 2)),
@@ -128,7 +128,7 @@ def test_many_cars_in_a_large_area_are_still_seen() -> None:
         )
     )
     # To scale, a car would have 0.6 x pi pixels; a disc of 3 pixels has 28, less its edge 20.
-    assert sum(count(picture, colour) for colour in CAR_COLOURS) > 15 * cars
+    assert sum(count(frame, colour) for colour in CAR_COLOURS) > 15 * cars
 
 
 def test_a_car_outside_the_area_is_counted() -> None:
@@ -147,11 +147,11 @@ def test_without_pillow_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPat
         draw(scene())
 
 
-def test_an_environment_draws_its_worlds_with_the_trails_of_the_present_episode() -> None:
+def test_an_environment_draws_its_envs_with_the_trails_of_the_present_episode() -> None:
     env = make(2, num_agents=3, time_limit=5, max_travel=1.0, on_collision="freeze")
     env.reset(seed=0)
-    assert env.picture(0).shape == env.picture(1).shape == (SIZE + LEGEND_HEIGHT, SIZE, 3)
-    assert (env.picture(0) != env.picture(1)).any()
+    assert env.render_frame(0).shape == env.render_frame(1).shape == (SIZE + LEGEND_HEIGHT, SIZE, 3)
+    assert (env.render_frame(0) != env.render_frame(1)).any()
     trail = []
     for step in range(8):
         found = scene_of(env, 1, trail)
@@ -161,4 +161,4 @@ def test_an_environment_draws_its_worlds_with_the_trails_of_the_present_episode(
         np.testing.assert_array_equal(found.trails, before.reshape(-1, 2, 3).transpose(0, 2, 1))
         np.testing.assert_array_equal(found.frozen, env.collided[1])
         trail.append((env.cars.x.copy(), env.cars.y.copy()))
-        env.step(env.control("full_speed"))
+        env.step(env.scripted_actions("full_speed"))

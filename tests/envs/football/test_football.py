@@ -122,13 +122,13 @@ def test_features_rewards_and_ends_are_gfootballs(
 
 
 def finished(env: football.FootballTeamEnv, act: Callable[[], Any]) -> Iterator[Any]:
-    """Yields of every episode that ends: terminated, truncated and its figures."""
+    """Yields of every episode that ends: terminated, truncated and its metrics."""
     env.reset(seed=0)
     while True:
         _, _, terminated, truncated, infos = env.step(act())
-        for world in np.flatnonzero(terminated | truncated):
-            figures = {name: value[world] for name, value in infos["final_info"].items()}
-            yield terminated[world], truncated[world], figures
+        for e in np.flatnonzero(terminated | truncated):
+            metrics = {name: value[e] for name, value in infos["final_info"].items()}
+            yield terminated[e], truncated[e], metrics
 
 
 @plays
@@ -145,16 +145,16 @@ def test_a_goal_ends_the_episode_and_wins(settings: dict[str, str], goal: float)
     assert env.num_agents == 2
     rng = np.random.default_rng(0)
     ended = list(itertools.islice(finished(env, lambda: attack(rng, 4).reshape(2, 2)), 8))
-    won = [figures for _, _, figures in ended if figures["score"] == 1.0]
+    won = [metrics for _, _, metrics in ended if metrics["score"] == 1.0]
     assert len(won) >= 2
-    for terminated, truncated, figures in ended:
+    for terminated, truncated, metrics in ended:
         assert terminated
         assert not truncated
-        assert figures["won"] == (figures["score"] > 0)
-        if figures["won"]:
-            assert figures["episode_return"] == pytest.approx(goal, abs=1e-5)
+        assert metrics["won"] == (metrics["score"] > 0)
+        if metrics["won"]:
+            assert metrics["episode_return"] == pytest.approx(goal, abs=1e-5)
         else:
-            assert figures["episode_return"] < goal
+            assert metrics["episode_return"] < goal
     env.close()
 
 
@@ -163,13 +163,13 @@ def test_a_goal_of_the_opponents_ends_the_episode_and_loses() -> None:
     env = football.make(2, scenario="academy_run_to_score", rewards="scoring")
     rng = np.random.default_rng(0)
     ended = finished(env, lambda: rng.integers(19, size=(2, 2)))
-    terminated, truncated, figures = next(
+    terminated, truncated, metrics = next(
         one for one in itertools.islice(ended, 100) if one[2]["score"] < 0
     )
     assert terminated
     assert not truncated
-    assert figures["won"] == 0.0
-    assert figures["episode_return"] == -1.0
+    assert metrics["won"] == 0.0
+    assert metrics["episode_return"] == -1.0
     env.close()
 
 
@@ -182,10 +182,10 @@ def test_time_limits_truncate() -> None:
     env.close()
     env = football.make(2, scenario="academy_corner", max_episode_steps=7)
     ended = finished(env, lambda: np.full((2, 11), IDLE))
-    for terminated, truncated, figures in itertools.islice(ended, 4):
+    for terminated, truncated, metrics in itertools.islice(ended, 4):
         assert truncated
         assert not terminated
-        assert figures["episode_length"] == 7
+        assert metrics["episode_length"] == 7
     env.close()
 
 
@@ -218,7 +218,7 @@ def trajectory(matches: list[Match], steps: int) -> list[bytes]:
 
 
 @plays
-def test_worlds_of_one_process_do_not_touch_each_other() -> None:
+def test_envs_of_one_process_do_not_touch_each_other() -> None:
     matches = [Match("academy_3_vs_1_with_keeper", 3, True, np.mean) for _ in range(3)]
     alone = []
     for seed, match in enumerate(matches):

@@ -24,7 +24,7 @@ from rllib_seqmarl.envs.mamujoco.env import MAMuJoCo
 from rllib_seqmarl.envs.mamujoco.layout import factorization
 from rllib_seqmarl.errors import UserError
 
-WORLDS = 2
+NUM_ENVS = 2
 
 
 @pytest.fixture(autouse=True)
@@ -72,49 +72,49 @@ def test_steps_are_gymnasium_robotics_bit_for_bit(
     scenario: str, partition: str, agent_obsk: int
 ) -> None:
     ours = mamujoco.make(
-        WORLDS, scenario=scenario, partition=partition, agent_obsk=agent_obsk, state=True
+        NUM_ENVS, scenario=scenario, partition=partition, agent_obsk=agent_obsk, state=True
     )
-    references = [theirs(scenario, partition, agent_obsk) for _ in range(WORLDS)]
+    references = [theirs(scenario, partition, agent_obsk) for _ in range(NUM_ENVS)]
     names = references[0].possible_agents
     sizes = [references[0].action_space(name).shape[0] for name in names]
     bound = references[0].single_agent_env.unwrapped.model.actuator_ctrlrange[0, 1]
     assert ours.single_action_space.shape == (len(names), max(sizes))
 
-    def check(obs: dict[str, Any], world: int, dicts: dict[str, Any]) -> None:
+    def check(obs: dict[str, Any], e: int, dicts: dict[str, Any]) -> None:
         for agent, name in enumerate(names):
             expected = dicts[name].astype(np.float32)
-            row = obs["obs"][world, agent]
+            row = obs["obs"][e, agent]
             np.testing.assert_array_equal(row[: len(expected)], expected)
             assert not row[len(expected) : -len(names)].any()
             np.testing.assert_array_equal(row[-len(names) :], np.eye(len(names))[agent])
 
     obs, _ = ours.reset(seed=4)
-    seeds = gymnasium.utils.seeding.np_random(4)[0].integers(2**31, size=WORLDS)
-    for world, env in enumerate(references):
-        check(obs, world, env.reset(seed=int(seeds[world]))[0])
+    seeds = gymnasium.utils.seeding.np_random(4)[0].integers(2**31, size=NUM_ENVS)
+    for e, env in enumerate(references):
+        check(obs, e, env.reset(seed=int(seeds[e]))[0])
     rng = np.random.default_rng(0)
     episodes = 0
     for _ in range(120):
         actions = rng.uniform(-1.3, 1.3, ours.action_space.shape).astype(np.float32)
         obs, reward, terminated, truncated, infos = ours.step(actions)
-        for world, env in enumerate(references):
-            scaled = bound * actions[world].astype(np.float64).clip(-1.0, 1.0)
+        for e, env in enumerate(references):
+            scaled = bound * actions[e].astype(np.float64).clip(-1.0, 1.0)
             chosen = {
                 name: scaled[slot, :size]
                 for slot, (name, size) in enumerate(zip(names, sizes, strict=True))
             }
             dicts, rewards, ends, cuts, _ = env.step(chosen)
-            assert reward[world] == np.float32(rewards[names[0]])
-            assert terminated[world] == ends[names[0]]
-            assert truncated[world] == (cuts[names[0]] and not ends[names[0]])
-            if terminated[world] or truncated[world]:
+            assert reward[e] == np.float32(rewards[names[0]])
+            assert terminated[e] == ends[names[0]]
+            assert truncated[e] == (cuts[names[0]] and not ends[names[0]])
+            if terminated[e] or truncated[e]:
                 episodes += 1
-                check(infos["final_obs"], world, dicts)
+                check(infos["final_obs"], e, dicts)
                 dicts = env.reset()[0]
-            check(obs, world, dicts)
-            np.testing.assert_array_equal(obs["state"][world], env.state().astype(np.float32))
+            check(obs, e, dicts)
+            np.testing.assert_array_equal(obs["state"][e], env.state().astype(np.float32))
     if scenario in ("Hopper", "Walker2d", "Humanoid", "Reacher", "Pusher"):
-        assert episodes >= WORLDS
+        assert episodes >= NUM_ENVS
 
 
 def test_table_of_robots_is_gymnasium_robotics() -> None:
@@ -210,7 +210,7 @@ def test_unequal_agents_are_padded_and_masked() -> None:
 
 
 def until_the_end(env: MAMuJoCo) -> tuple[bool, bool, dict[str, Any]]:
-    """Terminated, truncated and figures of the first episode of a single world."""
+    """Terminated, truncated and metrics of the first episode of a single env."""
     obs, _ = env.reset(seed=1)
     rng = np.random.default_rng(1)
     rewards = 0.0
@@ -218,30 +218,30 @@ def until_the_end(env: MAMuJoCo) -> tuple[bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, infos = env.step(random_actions(env, obs, rng))
         rewards += float(reward[0])
         if infos:
-            figures = {name: float(value[0]) for name, value in infos["final_info"].items()}
-            assert figures["episode_return"] == pytest.approx(rewards)
-            average = figures["episode_return"] / figures["episode_length"]
-            assert figures["average_step_reward"] == pytest.approx(average)
-            return bool(terminated[0]), bool(truncated[0]), figures
+            metrics = {name: float(value[0]) for name, value in infos["final_info"].items()}
+            assert metrics["episode_return"] == pytest.approx(rewards)
+            average = metrics["episode_return"] / metrics["episode_length"]
+            assert metrics["average_step_reward"] == pytest.approx(average)
+            return bool(terminated[0]), bool(truncated[0]), metrics
 
 
 def test_a_fall_terminates_and_the_limit_truncates() -> None:
     hopper = {"scenario": "Hopper", "partition": "3x1"}
-    terminated, truncated, figures = until_the_end(mamujoco.make(1, **hopper))
+    terminated, truncated, metrics = until_the_end(mamujoco.make(1, **hopper))
     assert (terminated, truncated) == (True, False)
-    length = int(figures["episode_length"])
+    length = int(metrics["episode_length"])
     assert 2 < length < 1000
     # The fall counts where it comes in the last step that is left.
     same = mamujoco.make(1, **hopper, max_episode_steps=length)
-    assert until_the_end(same) == (True, False, figures)
+    assert until_the_end(same) == (True, False, metrics)
     shorter = mamujoco.make(1, **hopper, max_episode_steps=length - 1)
-    terminated, truncated, figures = until_the_end(shorter)
-    assert (terminated, truncated, figures["episode_length"]) == (False, True, length - 1)
+    terminated, truncated, metrics = until_the_end(shorter)
+    assert (terminated, truncated, metrics["episode_length"]) == (False, True, length - 1)
 
 
 def test_half_cheetah_runs_for_1000_steps() -> None:
-    terminated, truncated, figures = until_the_end(mamujoco.make(1))
-    assert (terminated, truncated, figures["episode_length"]) == (False, True, 1000)
+    terminated, truncated, metrics = until_the_end(mamujoco.make(1))
+    assert (terminated, truncated, metrics["episode_length"]) == (False, True, 1000)
 
 
 @pytest.mark.parametrize(
@@ -257,12 +257,12 @@ def test_half_cheetah_runs_for_1000_steps() -> None:
     ],
 )
 @pytest.mark.parametrize("autoreset", ["same_step", "next_step"])
-def test_saved_worlds_go_on_elsewhere_bit_for_bit(
+def test_saved_envs_go_on_elsewhere_bit_for_bit(
     scenario: str, partition: str, autoreset: str
 ) -> None:
     config = {"scenario": scenario, "partition": partition, "state": True}
     config |= {"autoreset": autoreset, "max_episode_steps": 60}
-    env = mamujoco.make(WORLDS, **config)
+    env = mamujoco.make(NUM_ENVS, **config)
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (250, *env.action_space.shape)).astype(np.float32)
     env.reset(seed=0)
@@ -271,7 +271,7 @@ def test_saved_worlds_go_on_elsewhere_bit_for_bit(
     for action in actions[:60]:
         env.step(action)
     saved = pickle.dumps(env.get_state())
-    other = mamujoco.make(WORLDS, **config)
+    other = mamujoco.make(NUM_ENVS, **config)
     other.reset(seed=9)
     other.set_state(pickle.loads(saved))
     ended = 0
@@ -282,10 +282,10 @@ def test_saved_worlds_go_on_elsewhere_bit_for_bit(
         for one, another in zip(left[1:4], right[1:4], strict=True):
             np.testing.assert_array_equal(one, another)
         ended += int((left[2] | left[3]).sum())
-    assert ended >= WORLDS
+    assert ended >= NUM_ENVS
 
 
-def test_equal_seeds_equal_worlds_and_different_worlds_in_one_env() -> None:
+def test_equal_seeds_equal_envs_and_different_envs_in_one_vector() -> None:
     one, other = (mamujoco.make(3, scenario="Ant", partition="8x1") for _ in range(2))
     first, second = one.reset(seed=3)[0], other.reset(seed=3)[0]
     np.testing.assert_array_equal(first["obs"], second["obs"])

@@ -1,4 +1,4 @@
-"""The particle worlds against mpe2, and SQDDPG's rules against values computed by hand."""
+"""The particle envs against mpe2, and SQDDPG's rules against values computed by hand."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ NONE, RIGHT, LEFT, UP, DOWN = range(5)  # SQDDPG's meaning of the actions
 FAR = [[8.0, 8.0], [-8.0, 8.0]]
 
 
-def place(env: TeamVectorEnv, positions: Any, velocities: Any, **worlds: Any) -> None:
-    """Puts every world into the same given state."""
+def place(env: TeamVectorEnv, positions: Any, velocities: Any, **envs: Any) -> None:
+    """Puts every env into the same given state."""
     state = env.get_state()
-    state["worlds"]["positions"][:] = positions
-    state["worlds"]["velocities"][:] = velocities
-    for name, value in worlds.items():
-        state["worlds"][name][:] = value
+    state["envs"]["positions"][:] = positions
+    state["envs"]["velocities"][:] = velocities
+    for name, value in envs.items():
+        state["envs"][name][:] = value
     env.set_state(state)
 
 
@@ -38,7 +38,7 @@ def make(num_envs: int = 1, **env_config: Any) -> TeamVectorEnv:
 
 
 class Reference:
-    """One world of mpe2, brought into the state of a world of ours."""
+    """One env of mpe2, brought into the state of an env of ours."""
 
     def __init__(self, task: str, config: Mapping[str, Any]) -> None:
         agents, shared = config["num_agents"], {"max_cycles": config["episode_length"]}
@@ -93,34 +93,34 @@ def test_transitions_are_those_of_mpe2(
     task: str, config: dict[str, Any], contacts: int, ends: int
 ) -> None:
     """Whole episodes side by side: nothing is brought into line but the initial state."""
-    worlds, steps = 12, 220
+    envs, steps = 12, 220
     config = {"episode_length": 25, **config}
-    env = mpe.make(worlds, task=task, rules="mpe2", **config)
-    references = [Reference(task, config) for _ in range(worlds)]
+    env = mpe.make(envs, task=task, rules="mpe2", **config)
+    references = [Reference(task, config) for _ in range(envs)]
     obs, _ = env.reset(seed=1)
     rng = np.random.default_rng(1)
-    fresh = np.ones(worlds, np.bool_)
+    fresh = np.ones(envs, np.bool_)
     seen_contacts = seen_ends = 0
     for _ in range(steps):
-        before = env.get_state()["worlds"]
-        for world in np.flatnonzero(fresh):
-            start = references[world].start(before["positions"][world])
-            np.testing.assert_array_equal(obs["obs"][world], start)
-        team = rng.integers(5, size=(worlds, env.num_agents))
-        prey = before["scripted"][np.arange(worlds), before["time"]]
+        before = env.get_state()["envs"]
+        for e in np.flatnonzero(fresh):
+            start = references[e].start(before["positions"][e])
+            np.testing.assert_array_equal(obs["obs"][e], start)
+        team = rng.integers(5, size=(envs, env.num_agents))
+        prey = before["scripted"][np.arange(envs), before["time"]]
         obs, reward, terminated, truncated, infos = env.step(team)
-        after = env.get_state()["worlds"]
+        after = env.get_state()["envs"]
         fresh = terminated | truncated
-        for world, reference in enumerate(references):
-            shown, paid, ended, cut = reference.step(np.concatenate([team[world], prey[world]]))
-            ours = infos["final_obs"]["obs"] if fresh[world] else obs["obs"]
-            np.testing.assert_allclose(ours[world], shown, rtol=0, atol=1e-6)
-            assert reward[world] == pytest.approx(paid, rel=1e-6, abs=1e-6)
-            assert (terminated[world], truncated[world]) == (ended, cut)
-            if not fresh[world]:
+        for e, reference in enumerate(references):
+            shown, paid, ended, cut = reference.step(np.concatenate([team[e], prey[e]]))
+            ours = infos["final_obs"]["obs"] if fresh[e] else obs["obs"]
+            np.testing.assert_allclose(ours[e], shown, rtol=0, atol=1e-6)
+            assert reward[e] == pytest.approx(paid, rel=1e-6, abs=1e-6)
+            assert (terminated[e], truncated[e]) == (ended, cut)
+            if not fresh[e]:
                 positions, velocities = reference.state()
-                np.testing.assert_allclose(after["positions"][world], positions, atol=1e-6)
-                np.testing.assert_allclose(after["velocities"][world], velocities, atol=1e-6)
+                np.testing.assert_allclose(after["positions"][e], positions, atol=1e-6)
+                np.testing.assert_allclose(after["velocities"][e], velocities, atol=1e-6)
             colliding = [entity for entity in reference.world.entities if entity.collide]
             for agent in reference.world.agents:
                 for other in colliding:
@@ -132,7 +132,7 @@ def test_transitions_are_those_of_mpe2(
 
 
 def test_actions_and_order_of_integration() -> None:
-    """From rest an action gives 5 x 0.1 of velocity, which SQDDPG's worlds move with at once."""
+    """From rest an action gives 5 x 0.1 of velocity, which SQDDPG's envs move with at once."""
     start = [[0.0, 0.0], [3.0, 3.0]]
     for rules, order, moved in (
         ("sqddpg", (NONE, RIGHT, LEFT, UP, DOWN), 0.05),
@@ -156,22 +156,20 @@ def test_speed_limits() -> None:
     place(env, [[0, 0], [5, 0], *FAR], 0.0, scripted=RIGHT + 1)  # mpe2: 2 is right
     for _ in range(40):
         env.step(np.array([[3]]))  # and 3 is down
-    velocities = env.get_state()["worlds"]["velocities"][0]
+    velocities = env.get_state()["envs"]["velocities"][0]
     np.testing.assert_allclose(velocities, [[0.0, -1.0], [1.3, 0.0]], atol=1e-9)
     free = make(num_agents=1)
     for _ in range(40):
         free.step(np.array([[RIGHT]]))
     # Without a limit the velocity tends to 5 x 0.1 / 0.25.
-    np.testing.assert_allclose(
-        free.get_state()["worlds"]["velocities"][0, 0], [2.0, 0.0], atol=1e-4
-    )
+    np.testing.assert_allclose(free.get_state()["envs"]["velocities"][0, 0], [2.0, 0.0], atol=1e-4)
 
 
-def collision_course(env: TeamVectorEnv, **worlds: Any) -> None:
+def collision_course(env: TeamVectorEnv, **envs: Any) -> None:
     """Two agents meet: after one step at (-1/8, 0) and (1/8, 0), the third at (5, 5)."""
     agents = [[-0.2, 0.0], [0.2, 0.0], [5.0, 5.0]]
     landmarks = [[-0.125, 0.0], [0.125, 0.3], [5.0, 4.0]]
-    place(env, [*agents, *landmarks], [[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], **worlds)
+    place(env, [*agents, *landmarks], [[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], **envs)
 
 
 def test_sqddpg_reward_of_cooperative_navigation() -> None:
@@ -185,16 +183,16 @@ def test_sqddpg_reward_of_cooperative_navigation() -> None:
     assert not truncated[0]
     # The overlap of 0.05 pushes each with 100 x 0.05, against 3/4 of the velocity of 0.75.
     _, second, terminated, truncated, infos = env.step(np.zeros((1, 3), int))
-    last, figures = infos["final_obs"]["obs"], infos["final_info"]
+    last, metrics = infos["final_obs"]["obs"], infos["final_info"]
     np.testing.assert_allclose(last[0, :2, 0], [0.5625 - 0.5, -0.5625 + 0.5], atol=1e-6)
     np.testing.assert_allclose(last[0, :2, 2], [-0.125 + 0.00625, 0.125 - 0.00625], atol=1e-7)
     distances = 0.00625 + np.hypot(0.00625, 0.3) + 1.0
     assert second[0] == pytest.approx(-3 * distances - (3 + 2))
     assert (terminated[0], truncated[0]) == (False, True)
-    assert figures["collisions"][0] == 1.0
-    assert figures["coverage"][0] == pytest.approx(1 / 3)
-    assert figures["success"][0] == 0.0
-    assert figures["step_reward"][0] == pytest.approx((reward[0] + second[0]) / 2)
+    assert metrics["collisions"][0] == 1.0
+    assert metrics["coverage"][0] == pytest.approx(1 / 3)
+    assert metrics["success"][0] == 0.0
+    assert metrics["step_reward"][0] == pytest.approx((reward[0] + second[0]) / 2)
 
 
 def test_success_of_cooperative_navigation() -> None:
@@ -214,10 +212,10 @@ def test_success_of_cooperative_navigation() -> None:
         assert infos["final_info"]["collisions"][0] == 0.0
 
 
-def chase(env: TeamVectorEnv, **worlds: Any) -> tuple[Any, ...]:
+def chase(env: TeamVectorEnv, **envs: Any) -> tuple[Any, ...]:
     """One predator of three touches the resting prey in the next step."""
     movers = [[0.0, 0.0], [-3.0, 0.0], [0.0, -4.0], [0.18, 0.0]]
-    place(env, [*movers, *FAR], [[1.0, 0.0], *[[0.0, 0.0]] * 3], **worlds)
+    place(env, [*movers, *FAR], [[1.0, 0.0], *[[0.0, 0.0]] * 3], **envs)
     return env.step(np.zeros((1, 3), int))
 
 
@@ -273,9 +271,9 @@ def test_mpe2_counts_every_contact_and_runs_on() -> None:
     assert not truncated[0]
 
 
-def test_prey_moves_at_random_and_every_world_has_its_own_randomness() -> None:
+def test_prey_moves_at_random_and_every_env_has_its_own_randomness() -> None:
     env = make(400, task="predator_prey", episode_length=50)
-    scripted = env.get_state()["worlds"]["scripted"]
+    scripted = env.get_state()["envs"]["scripted"]
     share = np.bincount(scripted.ravel(), minlength=5) / scripted.size
     np.testing.assert_allclose(share, 0.2, atol=0.02)
     assert len(np.unique(scripted[..., 0], axis=0)) == 400
@@ -284,15 +282,15 @@ def test_prey_moves_at_random_and_every_world_has_its_own_randomness() -> None:
     env.step(np.zeros((400, 3), int))
     compass = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
     np.testing.assert_allclose(
-        env.get_state()["worlds"]["velocities"][:, 3],
+        env.get_state()["envs"]["velocities"][:, 3],
         0.1 * 4.0 * compass[scripted[:, 0, 0]],
         atol=1e-12,
     )
 
 
 @pytest.mark.parametrize("task", sorted(mpe.TASKS))
-def test_trajectories_do_not_depend_on_the_number_of_worlds(task: str) -> None:
-    few, many = (mpe.make(worlds, task=task, episode_length=9) for worlds in (2, 7))
+def test_trajectories_do_not_depend_on_the_number_of_envs(task: str) -> None:
+    few, many = (mpe.make(envs, task=task, episode_length=9) for envs in (2, 7))
     shown = [few.reset(seed=3)[0]["obs"], many.reset(seed=3)[0]["obs"][:2]]
     np.testing.assert_array_equal(*shown)
     rng = np.random.default_rng(0)
@@ -308,12 +306,12 @@ def test_trajectories_do_not_depend_on_the_number_of_worlds(task: str) -> None:
     ("task", "landmarks"), [("cooperative_navigation", 1.0), ("predator_prey", 0.9)]
 )
 def test_start_positions_fill_their_squares(task: str, landmarks: float) -> None:
-    worlds = make(1000, task=task).get_state()["worlds"]
-    assert not worlds["velocities"].any()
-    moving = worlds["velocities"].shape[1]
+    envs = make(1000, task=task).get_state()["envs"]
+    assert not envs["velocities"].any()
+    moving = envs["velocities"].shape[1]
     for positions, reach in (
-        (worlds["positions"][:, :moving], 1.0),
-        (worlds["positions"][:, moving:], landmarks),
+        (envs["positions"][:, :moving], 1.0),
+        (envs["positions"][:, moving:], landmarks),
     ):
         assert -reach <= positions.min() < -0.99 * reach
         assert 0.99 * reach < positions.max() <= reach
@@ -327,8 +325,8 @@ def test_agent_ids_and_state() -> None:
     assert obs["obs"].shape == (3, 3, 16 + 3)
     np.testing.assert_array_equal(obs["obs"][..., 16:], np.broadcast_to(np.eye(3), (3, 3, 3)))
     obs, *_ = env.step(np.full((3, 3), UP))
-    worlds = env.get_state()["worlds"]
-    expected = [worlds["positions"].reshape(3, -1), worlds["velocities"].reshape(3, -1)]
+    envs = env.get_state()["envs"]
+    expected = [envs["positions"].reshape(3, -1), envs["velocities"].reshape(3, -1)]
     np.testing.assert_array_equal(obs["state"], np.concatenate(expected, 1).astype(np.float32))
     assert mpe.make(1).single_observation_space["obs"].shape == (3, 18)
 

@@ -137,23 +137,23 @@ def test_wins_losses_and_time_limit(env: SMAXTeamEnv) -> None:
             if not infos:
                 continue
             info, last = infos["final_info"], infos["final_obs"]
-            for world in np.flatnonzero(terminated | truncated):
-                won, dead = info["won"][world], info["dead_ratio"][world]
-                length, total = info["episode_length"][world], info["episode_return"][world]
-                assert dead == pytest.approx(1 - last["alive"][world].mean())
+            for e in np.flatnonzero(terminated | truncated):
+                won, dead = info["won"][e], info["dead_ratio"][e]
+                length, total = info["episode_length"][e], info["episode_return"][e]
+                assert dead == pytest.approx(1 - last["alive"][e].mean())
                 assert total <= 2.0 + 1e-5
                 if won:
-                    assert terminated[world]
+                    assert terminated[e]
                     assert dead < 1.0
                     assert total == pytest.approx(2.0, abs=1e-5)
-                if truncated[world]:
+                if truncated[e]:
                     assert length == 41
                     assert dead < 1.0
                     assert not won
-                if terminated[world] and not won:
+                if terminated[e] and not won:
                     assert dead == 1.0
                     assert total <= 1.0 + 1e-5
-                results["truncated" if truncated[world] else "won" if won else "lost"] += 1
+                results["truncated" if truncated[e] else "won" if won else "lost"] += 1
     assert min(results.values()) >= 3, results
 
 

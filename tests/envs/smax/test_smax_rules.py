@@ -28,12 +28,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def jaxmarl_state(env: SMAXTeamEnv) -> Any:
-    """The worlds of ``env`` as JaxMARL's state with leading axis E."""
+    """The envs of ``env`` as JaxMARL's state with leading axis E."""
     from jaxmarl.environments.smax import smax_env
     from jaxmarl.environments.smax.heuristic_enemy import HeuristicPolicyState
     from jaxmarl.environments.smax.heuristic_enemy_smax_env import State
 
-    battle = {name: value.T for name, value in env.get_state()["worlds"]["battle"].items()}
+    battle = {name: value.T for name, value in env.get_state()["envs"]["battle"].items()}
     # JaxMARL sets the goal in the first step of an episode, we set it in the reset.
     goal = np.stack([battle["goal_x"], battle["goal_y"]], axis=-1)
     goal[battle["time"] == 0] = 0.0
@@ -71,7 +71,7 @@ def test_step_equals_jaxmarl(case: str) -> None:
         actions = random_actions(env, obs, rng)
         # Make the last ally walk north for ever, so that walls matter.
         actions[:, -1] = np.where(obs["action_mask"][:, -1, 0], 0, 4)
-        state, key = jaxmarl_state(env), env.get_state()["worlds"]["key"].T.copy()
+        state, key = jaxmarl_state(env), env.get_state()["envs"]["key"].T.copy()
         named = {agent: jnp.array(actions[:, i]) for i, agent in enumerate(smax.agents)}
         want, after, reward, done, mask = theirs(key, state, named)
         world_state = np.array(want["world_state"])
@@ -110,7 +110,7 @@ def test_reset_equals_jaxmarl() -> None:
     env = smac.make(6, map_name="3s5z_vs_3s6z", agent_id=False)
     smax = env.jaxmarl_env
     obs, _ = env.reset(seed=3)
-    key = env.get_state()["worlds"]["key"].T.copy()
+    key = env.get_state()["envs"]["key"].T.copy()
     assert (key[:, 1] == 1).all()
     key[:, 1] = 0
     want, state = jax.vmap(smax.reset)(key)

@@ -48,7 +48,7 @@ def processes() -> type[Process]:
 def build(
     num_envs: int = 1, env_config: dict[str, Any] | None = None, **stand_in: Any
 ) -> StarCraft2TeamEnv:
-    """Worlds of the map 3m, or what ``env_config`` says, over stand-ins."""
+    """Envs of the map 3m, or what ``env_config`` says, over stand-ins."""
     config = starcraft2_config.DEFAULTS | {"map_name": "3m"} | (env_config or {})
     scenario = MAPS[config["map_name"]]
     arguments = {"map_name": scenario.map_name, "continuing_episode": True} | stand_in
@@ -96,7 +96,7 @@ def test_contract(autoreset: str, map_name: str) -> None:
 
 
 @pytest.mark.parametrize("map_name", ["3m", "terran_5_vs_5"])
-def test_one_game_per_world_and_resets_launch_no_other(map_name: str) -> None:
+def test_one_game_per_env_and_resets_launch_no_other(map_name: str) -> None:
     env = build(3, {"map_name": map_name})
     assert Process.launched == 0
     expected = 200.0 + MAPS[map_name].num_enemies * (10.0 + HEALTH + SHIELD)
@@ -174,7 +174,7 @@ def test_a_lost_connection_cuts_the_episode_short_and_is_no_defeat(
     assert infos["final_info"]["won"][1] == 0.0
     assert infos["final_info"]["game_restarts"][1] == restarts
     np.testing.assert_array_equal(infos["final_obs"]["obs"][1], before["obs"][1])
-    # World 1 is in a new battle of a new game, world 0 in its old one.
+    # Env 1 is in a new battle of a new game, env 0 in its old one.
     np.testing.assert_array_equal(obs["obs"][1, :, 0], HEALTH)
     assert obs["obs"][0, 0, 0] < HEALTH
     assert len(Process.running) == 2
@@ -216,7 +216,7 @@ def test_a_game_that_dies_again_and_again_ends_in_one_line(
     with pytest.raises(UserError) as error:
         env.reset()
     assert str(error.value) == (
-        "smac: the StarCraft II game of world 0 died 3 times in a row (env_config max_restarts is "
+        "smac: the StarCraft II game of env 0 died 3 times in a row (env_config max_restarts is "
         "2); at last: RuntimeError: the game did not start"
     )
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
@@ -246,20 +246,20 @@ def test_illegal_actions_do_not_reach_the_game() -> None:
     for agent, action in ((1, 0), (2, 5)):
         wrong = actions.copy()
         wrong[1, agent] = action
-        message = rf"agent {agent} of world 1 may not take action {action} now.*\[1, 2, 3, 4, 6"
+        message = rf"agent {agent} of env 1 may not take action {action} now.*\[1, 2, 3, 4, 6"
         with pytest.raises(UserError, match=message):
             env.step(wrong)
     assert all(game._battle.played == [] for game in env._games)
 
 
-def test_a_world_that_waits_for_its_reset_is_not_stepped() -> None:
+def test_an_env_that_waits_for_its_reset_is_not_stepped() -> None:
     env = build(2, {"autoreset": "next_step"}, enemy_damage=20.0)
     obs, _ = env.reset()
     env._games[1]._battle.enemy_damage = 0.0
     obs, _, terminated, *_ = until_end(env, obs, wait)
     assert terminated.tolist() == [True, False]
     played = [len(game._battle.played) for game in env._games]
-    anything = np.full((2, 3), NOTHING)  # illegal for world 0, which ignores it
+    anything = np.full((2, 3), NOTHING)  # illegal for env 0, which ignores it
     anything[1] = STOP
     obs, reward, terminated, *_ = env.step(anything)
     assert [len(game._battle.played) for game in env._games] == [played[0], played[1] + 1]
@@ -268,7 +268,7 @@ def test_a_world_that_waits_for_its_reset_is_not_stepped() -> None:
     assert (obs["obs"][0, :, 0] == HEALTH).all()
 
 
-def test_worlds_wait_for_their_games_at_the_same_time() -> None:
+def test_envs_wait_for_their_games_at_the_same_time() -> None:
     env = build(8, seconds=0.1, enemy_damage=0.0)
     obs, _ = env.reset()
     begin = time.perf_counter()
@@ -328,7 +328,7 @@ def test_games_are_given_different_seeds_that_a_seed_fixes() -> None:
 def test_a_battle_cannot_be_saved() -> None:
     env = build()
     env.reset()
-    assert env.cannot_be_saved() == "StarCraft II cannot save a battle"
+    assert env.cannot_save_reason() == "StarCraft II cannot save a battle"
     with pytest.raises(UserError, match=r"\(starcraft2\) cannot be saved: StarCraft II cannot"):
         env.get_state()
 
@@ -609,14 +609,14 @@ assert isinstance(env._games[0]._battle.agents[0], raw_pb2.Unit)
 # As a part of a training.
 
 
-def stand_in_worlds(num_envs: int, **_: Any) -> StarCraft2TeamEnv:
+def stand_in_envs(num_envs: int, **_: Any) -> StarCraft2TeamEnv:
     return build(num_envs, enemy_damage=6.0)
 
 
 def test_training_reports_win_rate_and_resumes_with_new_episodes(
     small: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = small("MAT", "test_starcraft2:stand_in_worlds", num_envs_per_env_runner=4)
+    config = small("MAT", "test_starcraft2:stand_in_envs", num_envs_per_env_runner=4)
     algorithm = config.build_algo()
     result = algorithm.train()["env_runners"]
     while "win_rate" not in result:

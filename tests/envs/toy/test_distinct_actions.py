@@ -31,7 +31,7 @@ def test_no_other_common_policy_beats_the_uniform_one() -> None:
         assert sum(map(np.prod, permutations)) <= simultaneous_bound(3, 4) + 1e-12
 
 
-def test_agents_see_the_same_and_worlds_do_not() -> None:
+def test_agents_see_the_same_and_envs_do_not() -> None:
     env = make(6, num_agents=3, episode_length=2)
     obs, _ = env.reset(seed=1)
     np.testing.assert_array_equal(obs["obs"], np.repeat(obs["obs"][:, :1], 3, axis=1))

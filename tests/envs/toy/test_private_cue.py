@@ -15,7 +15,7 @@ from rllib_seqmarl.envs.toy.private_cue import (
 )
 from rllib_seqmarl.errors import UserError
 
-WORLDS, STEPS = 500, 40
+NUM_ENVS, STEPS = 500, 40
 
 
 def play(env, orders, rng: np.random.Generator) -> float:
@@ -24,9 +24,9 @@ def play(env, orders, rng: np.random.Generator) -> float:
     rewards = []
     for _ in range(STEPS):
         informed = obs["obs"][..., -1].argmax(1)
-        cue = obs["action_mask"][np.arange(WORLDS), informed].argmax(1)
+        cue = obs["action_mask"][np.arange(NUM_ENVS), informed].argmax(1)
         rank = orders(informed).argsort(1)  # [E, N]
-        knows = rank >= rank[np.arange(WORLDS), informed][:, None]
+        knows = rank >= rank[np.arange(NUM_ENVS), informed][:, None]
         guesses = rng.integers(obs["action_mask"].shape[2], size=knows.shape)
         obs, reward, *_ = env.step(np.where(knows, cue[:, None], guesses))
         rewards.append(reward.mean())
@@ -37,8 +37,8 @@ def informed_first(env, first: int | None):
     """Orders with the informed agent at the head, or behind an agent that is always first."""
 
     def orders(informed: NDArray[np.int64]) -> NDArray[np.int64]:
-        keys = np.tile(np.arange(env.num_agents, dtype=float), (WORLDS, 1))
-        keys[np.arange(WORLDS), informed] = -1.0
+        keys = np.tile(np.arange(env.num_agents, dtype=float), (NUM_ENVS, 1))
+        keys[np.arange(NUM_ENVS), informed] = -1.0
         if first is not None:
             keys[:, first] = -2.0
         return keys.argsort(1)
@@ -48,12 +48,12 @@ def informed_first(env, first: int | None):
 
 @pytest.mark.parametrize(("agents", "actions"), [(2, 2), (4, 4), (5, 3)])
 def test_bounds_are_what_the_best_team_of_each_order_gets(agents: int, actions: int) -> None:
-    env = make(WORLDS, num_agents=agents, num_actions=actions, episode_length=7)
+    env = make(NUM_ENVS, num_agents=agents, num_actions=actions, episode_length=7)
     rng = np.random.default_rng(0)
-    by_index = play(env, lambda _: np.tile(np.arange(agents), (WORLDS, 1)), rng)
+    by_index = play(env, lambda _: np.tile(np.arange(agents), (NUM_ENVS, 1)), rng)
     assert by_index == pytest.approx(index_order_bound(actions), abs=0.015)
     shuffled = play(
-        env, lambda _: rng.permuted(np.tile(np.arange(agents), (WORLDS, 1)), axis=1), rng
+        env, lambda _: rng.permuted(np.tile(np.arange(agents), (NUM_ENVS, 1)), axis=1), rng
     )
     assert shuffled == pytest.approx(index_order_bound(actions), abs=0.015)
     behind_the_first = play(env, informed_first(env, 0), rng)
@@ -62,13 +62,13 @@ def test_bounds_are_what_the_best_team_of_each_order_gets(agents: int, actions: 
 
 
 def test_observations_say_who_knows_and_not_what() -> None:
-    """Worlds with the same informed agent look alike whatever their cues."""
-    env = make(WORLDS, num_agents=3, num_actions=4)
+    """Envs with the same informed agent look alike whatever their cues."""
+    env = make(NUM_ENVS, num_agents=3, num_actions=4)
     obs, _ = env.reset(seed=1)
     informed = obs["obs"][..., -1]
     np.testing.assert_array_equal(informed.sum(1), 1.0)
     np.testing.assert_array_equal(obs["action_mask"].sum(2), np.where(informed == 1.0, 1, 4))
-    cues = obs["action_mask"][np.arange(WORLDS), informed.argmax(1)].argmax(1)
+    cues = obs["action_mask"][np.arange(NUM_ENVS), informed.argmax(1)].argmax(1)
     for agent in range(3):
         same = informed[:, agent] == 1.0
         assert len(np.unique(obs["obs"][same], axis=0)) == 1

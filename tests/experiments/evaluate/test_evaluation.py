@@ -91,8 +91,8 @@ class NotedCars(DubinsCar):
 
     played: list[NDArray[np.float32]]
 
-    def _reset_worlds(self) -> Observation:
-        obs = super()._reset_worlds()
+    def _reset_envs(self) -> Observation:
+        obs = super()._reset_envs()
         self.played.append(np.stack([self.cars.x, self.cars.y, self.cars.goal_x]))
         return obs
 
@@ -139,7 +139,7 @@ def test_a_controller_does_what_it_does_without_a_checkpoint(cars: str) -> None:
     env = dubins_car.make(3, **CARS)
     env.reset(seed=int(np.random.SeedSequence((5, 0, 0)).generate_state(1)[0]))
     for _ in range(STEPS):
-        *_, infos = env.step(env.control("nominal"))
+        *_, infos = env.step(env.scripted_actions("nominal"))
     (played,) = result["controllers"].values()
     expected = infos["final_info"]["episode_return"].tolist()
     assert played["per_episode"]["episode_return"] == expected
@@ -152,7 +152,7 @@ def test_what_controllers_play_is_asked_for(cars: str) -> None:
     beside = evaluate_checkpoint(cars, episodes=2, seed=5)
     assert beside["per_episode"] == alone["per_episode"]
     message = refusal(Path(cars), episodes=2, controllers=["nominal", "full_sped"])
-    assert "no controller 'full_sped'. Did you mean 'full_speed'?" in message
+    assert "no scripted policy 'full_sped'. Did you mean 'full_speed'?" in message
 
 
 def test_an_environment_without_controllers(small: Any, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_an_environment_without_controllers(small: Any, tmp_path: Path) -> None:
     algorithm.stop()
     assert evaluate_checkpoint(str(tmp_path), episodes=2)["controllers"] == {}
     message = refusal(tmp_path, episodes=2, controllers=["nominal"])
-    assert "(distinct_actions) has no scripted controllers" in message
+    assert "(distinct_actions) has no scripted policies" in message
 
 
 def test_the_first_episode_of_world_0_is_watched(cars: str) -> None:

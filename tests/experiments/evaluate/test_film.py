@@ -23,9 +23,9 @@ WHITE, RED = (255, 255, 255), (255, 0, 0)
 class Drawn(DistinctActions):
     """A white strip on which a red square moves on with every step."""
 
-    def picture(self, world: int = 0) -> NDArray[np.uint8]:
+    def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
         strip = np.full((20, 20 * LENGTH, 3), WHITE, np.uint8)
-        time = int(self._time[world])
+        time = int(self._time[e])
         strip[:, 20 * time : 20 * (time + 1)] = RED
         return strip
 

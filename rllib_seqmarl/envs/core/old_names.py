@@ -1,0 +1,47 @@
+"""Names of version 0.1 that environments from outside may still use; they are told once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def accept_old_members(cls: type[Any], renamed: Mapping[str, str]) -> None:
+    """Lets members of a class go by their old and their new names alike.
+
+    What ``cls`` itself defines under an old name is found under the new one, and the other way
+    round, so that ``super()`` works in a subclass of either kind.
+
+    Args:
+        cls: a class that was just defined.
+        renamed: old name -> new name.
+    """
+    defined = [old for old in renamed if old in vars(cls)]
+    for old, new in renamed.items():
+        if old in vars(cls) and new not in vars(cls):
+            setattr(cls, new, vars(cls)[old])
+        elif new in vars(cls) and old not in vars(cls):
+            setattr(cls, old, vars(cls)[new])
+    if defined:
+        names = ", ".join(f"{old} is now {renamed[old]}" for old in defined)
+        line = f"{cls.__module__}.{cls.__qualname__}: {names}."
+        warnings.warn(line, FutureWarning, stacklevel=4)  # where the class is defined
+
+
+def old_attributes(module: str, renamed: Mapping[str, Any]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module some of whose classes had other names.
+
+    Args:
+        module: its name.
+        renamed: old name -> the class.
+    """
+
+    def find(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        line = f"{module}: {name} is now {renamed[name].__name__}."
+        warnings.warn(line, FutureWarning, stacklevel=2)
+        return renamed[name]
+
+    return find
