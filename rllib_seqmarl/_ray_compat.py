@@ -7,7 +7,12 @@ does not import Ray.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -66,6 +71,71 @@ def call_after_init(function: Callable[[], None]) -> None:
     from ray._private import worker
 
     worker._post_init_hooks.append(function)
+
+
+class _TuneFinder(MetaPathFinder):
+    """Calls a function when Ray Tune's registry has been imported."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback = callback
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "ray.tune.registry":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def then_call_back(module: ModuleType) -> None:
+            execute(module)
+            self.callback()
+
+        spec.loader.exec_module = then_call_back  # type: ignore[method-assign]
+        return spec
+
+
+def when_tune_is_imported(callback: Callable[[], None]) -> None:
+    """Calls ``callback`` now if Ray Tune is in use, and otherwise when somebody imports it.
+
+    Names of algorithms and environments are needed where `ray.tune` is used. Importing it here
+    would make everybody wait for it who asks for a network or for ``rllib --help``.
+    """
+    if "ray.tune.registry" in sys.modules:
+        callback()
+    elif not any(isinstance(finder, _TuneFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _TuneFinder(callback))
+
+
+_names: dict[tuple[str, str], object] = {}
+
+
+def register_names(algorithms: Mapping[str, object], environments: Mapping[str, object]) -> None:
+    """Puts names into Ray Tune's registry, now and after every later ``ray.init``.
+
+    ``register_trainable`` takes an imported class only; what stands in the registry is pickled, so
+    that a class can be imported when it is read. Worker processes find the names where the driver
+    put them.
+    """
+    from ray._private import worker
+    from ray.tune.registry import ENV_CREATOR, TRAINABLE_CLASS
+
+    if not _names:
+        call_after_init(_put_names)
+    for category, targets in ((TRAINABLE_CLASS, algorithms), (ENV_CREATOR, environments)):
+        _names.update({(category, name): target for name, target in targets.items()})
+    if worker.global_worker.mode != worker.WORKER_MODE:
+        _put_names()
+
+
+def _put_names() -> None:
+    from ray.tune.registry import _global_registry
+
+    for (category, name), target in _names.items():
+        _global_registry.register(category, name, target)
 
 
 def is_registered_environment(name: str) -> bool:

@@ -1,221 +1,509 @@
-"""The only list of names: algorithms, environments, aliases, and their registration with Ray.
+"""Everything that goes by a name: algorithms, environments, orders, values and networks.
 
-Everything that goes by a name (the command line, YAML files, the tests that run over all
-algorithms and all environments) reads the tables of this module.
+One call makes another one known::
+
+    register_algorithm("HASAC", "my_package.hasac:HASAC")   # HASACConfig stands beside it
+    register_environment("my_game", "my_package.env:MyGame", config="my_package.config:MyConfig")
+    register_order("by_distance", "my_package.orders:ByDistance")
+
+A target is a class, or its import path "package.module:Name", imported on first use. An import path
+does in place of a name, too: ``run: my_package.hasac:HASAC``, ``order: my_package:ByDistance``.
+Names are looked up when a config is validated, so that it does not matter where and when they were
+registered. Other processes need not know them: a config that was validated holds the import path in
+the place of a name from outside.
+
+Imports neither ray nor torch.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
-from collections.abc import Callable, Mapping
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from rllib_seqmarl import _ray_compat
 from rllib_seqmarl.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+
     from rllib_seqmarl.envs.core.contract import TeamVectorEnv
+    from rllib_seqmarl.learning.base.config import TeamConfig
 
-#: Algorithm name -> "module:class". The config class stands beside it as ``<class>Config``.
-ALGORITHMS: dict[str, str] = {
-    "MAT": "rllib_seqmarl.algorithms.mat:MAT",
-    "SrSv": "rllib_seqmarl.algorithms.srsv:SrSv",
-    "SeCA": "rllib_seqmarl.algorithms.seca:SeCA",
-    "LICA": "rllib_seqmarl.algorithms.lica:LICA",
-    "RIIT": "rllib_seqmarl.algorithms.riit:RIIT",
-    "PMAT": "rllib_seqmarl.algorithms.pmat:PMAT",
-    "AOAD-MAT": "rllib_seqmarl.algorithms.aoad_mat:AOADMAT",
-    "MAPPO": "rllib_seqmarl.algorithms.mappo:MAPPO",
-    "HAPPO": "rllib_seqmarl.algorithms.happo:HAPPO",
-    "A2PO": "rllib_seqmarl.algorithms.a2po:A2PO",
-    "COMA": "rllib_seqmarl.algorithms.coma:COMA",
-    "SCC": "rllib_seqmarl.algorithms.scc:SCC",
-}
+Target = str | type | Callable[..., Any]
+V = TypeVar("V")
 
-#: Environment name -> module with ``check(env_config)`` and ``make(num_envs, **env_config)``.
-ENVIRONMENTS: dict[str, str] = {
-    "smac": "rllib_seqmarl.envs.smac.config",
-    "distinct_actions": "rllib_seqmarl.envs.toy.distinct_actions",
-    "private_cue": "rllib_seqmarl.envs.toy.private_cue",
-    "pettingzoo": "rllib_seqmarl.envs.adapters.pettingzoo",
-    "multi_agent_env": "rllib_seqmarl.envs.adapters.rllib",
-    "mamujoco": "rllib_seqmarl.envs.mamujoco.config",
-    "dubins_car": "rllib_seqmarl.envs.dubins_car.config",
-    "mpe": "rllib_seqmarl.envs.mpe.config",
-    "football": "rllib_seqmarl.envs.football.config",
-}
-
-#: Other spellings that people type.
-ALIASES: dict[str, str] = {
-    "mat": "MAT",
-    "srsv": "SrSv",
-    "seca": "SeCA",
-    "lica": "LICA",
-    "riit": "RIIT",
-    "pmat": "PMAT",
-    "aoad-mat": "AOAD-MAT",
-    "aoad_mat": "AOAD-MAT",
-    "aoadmat": "AOAD-MAT",
-    "coma": "COMA",
-    "scc": "SCC",
-    "mappo": "MAPPO",
-    "happo": "HAPPO",
-    "a2po": "A2PO",
-    "smax": "smac",
-}
+logger = logging.getLogger("rllib_seqmarl")
+_told: set[str] = set()
 
 
-class Environment(Protocol):
-    """What an environment module offers (see :mod:`rllib_seqmarl.envs`)."""
+def tell_once(message: str) -> None:
+    """Logs a warning, the same one only once per process."""
+    if message not in _told:
+        _told.add(message)
+        logger.warning(message)
+
+
+def is_import_path(name: object) -> bool:
+    """Whether ``name`` is "package.module:attribute"."""
+    return isinstance(name, str) and ":" in name
+
+
+def import_target(target: Target, kind: str) -> Any:
+    """The object that a target is or names.
+
+    Raises:
+        UserError: it cannot be imported; the line gives the reason.
+    """
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module from outside may fail in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{kind} {target!r} cannot be imported: {reason}.") from error
+
+
+def import_path(target: Target) -> str | None:
+    """ "package.module:Name" of a target; None where another process could not import it."""
+    if isinstance(target, str):
+        return target
+    path = f"{target.__module__}:{target.__qualname__}"
+    return None if target.__module__ == "__main__" or "<" in path else path
+
+
+class Table(Mapping[str, V], Generic[V]):
+    """Name -> target, for one kind of thing.
+
+    Args:
+        kind: what these are, for messages.
+        targets: this package's own.
+        aliases: other spellings that people type, in lower case.
+        old_names: names from before; who uses one is told today's once.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        targets: Mapping[str, V],
+        aliases: Mapping[str, str] | None = None,
+        old_names: Mapping[str, str] | None = None,
+    ) -> None:
+        self.kind = kind
+        self._targets = dict(targets)
+        self._own = frozenset(targets)
+        self._aliases = {name.lower(): name for name in targets} | dict(aliases or {})
+        self._old_names = dict(old_names or {})
+
+    def __getitem__(self, name: str) -> V:
+        return self._targets[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def register(self, name: str, target: V) -> None:
+        """Makes ``name`` known, or changes what it stands for.
+
+        Raises:
+            UserError: it is one of this package's own names, or looks like an import path.
+        """
+        if self.is_own(name) or is_import_path(name):
+            reason = "contains a colon" if is_import_path(name) else "is taken"
+            raise UserError(f"the {self.kind} name {name!r} {reason}: choose another one.")
+        self._targets[name] = target
+
+    def knows(self, name: str) -> bool:
+        """Whether it is a name, in any of its spellings."""
+        return name in self or self._spelling(name) in self
+
+    def is_own(self, name: str) -> bool:
+        """Whether this package itself has the name, in any of its spellings."""
+        return self._spelling(name) in self._own
+
+    def _spelling(self, name: str) -> str:
+        return self._old_names.get(name, self._aliases.get(name.lower(), name))
+
+    def name(self, given: str) -> str:
+        """The registered spelling of a name; an import path is returned as it is.
+
+        Raises:
+            UserError: no such name; the line says the nearest one.
+        """
+        if given in self or is_import_path(given):
+            return given
+        spelled = self._spelling(given)
+        if spelled not in self:
+            raise UserError(f"unknown {self.kind} {given!r}. {nearest(given, self)}")
+        if given in self._old_names:
+            tell_once(f"{self.kind} {given!r} is called {spelled!r} now.")
+        return spelled
+
+    def resolve(self, given: str) -> Any:
+        """What a name or an import path stands for, imported.
+
+        Raises:
+            UserError: no such name, or it cannot be imported.
+        """
+        name = self.name(given)
+        return import_target(cast(Target, self._targets.get(name, name)), self.kind)
+
+    def portable(self, given: str) -> str:
+        """A name that means the same in another process: an own one, or an import path.
+
+        Raises:
+            UserError: no such name, or it cannot be imported.
+        """
+        name = self.name(given)
+        if name in self._own:
+            return name
+        self.resolve(name)
+        return import_path(cast(Target, self._targets.get(name, name))) or name
+
+
+#: The config class of an algorithm is that of its ``get_default_config()``.
+ALGORITHMS: Table[Target] = Table(
+    "algorithm",
+    {
+        "MAT": "rllib_seqmarl.algorithms.mat:MAT",
+        "SrSv": "rllib_seqmarl.algorithms.srsv:SrSv",
+        "SeCA": "rllib_seqmarl.algorithms.seca:SeCA",
+        "LICA": "rllib_seqmarl.algorithms.lica:LICA",
+        "RIIT": "rllib_seqmarl.algorithms.riit:RIIT",
+        "PMAT": "rllib_seqmarl.algorithms.pmat:PMAT",
+        "AOAD-MAT": "rllib_seqmarl.algorithms.aoad_mat:AOADMAT",
+        "MAPPO": "rllib_seqmarl.algorithms.mappo:MAPPO",
+        "HAPPO": "rllib_seqmarl.algorithms.happo:HAPPO",
+        "A2PO": "rllib_seqmarl.algorithms.a2po:A2PO",
+        "COMA": "rllib_seqmarl.algorithms.coma:COMA",
+        "SCC": "rllib_seqmarl.algorithms.scc:SCC",
+    },
+    aliases={"aoad_mat": "AOAD-MAT", "aoadmat": "AOAD-MAT"},
+)
+
+#: Decision orders.
+ORDERS: Table[Target] = Table(
+    "order",
+    {
+        "index": "rllib_seqmarl.nets.orders.orders:IndexOrder",
+        "reverse": "rllib_seqmarl.nets.orders.orders:ReverseOrder",
+        "random": "rllib_seqmarl.nets.orders.orders:RandomOrder",
+        "plackett_luce": "rllib_seqmarl.nets.orders.orders:PlackettLuce",
+        "next_agent": "rllib_seqmarl.nets.orders.orders:NextAgent",
+    },
+)
+
+_VALUES = "rllib_seqmarl.nets.values.values"
+
+#: Value functions of agents that decide one after another.
+VALUES: Table[Target] = Table(
+    "value",
+    {
+        "encoder": f"{_VALUES}:EncoderValue",
+        "decoder": f"{_VALUES}:DecoderValue",
+        "sequential": f"{_VALUES}:SequentialValue",
+        "sequential_without_policy": f"{_VALUES}:SequentialValueWithoutPolicy",
+    },
+)
+
+#: Networks of agents that decide one after another: instances of `nets.networks.Network`.
+NETWORKS: Table[Target] = Table(
+    "network",
+    {
+        "transformer": "rllib_seqmarl.nets.networks:TRANSFORMER",
+        "mlp": "rllib_seqmarl.nets.networks:MLP",
+        "gnn": "rllib_seqmarl.nets.networks:GNN",
+        "encoder": "rllib_seqmarl.nets.networks:ENCODER",
+        "decoder": "rllib_seqmarl.nets.networks:DECODER",
+        "gru": "rllib_seqmarl.nets.networks:GRU",
+        "mat_dec": "rllib_seqmarl.nets.networks:MAT_DEC",
+    },
+    old_names={"decentralised": "mat_dec"},
+)
+
+
+# -- environments --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment by name.
+
+    Attributes:
+        name: as it was registered.
+        env: ``env(num_envs, config) -> TeamVectorEnv``; without a class of settings
+            ``env(num_envs, **env_config)``.
+        config: its class of settings (see `rllib_seqmarl.settings`); None where there is none.
+    """
+
+    name: str
+    env: Target
+    config: Target | None = None
+
+    def settings_class(self) -> type | None:
+        """The class of settings, imported; None where the environment has none.
+
+        Raises:
+            UserError: it cannot be imported.
+        """
+        return None if self.config is None else import_target(self.config, "env config")
+
+    def read(self, env_config: Mapping[str, Any]) -> Any:
+        """An instance of the class of settings; without one, ``env_config`` as a dict.
+
+        Raises:
+            UserError: an unknown key, a wrong type or value.
+        """
+        from rllib_seqmarl.settings import read
+
+        cls = self.settings_class()
+        return (
+            dict(env_config) if cls is None else read(cls, env_config, f"{self.name}: env_config")
+        )
 
     def check(self, env_config: Mapping[str, Any]) -> dict[str, Any]:
-        """The complete ``env_config``, defaults filled in; a `UserError` where it is wrong."""
+        """The complete ``env_config``, defaults filled in.
+
+        Raises:
+            UserError: an unknown key, a wrong type or value.
+        """
+        from rllib_seqmarl.settings import as_dict
+
+        if self._module() is not None:
+            return cast("dict[str, Any]", self._module().check(env_config))
+        config = self.read(env_config)
+        return config if self.config is None else as_dict(config)
 
     def make(self, num_envs: int, **env_config: Any) -> TeamVectorEnv:
-        """``num_envs`` worlds of this environment, stepped as one."""
+        """``num_envs`` environments, stepped as one.
+
+        Raises:
+            UserError: it cannot be imported, or does not take ``env_config``.
+        """
+        if self._module() is not None:
+            return cast("TeamVectorEnv", self._module().make(num_envs, **env_config))
+        env = import_target(self.env, "environment")
+        config = self.read(env_config)
+        made = env(num_envs, **config) if self.config is None else env(num_envs, config)
+        return cast("TeamVectorEnv", made)
+
+    def _module(self) -> Any:
+        """The module with ``check`` and ``make``, where ``env`` names one."""
+        is_module = isinstance(self.env, str) and not is_import_path(self.env)
+        return importlib.import_module(cast(str, self.env)) if is_module else None
 
 
-def _resolve(name: str, table: Mapping[str, str], kind: str) -> str:
-    if name in table:
-        return table[name]
-    alias = ALIASES.get(name.lower(), name)
-    if alias in table:
-        return table[alias]
-    raise UserError(f"unknown {kind} {name!r}. {nearest(name, table)}")
+_ENVS = "rllib_seqmarl.envs"
+
+ENVIRONMENTS: Table[Environment] = Table(
+    "environment",
+    {
+        entry.name: entry
+        for entry in (
+            Environment("smac", f"{_ENVS}.smac.config"),
+            Environment("distinct_actions", f"{_ENVS}.toy.distinct_actions"),
+            Environment("private_cue", f"{_ENVS}.toy.private_cue"),
+            Environment("pettingzoo", f"{_ENVS}.adapters.pettingzoo"),
+            Environment("multi_agent_env", f"{_ENVS}.adapters.rllib"),
+            Environment("mamujoco", f"{_ENVS}.mamujoco.config"),
+            Environment("dubins_car", f"{_ENVS}.dubins_car.config"),
+            Environment("mpe", f"{_ENVS}.mpe.config"),
+            Environment("football", f"{_ENVS}.football.config"),
+        )
+    },
+    aliases={"smax": "smac"},
+)
+
+_TABLES: dict[str, Table[Any]] = {
+    table.kind: table for table in (ALGORITHMS, ENVIRONMENTS, ORDERS, VALUES, NETWORKS)
+}
+
+
+def table(kind: str) -> Table[Any]:
+    """The table of a kind: "algorithm", "environment", "order", "value" or "network"."""
+    return _TABLES[kind]
+
+
+# -- registering ---------------------------------------------------------------------------------
+
+
+def register_algorithm(name: str, target: Target) -> None:
+    """Makes an algorithm known: an RLlib ``Algorithm`` class, or its import path.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    ALGORITHMS.register(name, target)
+    _ray_compat.when_tune_is_imported(register)
+
+
+def register_environment(name: str, env: Target, config: Target | None = None) -> None:
+    """Makes an environment known.
+
+    Args:
+        name: what ``env:`` names.
+        env: ``env(num_envs, config)`` makes the `TeamVectorEnv`; an import path, or itself.
+        config: its class of settings, with which every ``env_config`` is checked; None: anything
+            is taken, and ``env(num_envs, **env_config)`` is called.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    ENVIRONMENTS.register(name, Environment(name, env, config))
+    _ray_compat.when_tune_is_imported(register)
+
+
+def register_order(name: str, target: Target) -> None:
+    """Makes a decision order known: a subclass of `nets.orders.DecisionOrder`.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    ORDERS.register(name, target)
+
+
+def register_value(name: str, target: Target) -> None:
+    """Makes a value function known: a subclass of `nets.values.ValueFunction`.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    VALUES.register(name, target)
+
+
+def register_network(name: str, target: Target) -> None:
+    """Makes a network known: an instance of `nets.networks.Network`.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    NETWORKS.register(name, target)
+
+
+# -- algorithms ----------------------------------------------------------------------------------
 
 
 def algorithm_name(name: str) -> str:
-    """The registered spelling of an algorithm's name, aliases resolved.
+    """The registered spelling of an algorithm's name, or an import path.
 
     Raises:
         UserError: no such algorithm; the line names the nearest one.
     """
-    path = _resolve(name, ALGORITHMS, "algorithm")
-    return next(known for known, target in ALGORITHMS.items() if target == path)
+    return ALGORITHMS.name(name)
 
 
 def name_of_class(class_name: str) -> str | None:
     """The registered name of the algorithm whose class is called so; None where there is none."""
-    for name, path in ALGORITHMS.items():
-        if path.partition(":")[2] == class_name:
+    for name, target in ALGORITHMS.items():
+        if (import_path(target) or "").rpartition(":")[2] == class_name:
             return name
     return None
 
 
-def algorithm_class(name: str) -> type[Any]:
-    """The RLlib ``Algorithm`` class of that name (imports torch and ray)."""
-    module, _, attribute = _resolve(name, ALGORITHMS, "algorithm").partition(":")
-    return cast("type[Any]", getattr(importlib.import_module(module), attribute))
-
-
-def config_class(name: str) -> type[Any]:
-    """The ``*Config`` builder class that stands beside the algorithm of that name."""
-    module, _, attribute = _resolve(name, ALGORITHMS, "algorithm").partition(":")
-    return cast("type[Any]", getattr(importlib.import_module(module), f"{attribute}Config"))
-
-
-def environment(name: str) -> Environment:
-    """The environment module of that name (imports neither torch nor ray).
+def algorithm_class(name: str) -> type[Algorithm]:
+    """The RLlib ``Algorithm`` class of that name or import path (imports torch and ray).
 
     Raises:
-        UserError: no such environment; the line names the nearest one.
+        UserError: no such algorithm, or it cannot be imported.
     """
-    return cast(Environment, importlib.import_module(_resolve(name, ENVIRONMENTS, "environment")))
+    return cast("type[Algorithm]", ALGORITHMS.resolve(name))
 
 
-def environment_name(name: str) -> str:
-    """The registered spelling of an environment's name, aliases resolved.
+def config_class(name: str) -> type[TeamConfig]:
+    """The class of the config that the algorithm of that name takes."""
+    return cast("type[TeamConfig]", type(algorithm_class(name).get_default_config()))
 
-    Raises:
-        UserError: no such environment; the line names the nearest one.
-    """
-    path = _resolve(name, ENVIRONMENTS, "environment")
-    return next(known for known, target in ENVIRONMENTS.items() if target == path)
+
+def summary(target: Target | Environment) -> str:
+    """The first sentence of the module of a target, which is not imported where it is a path."""
+    if isinstance(target, Environment):
+        target = target.config or target.env
+    module = target.partition(":")[0] if isinstance(target, str) else target.__module__
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return ""
+    doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    return " ".join((doc or "").partition("\n\n")[0].split())
+
+
+# -- environments by name ------------------------------------------------------------------------
 
 
 EnvironmentCreator = Callable[[Mapping[str, Any]], "TeamVectorEnv"]
 
 
-def make_environment(name: str, num_envs: int, env_config: Mapping[str, Any]) -> TeamVectorEnv:
-    """Checks ``env_config`` and builds ``num_envs`` worlds of the environment of that name."""
-    module = environment(name)
-    return module.make(num_envs, **module.check(env_config))
+def environment(name: str) -> Environment:
+    """The environment of that name or import path (imports neither torch nor ray).
 
-
-def _create(env: str, context: Mapping[str, Any]) -> TeamVectorEnv:
-    """Environment creator with Ray's signature: ``context`` is env_config plus ``num_envs``."""
-    env_config = dict(context)
-    num_envs = env_config.pop("num_envs", 1)
-    if is_import_path(env):
-        return cast("TeamVectorEnv", _import(env)(num_envs, **env_config))
-    return make_environment(env, num_envs, env_config)
-
-
-def _import(path: str) -> Any:
-    """What an import path "package.module:attribute" names."""
-    module, _, attribute = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"environment {path!r} cannot be imported: {error}.") from error
-
-
-def is_import_path(env: Any) -> bool:
-    """Whether ``env`` is "package.module:attribute", a user's own environment."""
-    return isinstance(env, str) and ":" in env
-
-
-def environment_creator(env: str) -> EnvironmentCreator:
-    """Creator with the signature of ``ray.tune.register_env``, for a name or an import path.
-
-    An import path names ``make(num_envs, **env_config) -> TeamVectorEnv`` (a class will do).
+    What an import path names may have an attribute ``settings``, its class of settings.
 
     Raises:
         UserError: no such environment, or it cannot be imported.
     """
-    if is_import_path(env):
-        _import(env)
-    else:
-        environment_name(env)
-    return partial(_create, env)
+    if not is_import_path(name):
+        return ENVIRONMENTS[ENVIRONMENTS.name(name)]
+    return Environment(name, name, getattr(import_target(name, "environment"), "settings", None))
 
 
-_hooked = False
+def environment_name(name: str) -> str:
+    """The registered spelling of an environment's name, or an import path.
+
+    Raises:
+        UserError: no such environment; the line names the nearest one.
+    """
+    return ENVIRONMENTS.name(name)
+
+
+def make_environment(name: str, num_envs: int, env_config: Mapping[str, Any]) -> TeamVectorEnv:
+    """Checks ``env_config`` and makes ``num_envs`` environments, stepped as one."""
+    entry = environment(name)
+    return entry.make(num_envs, **entry.check(env_config))
+
+
+def environment_creator(name: str) -> EnvironmentCreator:
+    """Creator with the signature of ``ray.tune.register_env``, for a name or an import path.
+
+    Raises:
+        UserError: no such environment, or it cannot be imported.
+    """
+    return partial(_create, environment(name))
+
+
+def _create(entry: Environment, context: Mapping[str, Any]) -> TeamVectorEnv:
+    """Environment creator with Ray's signature: ``context`` is env_config plus ``num_envs``."""
+    env_config = dict(context)
+    num_envs = env_config.pop("num_envs", 1)
+    return entry.make(num_envs, **env_config)
+
+
+# -- Ray -----------------------------------------------------------------------------------------
+
+
+class _Algorithm:
+    """Stands for an algorithm's class in Ray's registry, and is that class when it is read."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return import_target, (self.target, "algorithm")
 
 
 def register() -> None:
-    """Makes all names of this package known to Ray, now and after every later ``ray.init``.
-
-    Ray keeps names per cluster connection and forgets them at ``ray.shutdown()``.
-    Calling this more than once is harmless.
-    """
-    global _hooked
-    _register_names()
-    if not _hooked:
-        _ray_compat.call_after_init(_register_names)
-        _hooked = True
+    """Makes all names known to Ray Tune (imports ray.tune, but no algorithm)."""
+    _ray_compat.register_names(
+        {name: _Algorithm(target) for name, target in ALGORITHMS.items()},
+        {name: partial(_create, entry) for name, entry in ENVIRONMENTS.items()},
+    )
 
 
-def _register_names() -> None:
-    from ray import tune
-
-    for name in ALGORITHMS:
-        tune.register_trainable(name, algorithm_class(name))
-    for name in ENVIRONMENTS:
-        tune.register_env(name, environment_creator(name))
-
-
-def lookup(attribute: str) -> Any:
-    """Classes by attribute of the package: ``rllib_seqmarl.SrSv``, ``rllib_seqmarl.SrSvConfig``.
-
-    Raises:
-        AttributeError: the package has no such attribute.
-    """
-    name = name_of_class(attribute)
-    if name is not None:
-        return algorithm_class(name)
-    name = name_of_class(attribute.removesuffix("Config"))
-    if name is not None:
-        return config_class(name)
-    raise AttributeError(f"module 'rllib_seqmarl' has no attribute {attribute!r}")
+_ray_compat.when_tune_is_imported(register)
