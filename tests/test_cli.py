@@ -178,7 +178,7 @@ def test_bad_files_are_refused_in_one_line_before_ray_starts(case, capsys, tmp_p
         (("evaluate", "nowhere.safetensors"), "no such file: nowhere.safetensors"),
         (("export", "nowhere", "policy.safetensors"), "no such checkpoint: nowhere"),
         (("export", "nowhere", "policy.pt"), "must end with .safetensors"),
-        (("evaluate", "nowhere", "--render", "film.mp4"), "must end with .gif or .png"),
+        (("evaluate", "nowhere", "--render", "video.mp4"), "must end with .gif or .png"),
         (("evaluate", "nowhere", "--render", "nowhere/a.gif"), "--render: the folder of nowhere/a"),
         (("evaluate", "nowhere", "--render", "a.gif", "--render-every", "0"), "at least 1, got 0"),
         (("example", "get", "mat_smca"), "Did you mean 'mat_smac'?"),
@@ -344,7 +344,7 @@ def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path, to_b
     running.wait_for(reached(len(before) + 5))
     family = running.family()
     check_listeners([running.process.pid, *family])
-    # Two helpers of Ray need a minute to notice; everything that computes is gone at once.
+    # Two helpers of Ray need a minute to end; everything that computes is gone at once.
     helpers = {pid for pid, name in family.items() if name.startswith("ray::") and "Agent" in name}
     assert any("gcs_server" in name for name in family.values())
     assert any("raylet" in name for name in family.values())

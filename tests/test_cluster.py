@@ -288,8 +288,8 @@ def test_a_trial_outlives_its_runners_node_and_restarts_after_its_own(
 ) -> None:
     """Ray Tune does not end a trial whose placement group has lost a node of runners.
 
-    The group waits for room, its runners with it, and the trial's process trains with the rest. A
-    trial whose own process is lost waits for room for the whole group.
+    The group waits for resources, its runners with it, and the trial's process trains with the
+    rest. A trial whose own process is lost waits for resources for the whole group.
     """
     spec = {"run": "MAT", "env": "distinct_actions", "stop": {"training_iteration": 10**6}}
     spec |= {"checkpoint_config": {"checkpoint_frequency": 1, "num_to_keep": 2}, "config": TINY}

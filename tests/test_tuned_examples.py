@@ -35,7 +35,7 @@ def test_example_trains_and_is_evaluated(
     where_installed: Callable[[], AbstractContextManager[None]],
 ) -> None:
     if "starcraft2" in example.name or "smacv2" in example.name:
-        pytest.skip("StarCraft II is not part of any test machine; test_spec.py loads the file.")
+        pytest.skip("StarCraft II is on no test machine; test_experiment.py loads the file.")
     with where_installed():
         specs = load_file(str(example.path), Overrides())
         variants = [(spec, variant) for spec in specs for variant in check(spec)]

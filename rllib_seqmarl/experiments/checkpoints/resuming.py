@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from rllib_seqmarl import _ray_compat
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
-from rllib_seqmarl.experiments.train.score import SCORE
+from rllib_seqmarl.experiments.checkpoints.score import SCORE
 
 #: Of these depends how much an iteration learns from.
 _BATCH = {"num_env_runners", "num_envs_per_env_runner"}

@@ -7,7 +7,7 @@ header, under ``rllib_seqmarl``, a JSON object with
 - ``format`` (1) and ``version`` of the package that wrote it;
 - ``algorithm``, ``env``, ``env_config`` and ``num_envs_per_env_runner``;
 - ``settings``: those of the algorithm's config that are not RLlib's, of which the network is made;
-- ``observation``: name -> shape of one world's observations; ``num_agents``; ``action``: its
+- ``observation``: name -> shape of one environment's observations; ``num_agents``; ``action``: its
   ``size`` and whether it is ``discrete``.
 
 Reading it, names are looked up in the registry, settings go through the config's own checks, and

@@ -24,7 +24,7 @@ from rllib_seqmarl.experiments.spec.grids import all_values, variants
 from rllib_seqmarl.experiments.spec.legacy import translate
 from rllib_seqmarl.experiments.spec.sampling import check_values
 
-#: Without a word about checkpoints in the experiment: every 10 iterations, the last 3 are kept.
+#: Of an experiment that says nothing about checkpoints: every 10 iterations, the last 3 stay.
 DEFAULT_CHECKPOINT_FREQUENCY = 10
 DEFAULT_CHECKPOINTS_KEPT = 3
 
@@ -84,7 +84,7 @@ class CheckpointSettings:
 
 @dataclass
 class Overrides:
-    """What the command line says in place of the file; None leaves the file's word."""
+    """What the command line says in place of the file; None: what the file says."""
 
     env: str | None = None
     stop: dict[str, Any] | None = None

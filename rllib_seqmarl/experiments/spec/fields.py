@@ -24,7 +24,7 @@ def kind(value: Any) -> str:
 
 
 class Fields:
-    """Takes typed values from a mapping, the command line's word first.
+    """Takes typed values from a mapping; a value of the command line replaces one of the file.
 
     Args:
         given: the mapping.

@@ -132,7 +132,7 @@ def never_reported(
         if name in result:
             continue
         if name.startswith(_EVALUATION):
-            # With evaluation beside training the figures come one iteration later.
+            # With evaluation beside training its metrics come one iteration later.
             due = iterations > 2 * (evaluation_interval or 0) + 1 or any(
                 f"{_EVALUATION}{_SAMPLING}{sign}" in result for sign in _EPISODE_SIGNS
             )

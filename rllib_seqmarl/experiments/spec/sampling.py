@@ -1,4 +1,4 @@
-"""Values of a config that are drawn anew for every trial.
+"""Values of a config that are drawn for every trial.
 
 A YAML file says so with a tag: ``lr: !loguniform [1e-5, 1e-3]``. It is read before Ray is imported,
 so what a tag says is kept as a `Sampler` and becomes a distribution of Ray Tune when trials start.

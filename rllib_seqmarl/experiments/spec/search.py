@@ -70,8 +70,8 @@ class _Kind:
     settings: dict[str, _Check]
 
 
-#: Required is whatever Ray Tune's default of would end trials without a word about when. Tune's
-#: ``synch`` of pbt is left out: the others wait for ever for a trial that meets its stop criterion.
+#: Required is what decides when a trial ends, where Ray Tune's default would end trials too early.
+#: Tune's ``synch`` of pbt is left out: the others wait for ever for a trial that met its stop key.
 _KINDS: dict[str, _Kind] = {
     "asha": _Kind(
         "async_hyperband",
@@ -201,7 +201,7 @@ def read(
     Args:
         given: the experiment as it was written.
         where: its place, for error messages.
-        max_concurrent_trials: the command line's word on it.
+        max_concurrent_trials: the command line's value, which replaces the file's.
         num_to_keep: checkpoints that stay per trial; None: all.
         check_metric: today's name of a metric, from its name and its place.
 

@@ -23,8 +23,8 @@ from rllib_seqmarl.experiments.train.ray_session import RunOptions
 class ProgressTable(CSVLoggerCallback):
     """Ray Tune's ``progress.csv``, with a column for every metric that was ever reported.
 
-    Tune's own fixes the columns by the first result, so that figures of an evaluation, which come
-    later, are left out; and it takes no notice of the columns that a resumed trial's file has.
+    Tune's own fixes the columns by the first result, so that metrics of an evaluation, which
+    come later, are left out; and it ignores the columns that a resumed trial's file has.
     """
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from rllib_seqmarl.experiments.spec.metrics import flatten
 STEPS = "num_env_steps_sampled_lifetime"
 _RATE_WINDOW = 10  # results
 _LINE_EVERY_S = 5.0
-_WAITING_NOTICE_S = 30.0
+_WAITING_WARNING_S = 30.0
 _ROWS = 20
 
 _STATUS = {
@@ -40,8 +40,8 @@ class Row:
 
     Attributes:
         stop: metric -> value at which the trial ends.
-        result: its latest result, flat; the last known value of figures that are not new in
-            every iteration (evaluation) stays.
+        result: its latest result, flat; the last known value of metrics that are not
+            reported in every iteration (evaluation) stays.
     """
 
     stop: Mapping[str, float]
@@ -82,7 +82,7 @@ class Row:
         return min(times, default=None)
 
     def cells(self) -> dict[str, str]:
-        """The figures as text, by title; those that are not known are left out."""
+        """The metrics as text, by title; those that are not known are left out."""
         result = self.result
         steps = f"{result.get(STEPS, 0):,.0f}"
         if STEPS in self.stop:
@@ -138,14 +138,14 @@ class Progress(Callback):
             self._live.stop()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Notices new trials, and that none can start."""
+        """Sees new trials, and whether none can start."""
         self._trials = list(trials)
         if self._told_waiting or any(trial.status != Trial.PENDING for trial in trials):
             self._told_waiting = True
-        elif time.monotonic() - self._began > _WAITING_NOTICE_S:
+        elif time.monotonic() - self._began > _WAITING_WARNING_S:
             self._told_waiting = True
-            wanted = trials[0].placement_group_factory.required_resources if trials else {}
-            self._say(f"{self._spec.name}: waiting until the cluster has {_amounts(wanted)} free.")
+            needed = trials[0].placement_group_factory.required_resources if trials else {}
+            self._say(f"{self._spec.name}: waiting until the cluster has {_amounts(needed)} free.")
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -174,8 +174,8 @@ class Progress(Callback):
         ):
             return
         self._printed[trial.trial_id] = now
-        figures = " | ".join(f"{title} {text}" for title, text in row.cells().items())
-        self._say(f"{trial}: {figures}")
+        metrics = " | ".join(f"{title} {text}" for title, text in row.cells().items())
+        self._say(f"{trial}: {metrics}")
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -41,13 +41,13 @@ class RunOptions:
 
 
 def named_address(options: RunOptions) -> str | None:
-    """The running cluster that is meant; None where a local Ray is to be begun."""
+    """The running cluster that is meant; None where a local Ray is to be started."""
     address = options.ray_address or os.environ.get("RAY_ADDRESS")
     return None if address in ("", "local") else address
 
 
 def prepare(options: RunOptions) -> None:
-    """Keeps Ray's notices away from our own output, and a local Ray away from the network.
+    """Keeps Ray's messages out of our own output, and a local Ray away from the network.
 
     To be called before ``import ray``.
     """
@@ -67,7 +67,7 @@ def prepare(options: RunOptions) -> None:
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }.items():
         os.environ.setdefault(name, value)
-    # Ctrl-C reaches us through Tune's own handler (see control.py).
+    # Ctrl-C reaches us through Tune's own handler (see shutdown.py).
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "0"
     if not verbose:
         warnings.filterwarnings("ignore")
@@ -97,7 +97,7 @@ def connection(options: RunOptions) -> Iterator[bool]:
     """Ray for the length of a ``with`` block.
 
     Yields:
-        Whether this is a local Ray that was begun here; it ends with the block.
+        Whether this is a local Ray that was started here; it ends with the block.
 
     Raises:
         UserError: the named cluster does not answer.
@@ -164,7 +164,7 @@ def _check_answers(address: str) -> None:
 def check_shared(folder: Path | None) -> None:
     """Makes sure that the nodes which could run a trial have the experiment's folder.
 
-    Ray Tune would notice at the first checkpoint, and what has been trained until then is lost.
+    Ray Tune would find out at the first checkpoint, and what has been trained until then is lost.
 
     Args:
         folder: as it is here; None for a URI.
@@ -179,16 +179,17 @@ def check_shared(folder: Path | None) -> None:
     if folder is None or len(ray.nodes()) == 1:
         return
     look = ray.remote(num_cpus=0, max_retries=0)(_is_folder)
-    asked = {}
+    nodes_of = {}
     for node in nodes:
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[look.options(scheduling_strategy=place).remote(str(folder))] = node
+        nodes_of[look.options(scheduling_strategy=place).remote(str(folder))] = node
     lacking = []
-    for answer in ray.wait(list(asked), num_returns=len(asked), timeout=60)[0] if asked else ():
+    answers = list(nodes_of)
+    for answer in ray.wait(answers, num_returns=len(answers), timeout=60)[0] if answers else ():
         # A node that is lost in this moment has nothing to say.
         with suppress(ray.exceptions.RayError):
             if not ray.get(answer):
-                lacking.append(asked[answer]["NodeManagerAddress"])
+                lacking.append(nodes_of[answer]["NodeManagerAddress"])
     if lacking:
         raise UserError(
             f"{folder} is not there on {', '.join(sorted(lacking))}: give --storage-path a folder "

@@ -11,13 +11,13 @@ from rich.console import Console
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.checkpoints.score import SCORE, with_score
 from rllib_seqmarl.experiments.checkpoints.storage import ExperimentFolder
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.grids import variants
 from rllib_seqmarl.experiments.spec.sampling import with_domains
 from rllib_seqmarl.experiments.train import ray_session as cluster
 from rllib_seqmarl.experiments.train.ray_session import RunOptions
-from rllib_seqmarl.experiments.train.score import SCORE, with_score
 
 if TYPE_CHECKING:
     from rllib_seqmarl.experiments.train.report import Outcome
@@ -76,7 +76,7 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     for spec, resume in zip(specs, resumes, strict=True):
         if resume and spec.search.scheduler is not None:
             console.print(
-                f"note: {spec.name}: {spec.search.scheduler['type']} begins anew with the trials "
+                f"note: {spec.name}: {spec.search.scheduler['type']} starts again with the trials "
                 "that are not finished; it no longer compares them with those that are.",
                 markup=False,
                 soft_wrap=True,

@@ -1,4 +1,4 @@
-"""Ends trials in good order: on a signal, when the time budget is used up, on a wrong stop key.
+"""Ends trials in an orderly way: on a signal, when the time budget is used up, on a wrong stop key.
 
 Ray Tune's own reaction to Ctrl-C drops what the running iterations have done. Here a trial first
 finishes its iteration and writes a checkpoint (Tune calls that pausing), then Tune's loop ends,
@@ -31,7 +31,7 @@ class Signals:
     """Ctrl-C and SIGTERM: the first asks for an orderly end, the second ends at once.
 
     Args:
-        resume: the command line that goes on, for the last words.
+        resume: the command line that goes on, for the last line.
 
     Attributes:
         received: number of the first signal, None before it.
@@ -167,7 +167,7 @@ class TrialControl(TrialScheduler):
             self._scheduler.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:
-        """Stops a trial that lacks a metric, pauses it if all are to end, else asks on."""
+        """Stops a trial that lacks a metric, pauses it if all end, else asks the scheduler."""
         if missing_metric(self._spec, trial, result) is not None:
             return TrialScheduler.STOP
         if self.ending:

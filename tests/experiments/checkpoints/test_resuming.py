@@ -17,7 +17,7 @@ from ray.tune.experiment import Trial
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints import resuming
-from rllib_seqmarl.experiments.train.score import SCORE
+from rllib_seqmarl.experiments.checkpoints.score import SCORE
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""``rllib import-mat`` on the figures of the official network."""
+"""``rllib import-mat`` on outputs of the official network."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 
-from rllib_seqmarl.experiments.train.score import SCORE, with_score
+from rllib_seqmarl.experiments.checkpoints.score import SCORE, with_score
 
 
 def test_the_metric_is_reported_at_the_top_level():

@@ -1,6 +1,6 @@
 """Which checkpoints are the best: Ray Tune compares only metrics at the top level of a result.
 
-Given a nested name such as ``env_runners/win_rate`` it keeps the latest ones without a word. A
+Given a nested name such as ``env_runners/win_rate`` it keeps the latest ones and says nothing. A
 callback of the algorithm therefore reports the metric under a name of its own.
 """
 

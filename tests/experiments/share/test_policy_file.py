@@ -18,7 +18,7 @@ from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint, e
 from rllib_seqmarl.experiments.share.policy_file import SharedPolicy, export
 
 ALGORITHMS = ("SrSv", "SeCA", "PMAT")
-#: Two worlds play 5 episodes: how many there are is part of what the file must hold.
+#: Two envs play 5 episodes: how many there are is part of what the file must hold.
 PLAY = {"episodes": 5, "seed": 3}
 
 
