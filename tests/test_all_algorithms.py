@@ -14,7 +14,8 @@ from helpers.learners import learner_of
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
-from rllib_seqmarl.learning.base.advantages import AdvantageLearner
+from rllib_seqmarl.learning.actor_critic.learner import ActorCriticLearner
+from rllib_seqmarl.learning.sequential.learner import SequentialLearner
 from rllib_seqmarl.losses import probability_ratio
 from rllib_seqmarl.nets.orders.orders import GRANULARITIES, ORDERS
 from rllib_seqmarl.nets.values.values import VALUES
@@ -35,7 +36,10 @@ DISCRETE_ONLY = [name for name in ALGORITHMS if name not in CONTINUOUS_TOO]
 WITH_ROLLED_OUT_ADVANTAGES = [
     name
     for name in ALGORITHMS
-    if issubclass(registry.config_class(name)().get_default_learner_class(), AdvantageLearner)
+    if issubclass(
+        registry.config_class(name)().get_default_learner_class(),
+        ActorCriticLearner | SequentialLearner,
+    )
 ]
 
 
@@ -148,15 +152,15 @@ def ratio_is_one_before_the_first_step(config: Any) -> None:
     algorithm.train()  # away from the initialisation, where all probabilities are alike
     block = algorithm.env_runner.sample()[0]
     learner = learner_of(algorithm)
-    rows = learner.rows(block)
+    rows = learner.build_train_batch(block)
     forward = learner.module["default_policy"].forward_train(rows)
-    ratio = probability_ratio(forward[LOG_PROB], rows[LOG_PROB], "per_dim")
-    assert rows[LOG_PROB].std() > 1e-3
+    ratio = probability_ratio(forward[LOG_PROB], rows.log_prob, "per_dim")
+    assert rows.log_prob.std() > 1e-3
     assert (ratio - 1.0).abs().max() < 1e-5
-    assert (ORDER_LOG_PROB in rows) == (config.order in ("plackett_luce", "next_agent"))
-    if ORDER_LOG_PROB in rows:
-        change = (forward[ORDER_LOG_PROB] - rows[ORDER_LOG_PROB]).abs()
-        assert (rows[ORDER_LOG_PROB] < 0).any()
+    assert (rows.order_log_prob is not None) == (config.order in ("plackett_luce", "next_agent"))
+    if rows.order_log_prob is not None:
+        change = (forward[ORDER_LOG_PROB] - rows.order_log_prob).abs()
+        assert (rows.order_log_prob < 0).any()
         assert change.max() < 1e-5
     algorithm.train()
     algorithm.stop()
@@ -185,18 +189,18 @@ def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) 
     learner = learner_of(algorithm)
     generator = np.random.default_rng(0)
     block.columns[ALIVE] = generator.random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.rows(block)
-    dead = ~rows[ALIVE]
+    rows = learner.build_train_batch(block)
+    dead = ~rows.alive
     gradients = []
     for rubbish in (False, True):
-        batch = {k: v.clone() for k, v in rows.items()}
-        batch |= learner.prepare_minibatch(batch)
+        batch = rows.replace(**{name: column.clone() for name, column in rows.columns()})
+        batch = learner.prepare_minibatch(batch)
         if rubbish:
             for column in ("advantages", "targets", "old_values"):
-                batch[column][dead] = 1e6
-            batch[LOG_PROB][dead] = -50.0
-            if ORDER_LOG_PROB in batch and batch[ORDER_LOG_PROB].ndim == 2:
-                batch[ORDER_LOG_PROB][dead] = -1000.0
+                getattr(batch, column)[dead] = 1e6
+            batch.log_prob[dead] = -50.0
+            if ORDER_LOG_PROB in vars(batch) and np.ndim(batch.order_log_prob) == 2:
+                batch.order_log_prob[dead] = -1000.0
         learner.module["default_policy"].zero_grad()
         forward = learner.module["default_policy"].forward_train(batch)
         loss = learner.compute_loss_for_module(

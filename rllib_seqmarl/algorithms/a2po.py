@@ -35,22 +35,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorLearner
-from rllib_seqmarl.learning.base.advantages import ADVANTAGES, Trajectory
+from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorCriticLearner
+from rllib_seqmarl.learning.actor_critic.module import ActorCriticBatch, Evaluation
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.learner import Rows
-from rllib_seqmarl.losses import clipped_surrogate
-from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, RolloutBatch
-
-#: The clipped product of the others' ratios, and eps_k: [B, N] and [B, N, 1].
-FACTOR = "factor"
-CLIP = "clip"
+from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
 
 ORDERS = ("semi_greedy", "greedy", "random", "index", "reverse")
 
@@ -90,10 +85,18 @@ class A2POConfig(ActorConfig):
         return A2POLearner
 
 
-class A2POLearner(ActorLearner):
+@dataclass(kw_only=True)
+class A2POBatch(ActorCriticBatch):
+    """Adds what the predecessors of the agents in the batch have changed, and the agents' clips."""
+
+    factor: Tensor | float = 1.0  # clip(rho, 1 - eps/2, 1 + eps/2), [B, N, 1]
+    clip: Tensor | float = math.inf  # eps_k of each agent, [B, N, 1]
+
+
+class A2POLearner(ActorCriticLearner[A2POBatch]):
     """Agents one after another, each on advantages corrected for those before it."""
 
-    _trajectory: Trajectory
+    batch_class = A2POBatch
 
     def build(self) -> None:
         """See `TeamLearner.build`.
@@ -109,94 +112,79 @@ class A2POLearner(ActorLearner):
                 f"({agents})."
             )
 
-    def rows(self, block: RolloutBatch) -> Rows:
-        """Adds factor and clip of agents before anyone has moved."""
-        rows = super().rows(block)
-        eps = float(self.clip_param.get_current_value())
-        factor = torch.ones_like(rows[ADVANTAGES])
-        return {**rows, FACTOR: factor, CLIP: torch.full_like(factor, eps).unsqueeze(-1)}
-
-    def advantages(
-        self, trajectory: Trajectory, alive: Tensor, trace: Tensor | None = None
-    ) -> Rows:
-        """See `AdvantageLearner`; the trajectory is kept for later corrections."""
-        self._trajectory = trajectory
-        return super().advantages(trajectory, alive, trace)
-
-    def corrected(self, rows: Rows, rho: Tensor) -> Rows:
-        """Rows with advantages and returns of the policy that has moved by ``rho`` [B, 1]."""
-        trace = self.from_rows(rho.clamp(max=1.0), self._trajectory.rewards.shape[1])
-        return {**rows, **self.advantages(self._trajectory, rows[ALIVE], trace)}
+    def corrected(self, batch: A2POBatch, rho: Tensor) -> A2POBatch:
+        """The batch with advantages and returns of the policy that has moved by ``rho`` [B, 1]."""
+        num_envs = batch.trajectory.rewards.shape[1]
+        return self.with_advantages(batch, self.from_rows(rho.clamp(max=1.0), num_envs))
 
     # -- the two loops -----------------------------------------------------------------------
 
-    def learn(self, rows: Rows) -> None:
+    def update_epochs(self, batch: A2POBatch) -> None:
         """The loop that fits how parameters are shared."""
         if self.config.share_parameters:
-            self._epochs_outside(rows)
+            self._epochs_outside(batch)
         else:
-            self._agents_outside(rows)
+            self._agents_outside(batch)
 
-    def _agents_outside(self, rows: Rows) -> None:
-        blocks = self.blocks(rows)
-        self.step_share = 1 / len(blocks)
-        rows = rows | self._clip_of(blocks, rows)
-        rho = torch.ones_like(rows[FACTOR][..., :1])
-        for agents in blocks:
-            factor = self._held(rho).expand_as(rows[FACTOR])
-            corrected = self.corrected(rows, rho) | {FACTOR: factor}
-            own = self.of_agents(corrected, agents)
+    def _agents_outside(self, batch: A2POBatch) -> None:
+        groups = self.agent_groups(batch)
+        batch = batch.replace(clip=self._clips(groups, batch), metric_weight=1 / len(groups))
+        rho = torch.ones_like(batch.advantages[..., :1])
+        for agents in groups:
+            factor = self._clipped(rho).expand_as(batch.advantages).unsqueeze(-1)
+            own = self.of_agents(self.corrected(batch, rho).replace(factor=factor), agents)
             for minibatch in self.minibatches(own):
                 self._step(minibatch, agents)
             rho = rho * self.log_ratio(own, agents).sum(-1, keepdim=True).exp()
 
-    def _epochs_outside(self, rows: Rows) -> None:
+    def _epochs_outside(self, batch: A2POBatch) -> None:
         count = self.config.num_blocks or self.core.num_agents
         rounds = math.ceil(self.config.num_epochs / count)
-        self.step_share = self.config.num_epochs / (rounds * count)
+        batch = batch.replace(metric_weight=self.config.num_epochs / (rounds * count))
         for round_ in range(rounds):
             agents: list[int] = []
-            blocks = self.blocks(rows)
-            rows = rows | self._clip_of(blocks, rows)
-            for block in blocks:
-                corrected = rows
+            groups = self.agent_groups(batch)
+            batch = batch.replace(clip=self._clips(groups, batch))
+            for group in groups:
+                corrected = batch
                 if round_ or agents:
-                    rho = self.log_ratio(rows).sum(-1, keepdim=True).exp()
-                    corrected = self.corrected(rows, rho)
-                agents = [*agents, *block]
+                    rho = self.log_ratio(batch).sum(-1, keepdim=True).exp()
+                    corrected = self.corrected(batch, rho)
+                agents = [*agents, *group]
                 for minibatch in self.minibatches(corrected, epochs=1):
                     own = self.log_ratio(minibatch)  # [B, N]
                     others = (own.sum(-1, keepdim=True) - own).exp()
-                    minibatch = {**minibatch, FACTOR: self._held(others)}
+                    minibatch = minibatch.replace(factor=self._clipped(others).unsqueeze(-1))
                     self._step(self.of_agents(minibatch, agents), agents)
 
-    def _step(self, own: Rows, agents: Sequence[int]) -> None:
+    def _step(self, own: A2POBatch, agents: Sequence[int]) -> None:
         """One step of some agents and of their critic."""
-        own = {**own, **self.prepare_minibatch(own)}
+        self.update_value_norm(self.core.value_norm, own.returns)
+        own = self.prepare_minibatch(own)
         actor_loss = self.actor_loss(agents)
         if self.config.two_stage:
-            self.gradient_step(own, lambda piece: self.value_loss(piece, agents))
-        self.gradient_step(own, lambda piece: actor_loss(piece) + self.critic_loss(piece, agents))
+            self.gradient_step(own, lambda batch: self.value_loss(batch, agents))
+        self.gradient_step(own, lambda batch: actor_loss(batch) + self.critic_loss(batch, agents))
 
     # -- order and clips ---------------------------------------------------------------------
 
-    def blocks(self, rows: Rows) -> list[list[int]]:
-        """The order of updates in pieces."""
-        order = self.update_order(rows)
-        pieces = torch.tensor(order).tensor_split(self.config.num_blocks or len(order))
-        return [piece.tolist() for piece in pieces]
+    def agent_groups(self, batch: A2POBatch) -> list[list[int]]:
+        """The order of updates, cut into groups."""
+        order = self.update_order(batch)
+        groups = torch.tensor(order).tensor_split(self.config.num_blocks or len(order))
+        return [group.tolist() for group in groups]
 
-    def update_order(self, rows: Rows) -> list[int]:
+    def update_order(self, batch: A2POBatch) -> list[int]:
         """The agents in the order of their updates."""
         kind, count = self.config.update_order, self.core.num_agents
         if kind in ("index", "reverse"):
             return list(range(count))[:: 1 if kind == "index" else -1]
-        alive = rows[ALIVE]
+        alive = batch.alive
         over = tuple(range(alive.ndim - 1))
-        size = torch.where(alive, rows[ADVANTAGES].abs(), 0.0).sum(over)
+        size = torch.where(alive, batch.advantages.abs(), 0.0).sum(over)
         size, number = self.sum_over_learners(torch.stack((size, alive.to(size.dtype).sum(over))))
         score = (size / number.clamp(min=1.0)).tolist()  # mean |A| of each agent
-        draw = self.agreed_draw().tolist()
+        draw = self.shared_draw().tolist()
         left = list(range(count))
         order: list[int] = []
         while left:
@@ -206,29 +194,33 @@ class A2POLearner(ActorLearner):
             left.remove(agent)
         return order
 
-    def _clip_of(self, blocks: list[list[int]], rows: Rows) -> Rows:
-        """eps_k of every agent, by its block's place."""
-        eps, w = float(self.clip_param.get_current_value()), self.config.clip_growth
-        clip = torch.empty_like(rows[CLIP])
-        for place, agents in enumerate(blocks, start=1):
-            clip[..., agents, :] = eps * (w * place / len(blocks) + 1.0 - w)
-        return {CLIP: clip}
+    def _clips(self, groups: list[list[int]], batch: A2POBatch) -> Tensor:
+        """eps_k of every agent by the place of its group, [B, N, 1]."""
+        eps, w = self.scheduled("clip_param"), self.config.clip_growth
+        clip = torch.empty_like(batch.advantages).unsqueeze(-1)
+        for k, agents in enumerate(groups, start=1):
+            clip[..., agents, :] = eps * (w * k / len(groups) + 1.0 - w)
+        return clip
 
-    def _held(self, rho: Tensor) -> Tensor:
-        """rho held near 1; same shape."""
-        reach = self.config.others_clip * float(self.clip_param.get_current_value())
+    def _clipped(self, rho: Tensor) -> Tensor:
+        """clip(rho, 1 - eps/2, 1 + eps/2); same shape."""
+        reach = self.config.others_clip * self.scheduled("clip_param")
         return rho.clamp(1.0 - reach, 1.0 + reach)
 
     # -- loss --------------------------------------------------------------------------------
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: A2POConfig, batch: Rows, fwd_out: Rows
+        self, *, module_id: str, config: A2POConfig, batch: A2POBatch, fwd_out: Evaluation
     ) -> Tensor:
         """L of the module docstring, of the agents in ``batch``."""
-        ratio = self.ratio(fwd_out[LOG_PROB], batch)  # [B, n, K]
-        joint = ratio * batch[FACTOR].unsqueeze(-1)
-        surrogate = clipped_surrogate(joint, batch[ADVANTAGES], batch[CLIP])
-        return self.regularised(surrogate, ratio, batch, fwd_out)
+        r = self.ratio(fwd_out.log_prob, batch)  # [B, n, K]
+        l = r * batch.factor  # noqa: E741
+        surrogate = clipped_surrogate(l, batch.advantages, batch.clip)
+        policy_loss = weighted_sum(surrogate, batch.policy_weight)
+        entropy = weighted_sum(fwd_out.entropy, batch.policy_weight)
+        loss = policy_loss - self.scheduled("entropy_coeff") * entropy
+        self.log_policy_metrics(batch, r, policy_loss=policy_loss, entropy=entropy, total_loss=loss)
+        return loss
 
 
 class A2PO(TeamAlgorithm):

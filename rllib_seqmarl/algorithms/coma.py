@@ -43,18 +43,17 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.learner import Rows
-from rllib_seqmarl.learning.central_q.learner import CriticConfig, CriticLearner
+from rllib_seqmarl.learning.base.module import obs_dim
+from rllib_seqmarl.learning.central_q.learner import CentralQLearner, CriticConfig
 from rllib_seqmarl.learning.central_q.module import (
     LAST_ACTIONS,
-    POLICY,
+    CentralQBatch,
     RecurrentModule,
+    RecurrentOutput,
     living_obs,
 )
-from rllib_seqmarl.learning.sequential.module import obs_dim
 from rllib_seqmarl.nets.critics.credit import counterfactual_advantage
 from rllib_seqmarl.nets.critics.joint import JointCritic
-from rllib_seqmarl.rollout.rollout_batch import ACTIONS
 
 
 class COMAConfig(CriticConfig):
@@ -164,20 +163,21 @@ class COMAModule(RecurrentModule):
         return torch.cat((super().state_of(columns), obs, last_actions.flatten(-2)), dim=-1)
 
 
-class COMALearner(CriticLearner):
+class COMALearner(CentralQLearner[CentralQBatch, COMAModule]):
     """Score-function gradient with the counterfactual advantage."""
 
+    batch_class = CentralQBatch
+
     def compute_loss_for_module(
-        self, *, module_id: str, config: COMAConfig, batch: Rows, fwd_out: Rows
+        self, *, module_id: str, config: COMAConfig, batch: CentralQBatch, fwd_out: RecurrentOutput
     ) -> Tensor:
-        """-(log pi A + c H), mean over agents and steps (Lemma 1); the critic is held."""
-        policy, critic = fwd_out[POLICY], self.core.critic
-        assert isinstance(critic, COMACritic)
+        """-(log pi A + c H), mean over agents and steps (Lemma 1); the critic is constant."""
+        policy = fwd_out.policy
         with torch.no_grad():
-            taken = F.one_hot(batch[ACTIONS], policy.shape[-1]).to(policy.dtype)  # [E, T, N, A]
-            state = self.core.state_of(batch).flatten(0, 1)
-            q = critic.action_values(state, taken.flatten(0, 1).unsqueeze(1))
-            advantage = counterfactual_advantage(q.view_as(policy), policy, batch[ACTIONS])
+            taken = F.one_hot(batch.actions, policy.shape[-1]).to(policy.dtype)  # [E, T, N, A]
+            state = batch.critic_state.flatten(0, 1)
+            q = self.core.critic.action_values(state, taken.flatten(0, 1).unsqueeze(1))
+            advantage = counterfactual_advantage(q.view_as(policy), policy, batch.actions)
         return self.policy_gradient_loss(batch, fwd_out, advantage)
 
 

@@ -22,21 +22,17 @@ at which it lives; with a value per agent, all do so together.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorLearner
-from rllib_seqmarl.learning.base.advantages import ADVANTAGES
+from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorCriticLearner
+from rllib_seqmarl.learning.actor_critic.module import ActorCriticBatch, Evaluation
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.learner import Rows
-from rllib_seqmarl.losses import clipped_surrogate
-from rllib_seqmarl.rollout.rollout_batch import LOG_PROB, RolloutBatch
-
-#: Product of the ratios of the agents that have moved, [B, N].
-FACTOR = "factor"
+from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
 
 
 class HAPPOConfig(ActorConfig):
@@ -65,43 +61,50 @@ class HAPPOConfig(ActorConfig):
         return HAPPOLearner
 
 
-class HAPPOLearner(ActorLearner):
+@dataclass(kw_only=True)
+class HAPPOBatch(ActorCriticBatch):
+    """Adds the product of the ratios of the agents that have moved."""
+
+    factor: Tensor | float = 1.0  # [B, 1]
+
+
+class HAPPOLearner(ActorCriticLearner[HAPPOBatch]):
     """Agents one after another, then the critic."""
 
+    batch_class = HAPPOBatch
+
     @property
-    def standardised_per_agent(self) -> bool:
+    def standardised_per_agent(self) -> bool:  # type: ignore[override]
         """Where all agents have one value."""
         return not self.core.has_value_per_agent
 
-    def rows(self, block: RolloutBatch) -> Rows:
-        """Adds the factor of agents before anyone has moved."""
-        rows = super().rows(block)
-        return {**rows, FACTOR: torch.ones_like(rows[ADVANTAGES])}
-
-    def learn(self, rows: Rows) -> None:
+    def update_epochs(self, batch: HAPPOBatch) -> None:
         """Algorithm 4: the loop over i_1 .. i_n, then the critic."""
         agents = self.core.num_agents
-        draw = self.agreed_draw()
+        draw = self.shared_draw()
         order = range(agents) if self.config.fixed_order else draw.argsort().tolist()
-        factor = rows[FACTOR][..., :1]  # [B, 1]
-        self.step_share = 1 / agents
+        factor = torch.ones_like(batch.advantages[..., :1])  # M / A, [B, 1]
         for agent in order:
-            own = {**self.of_agents(rows, [agent]), FACTOR: factor}
+            own = self.of_agents(batch, [agent]).replace(factor=factor, metric_weight=1 / agents)
             for minibatch in self.minibatches(own):
-                self.gradient_step(minibatch | self.weights(minibatch), self.actor_loss([agent]))
+                self.gradient_step(self.prepare_minibatch(minibatch), self.actor_loss([agent]))
             factor = factor * self.log_ratio(own, [agent]).exp()
-        self.step_share = 1.0
-        for minibatch in self.minibatches(rows):
-            self.gradient_step(minibatch | self.prepare_minibatch(minibatch), self.critic_loss)
+        for minibatch in self.minibatches(batch):
+            self.update_value_norm(self.core.value_norm, minibatch.returns)
+            self.gradient_step(self.prepare_minibatch(minibatch), self.critic_loss)
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: HAPPOConfig, batch: Rows, fwd_out: Rows
+        self, *, module_id: str, config: HAPPOConfig, batch: HAPPOBatch, fwd_out: Evaluation
     ) -> Tensor:
         """L(theta) of the module docstring, of the agents in ``batch``."""
-        ratio = self.ratio(fwd_out[LOG_PROB], batch)  # [B, n, K]
-        eps = float(self.clip_param.get_current_value())
-        surrogate = batch[FACTOR] * clipped_surrogate(ratio, batch[ADVANTAGES], eps)
-        return self.regularised(surrogate, ratio, batch, fwd_out)
+        r = self.ratio(fwd_out.log_prob, batch)  # [B, n, K]
+        eps = self.scheduled("clip_param")
+        surrogate = batch.factor * clipped_surrogate(r, batch.advantages, eps)
+        policy_loss = weighted_sum(surrogate, batch.policy_weight)
+        entropy = weighted_sum(fwd_out.entropy, batch.policy_weight)
+        loss = policy_loss - self.scheduled("entropy_coeff") * entropy
+        self.log_policy_metrics(batch, r, policy_loss=policy_loss, entropy=entropy, total_loss=loss)
+        return loss
 
 
 class HAPPO(TeamAlgorithm):

@@ -35,15 +35,16 @@ import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
-from rllib_seqmarl.learning.base.advantages import POLICY_WEIGHT, VALUE_WEIGHT
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.learner import Rows
 from rllib_seqmarl.learning.central_q.adaptive_entropy import (
     AdaptiveEntropyConfig,
     AdaptiveEntropyLearner,
 )
-from rllib_seqmarl.learning.central_q.module import POLICY, RecurrentModule
-from rllib_seqmarl.learning.sequential.module import ENTROPY
+from rllib_seqmarl.learning.central_q.module import (
+    CentralQBatch,
+    RecurrentModule,
+    RecurrentOutput,
+)
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, held
 
@@ -66,7 +67,7 @@ class LICAConfig(AdaptiveEntropyConfig):
         self.embed_dim = 64
         self.hypernet_dim: int | None = 64
 
-    def get_default_learner_class(self) -> type[AdaptiveEntropyLearner]:
+    def get_default_learner_class(self) -> type[Any]:
         """The learner of this file."""
         return LICALearner
 
@@ -84,24 +85,31 @@ class LICAModule(RecurrentModule):
         return HypernetworkCritic(state_dim, num_agents, num_actions, width, hypernet)
 
 
-class LICALearner(AdaptiveEntropyLearner):
+class LICALearner(AdaptiveEntropyLearner[CentralQBatch, RecurrentModule]):
     """The gradient of the critic, through the probabilities, into the agents."""
 
+    batch_class = CentralQBatch
+
     def compute_loss_for_module(
-        self, *, module_id: str, config: AdaptiveEntropyConfig, batch: Rows, fwd_out: Rows
+        self,
+        *,
+        module_id: str,
+        config: AdaptiveEntropyConfig,
+        batch: CentralQBatch,
+        fwd_out: RecurrentOutput,
     ) -> Tensor:
-        """-J, mean over steps; the critic is held."""
-        policy, entropy = fwd_out[POLICY], fwd_out[ENTROPY]  # [E, T, N, A], [E, T, N]
-        counts = (batch[POLICY_WEIGHT] > 0).unsqueeze(-1)
+        """-J, mean over steps; the critic's weights are constants."""
+        policy, entropy = fwd_out.policy, fwd_out.entropy  # [E, T, N, A], [E, T, N]
+        counts = (batch.policy_weight > 0).unsqueeze(-1)
         policy = torch.where(counts, policy, policy.detach())
-        state = self.core.state_of(batch).flatten(0, 1)  # [E T, S]
+        state = batch.critic_state.flatten(0, 1)  # [E T, S]
         values = held(self.core.critic)(state, policy.flatten(0, 1).unsqueeze(1))  # [E T, 1]
-        weight = batch[VALUE_WEIGHT]  # [E, T]
+        weight = batch.value_weight  # [E, T]
         policy_loss = -weighted_sum(values.view_as(weight), weight)
         loss = policy_loss - self.entropy_bonus(batch, entropy)
-        self.log_terms(
+        self.log_metrics(
             policy_loss=policy_loss,
-            entropy=weighted_sum(entropy, batch[POLICY_WEIGHT]),
+            entropy=weighted_sum(entropy, batch.policy_weight),
             total_loss=loss,
         )
         return loss

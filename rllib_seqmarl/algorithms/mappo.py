@@ -32,12 +32,10 @@ from typing import Any
 
 from torch import Tensor
 
-from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorLearner
-from rllib_seqmarl.learning.base.advantages import ADVANTAGES
+from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorCriticLearner
+from rllib_seqmarl.learning.actor_critic.module import ActorCriticBatch, Evaluation
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.learner import Rows
-from rllib_seqmarl.losses import clipped_surrogate
-from rllib_seqmarl.rollout.rollout_batch import LOG_PROB
+from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
 
 
 class MAPPOConfig(ActorConfig):
@@ -51,22 +49,28 @@ class MAPPOConfig(ActorConfig):
         return MAPPOLearner
 
 
-class MAPPOLearner(ActorLearner):
+class MAPPOLearner(ActorCriticLearner[ActorCriticBatch]):
     """Clipped PPO, of all agents at once."""
 
-    def update_minibatch(self, minibatch: Rows) -> None:
+    batch_class = ActorCriticBatch
+
+    def update_minibatch(self, minibatch: ActorCriticBatch) -> None:
         """One step of actors and critic, which share no parameter."""
-        minibatch = {**minibatch, **self.prepare_minibatch(minibatch)}
-        self.gradient_step(minibatch, lambda piece: self.loss(piece) + self.critic_loss(piece))
+        self.update_value_norm(self.core.value_norm, minibatch.returns)
+        minibatch = self.prepare_minibatch(minibatch)
+        self.gradient_step(minibatch, lambda batch: self.loss(batch) + self.critic_loss(batch))
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: MAPPOConfig, batch: Rows, fwd_out: Rows
+        self, *, module_id: str, config: MAPPOConfig, batch: ActorCriticBatch, fwd_out: Evaluation
     ) -> Tensor:
         """L(theta) of the module docstring."""
-        ratio = self.ratio(fwd_out[LOG_PROB], batch)  # [B, N, K]
-        eps = float(self.clip_param.get_current_value())
-        surrogate = clipped_surrogate(ratio, batch[ADVANTAGES], eps)
-        return self.regularised(surrogate, ratio, batch, fwd_out)
+        r = self.ratio(fwd_out.log_prob, batch)  # [B, N, K]
+        surrogate = clipped_surrogate(r, batch.advantages, self.scheduled("clip_param"))
+        policy_loss = weighted_sum(surrogate, batch.policy_weight)
+        entropy = weighted_sum(fwd_out.entropy, batch.policy_weight)
+        loss = policy_loss - self.scheduled("entropy_coeff") * entropy
+        self.log_policy_metrics(batch, r, policy_loss=policy_loss, entropy=entropy, total_loss=loss)
+        return loss
 
 
 class MAPPO(TeamAlgorithm):

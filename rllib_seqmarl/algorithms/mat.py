@@ -40,18 +40,12 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.base.advantages import (
-    OLD_VALUES,
-    POLICY_WEIGHT,
-    TARGETS,
-    VALUE_WEIGHT,
-)
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.base.module import ENTROPY
 from rllib_seqmarl.learning.sequential.config import OrderConfig
 from rllib_seqmarl.learning.sequential.learner import SequentialLearner
-from rllib_seqmarl.learning.sequential.module import ENTROPY, VALUES, SequentialModule
-from rllib_seqmarl.learning.sequential.objectives import OBJECTIVES
+from rllib_seqmarl.learning.sequential.module import VALUES, SequentialBatch, SequentialModule
+from rllib_seqmarl.learning.sequential.objectives import OBJECTIVES, Output
 from rllib_seqmarl.losses import (
     RATIO_AGGREGATIONS,
     clipped_value_loss,
@@ -63,10 +57,7 @@ from rllib_seqmarl.nets.networks import ATTENTIONS, NETWORKS, check_network
 from rllib_seqmarl.nets.values.values import SUCCESSORS
 from rllib_seqmarl.nets.values.values import VALUES as VALUE_FUNCTIONS
 from rllib_seqmarl.returns import TIME_LIMITS
-from rllib_seqmarl.rollout.rollout_batch import (
-    ACTION_MASK,
-    LOG_PROB,
-)
+from rllib_seqmarl.rollout.rollout_batch import LOG_PROB
 
 
 class MATConfig(OrderConfig):
@@ -206,29 +197,29 @@ class MATLearner(SequentialLearner):
     """Clipped PPO on the advantages of each agent's own value."""
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: MATConfig, batch: Rows, fwd_out: Rows
+        self, *, module_id: str, config: MATConfig, batch: SequentialBatch, fwd_out: Output
     ) -> Tensor:
         """L of the module docstring for rows [B, N, ...] of a minibatch."""
-        eps = float(self.clip_param.get_current_value())
-        policy_weight, value_weight = batch[POLICY_WEIGHT], batch[VALUE_WEIGHT]
+        eps = self.scheduled("clip_param")
+        policy_weight, value_weight = batch.policy_weight, batch.value_weight
 
-        new, old = fwd_out[LOG_PROB], batch[LOG_PROB]  # [B, N, K]
+        new, old = fwd_out[LOG_PROB], batch.log_prob  # [B, N, K]
         # A mask over K components, K > 1, is one of action dimensions.
-        exists = batch.get(ACTION_MASK) if new.shape[-1] > 1 else None
+        exists = batch.action_mask if new.shape[-1] > 1 else None
         ratio = probability_ratio(new, old, config.ratio_aggregation, exists)
         policy_loss, order_terms = OBJECTIVES[config.order](config, eps, ratio, batch, fwd_out)
 
         value_error = clipped_value_loss(
-            fwd_out[VALUES], batch[OLD_VALUES], batch[TARGETS], eps, config.huber_delta
+            fwd_out[VALUES], batch.old_values, batch.targets, eps, config.huber_delta
         )
         value_loss = weighted_sum(value_error, value_weight)
 
         entropy = weighted_sum(fwd_out[ENTROPY], policy_weight)
-        c_ent = self.entropy_coeff.get_current_value()
+        c_ent = self.scheduled("entropy_coeff")
         loss = policy_loss - c_ent * entropy + config.vf_loss_coeff * value_loss
 
         outside = ((ratio - 1.0).abs() > eps).float().mean(-1)
-        self.log_terms(
+        self.log_metrics(
             policy_loss=policy_loss,
             vf_loss=value_loss,
             entropy=entropy,

@@ -43,13 +43,11 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.algorithms.lica import LICALearner
-from rllib_seqmarl.learning.base.advantages import TARGETS, VALUE_WEIGHT
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.base.module import obs_dim
 from rllib_seqmarl.learning.central_q.adaptive_entropy import AdaptiveEntropyConfig
-from rllib_seqmarl.learning.central_q.module import RecurrentModule, living_obs
+from rllib_seqmarl.learning.central_q.module import CentralQBatch, RecurrentModule, living_obs
 from rllib_seqmarl.learning.central_q.replay import ReplayConfig, ReplayLearner
-from rllib_seqmarl.learning.sequential.module import obs_dim
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.critics.joint import FactoredCritic
 
@@ -110,27 +108,27 @@ class RIITModule(RecurrentModule):
         return torch.cat((obs, super().state_of(columns)), dim=-1)
 
 
-class RIITLearner(ReplayLearner, LICALearner):
+class RIITLearner(ReplayLearner[CentralQBatch, RecurrentModule], LICALearner):
     """LICA's gradient; the critic learns from stored sequences too."""
 
-    def update_minibatch(self, minibatch: Rows) -> None:
+    def update_minibatch(self, minibatch: CentralQBatch) -> None:
         """With replay a step of the critic on stored sequences; then LICA's steps."""
         stored = self.replayed()
         if stored is not None:
-            rows = self.rows(stored, lambda_=0.0)
-            self.critic_step(rows | self.weights(rows), self.replay_loss)
+            batch = self.build_train_batch(stored, lambda_=0.0)
+            self.critic_step(self.with_weights(batch, batch.targets), self.replay_loss)
         super().update_minibatch(minibatch)
 
-    def replay_loss(self, piece: Rows) -> Tensor:
+    def replay_loss(self, batch: CentralQBatch) -> Tensor:
         """Half the squared error of one-step targets, mean over steps."""
-        error = piece[TARGETS] - self.taken_values(piece)
-        loss = weighted_sum(error.square(), piece[VALUE_WEIGHT])
-        self.log_terms(replay_vf_loss=loss)
+        error = batch.targets - self.taken_values(batch)
+        loss = weighted_sum(error.square(), batch.value_weight)
+        self.log_metrics(replay_vf_loss=loss)
         return 0.5 * loss
 
-    def critic_loss(self, piece: Rows) -> Tensor:
-        """Half of that of `CriticLearner`."""
-        return 0.5 * super().critic_loss(piece)
+    def critic_loss(self, batch: CentralQBatch) -> Tensor:
+        """Half of that of `CentralQLearner`."""
+        return 0.5 * super().critic_loss(batch)
 
 
 class RIIT(TeamAlgorithm):

@@ -41,6 +41,7 @@ huawei-noah/xingtian). Deviations, each on purpose:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -49,11 +50,13 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.base.advantages import POLICY_WEIGHT
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.learner import Rows
-from rllib_seqmarl.learning.central_q.learner import CriticConfig, CriticLearner
-from rllib_seqmarl.learning.central_q.module import LOGITS, POLICY, RecurrentModule
+from rllib_seqmarl.learning.central_q.learner import CentralQLearner, CriticConfig
+from rllib_seqmarl.learning.central_q.module import (
+    CentralQBatch,
+    RecurrentModule,
+    RecurrentOutput,
+)
 from rllib_seqmarl.learning.central_q.replay import ReplayConfig, ReplayLearner
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.critics.credit import (
@@ -65,11 +68,6 @@ from rllib_seqmarl.nets.critics.credit import (
 )
 from rllib_seqmarl.nets.critics.joint import GroupedCritic
 from rllib_seqmarl.nets.distributions import EpsilonCategorical
-from rllib_seqmarl.rollout.rollout_batch import ACTIONS
-
-#: The coalitions of each step, and their weights in the credits, [E, T, K, N].
-PRESENT = "coalitions"
-COALITION_WEIGHT = "coalition_weight"
 
 SAMPLERS = {"shapley": sampled_coalitions, "released": released_coalitions}
 
@@ -192,56 +190,66 @@ class SCCModule(RecurrentModule):
         return super().policy(logits, mask)
 
 
-class SCCLearner(ReplayLearner, CriticLearner):
+@dataclass(kw_only=True)
+class SCCBatch(CentralQBatch):
+    """Adds the coalitions of each step."""
+
+    coalitions: Tensor | None = None  # bool [E, T, K, N]; None: all of them, exactly
+    coalition_weight: Tensor | None = None  # of each one's value in the credits, [E, T, K, N]
+
+
+class SCCLearner(ReplayLearner[SCCBatch, SCCModule], CentralQLearner[SCCBatch, SCCModule]):
     """Credits by coalitions, for the policy gradient or as targets of the agents' values."""
+
+    batch_class = SCCBatch
 
     def make_optimizer(
         self, part: str, parameters: list[nn.Parameter], config: SCCConfig
     ) -> torch.optim.Optimizer:
-        """See `CriticLearner`; in value mode the agents' is RMSprop."""
+        """See `CentralQLearner`; in value mode the agents' is RMSprop."""
         if config.mode == "value" and part == "agent":
             return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-5)
         return super().make_optimizer(part, parameters, config)
 
-    def prepare_minibatch(self, rows: Rows) -> Rows:
-        """Weights, and the coalitions of each step, the same in all worlds."""
-        extra = super().prepare_minibatch(rows)
-        if self.config.num_coalitions is not None:
-            worlds, *shape, agents = rows[ACTIONS].shape
-            sample = SAMPLERS[self.config.sampler]
-            drawn = sample(tuple(shape), agents, self.config.num_coalitions, self.generator)
-            for name, column in zip((PRESENT, COALITION_WEIGHT), drawn, strict=True):
-                extra[name] = column.to(self.device).expand(worlds, *column.shape)
-        return extra
+    def prepare_minibatch(self, minibatch: SCCBatch) -> SCCBatch:
+        """Weights, and the coalitions of each step, the same in all environments."""
+        minibatch = super().prepare_minibatch(minibatch)
+        if self.config.num_coalitions is None:
+            return minibatch
+        envs, *shape, agents = minibatch.actions.shape
+        sample = SAMPLERS[self.config.sampler]
+        drawn = sample(tuple(shape), agents, self.config.num_coalitions, self.generator)
+        present, weight = (column.to(self.device).expand(envs, *column.shape) for column in drawn)
+        return minibatch.replace(coalitions=present, coalition_weight=weight)
 
-    def update_minibatch(self, minibatch: Rows) -> None:
+    def update_minibatch(self, minibatch: SCCBatch) -> None:
         """With replay, from stored sequences once there are enough."""
         stored = self.replayed()
-        super().update_minibatch(minibatch if stored is None else self.rows(stored))
+        super().update_minibatch(minibatch if stored is None else self.build_train_batch(stored))
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: SCCConfig, batch: Rows, fwd_out: Rows
+        self, *, module_id: str, config: SCCConfig, batch: SCCBatch, fwd_out: RecurrentOutput
     ) -> Tensor:
-        """-(log pi phi + c H) or (Q_i - phi)^2, mean over agents and steps; the critic is held."""
+        """-(log pi phi + c H) or (Q_i - phi)^2, mean over agents and steps; Q is constant."""
         with torch.no_grad():
-            credit = self._credit(batch, fwd_out[POLICY])
+            credit = self._credit(batch, fwd_out.policy)
         if config.mode == "policy":
             return self.policy_gradient_loss(batch, fwd_out, credit)
-        values = fwd_out[LOGITS].gather(-1, batch[ACTIONS].unsqueeze(-1)).squeeze(-1)
-        weight = batch[POLICY_WEIGHT]
-        loss = weighted_sum((values - credit).square(), weight)
-        self.log_terms(credit_mean=weighted_sum(credit, weight), total_loss=loss)
+        values = fwd_out.logits.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+        loss = weighted_sum((values - credit).square(), batch.policy_weight)
+        self.log_metrics(credit_mean=weighted_sum(credit, batch.policy_weight), total_loss=loss)
         return loss
 
-    def _credit(self, batch: Rows, policy: Tensor) -> Tensor:
+    def _credit(self, batch: SCCBatch, policy: Tensor) -> Tensor:
         """phi, [E, T, N]."""
-        q = partial(self.core.critic, self.core.state_of(batch).flatten(0, 1))
-        actions = batch[ACTIONS]
-        if PRESENT in batch:
-            columns = (batch[PRESENT], batch[COALITION_WEIGHT])
-            coalitions = Coalitions(*(column.flatten(0, 1) for column in columns))
-        else:
+        q = partial(self.core.critic, batch.critic_state.flatten(0, 1))
+        actions = batch.actions
+        if batch.coalitions is None or batch.coalition_weight is None:
             coalitions = all_coalitions(actions.shape[-1], actions.device)
+        else:
+            coalitions = Coalitions(
+                batch.coalitions.flatten(0, 1), batch.coalition_weight.flatten(0, 1)
+            )
         absent = policy if self.config.absent == "policy" else torch.zeros_like(policy)
         credit = shapley_credit(q, actions.flatten(0, 1), absent.flatten(0, 1), coalitions)
         return credit.view_as(policy[..., 0])

@@ -48,6 +48,7 @@ Deviations, each on purpose:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -58,9 +59,13 @@ from torch import Tensor
 from rllib_seqmarl.algorithms.lica import LICAConfig
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.base.batch import SET_LATER
 from rllib_seqmarl.learning.central_q.adaptive_entropy import AdaptiveEntropyLearner
-from rllib_seqmarl.learning.central_q.module import POLICY
+from rllib_seqmarl.learning.central_q.module import (
+    CentralQBatch,
+    RecurrentModule,
+    RecurrentOutput,
+)
 from rllib_seqmarl.nets.critics.contributions import (
     Path,
     of_previous_episode,
@@ -68,10 +73,9 @@ from rllib_seqmarl.nets.critics.contributions import (
     path_contributions,
 )
 from rllib_seqmarl.nets.critics.credit import counterfactual_credit, sequential_credit
-from rllib_seqmarl.rollout.rollout_batch import ACTIONS, IS_FIRST, ORDER
 
-#: What the learner keeps: what orders of evaluation depend on beside the present block.
-CARRIED = "carried_orders"
+#: What orders of evaluation depend on beside the present rollout; the key in checkpoints.
+EVALUATION_SCORES = "carried_orders"
 
 
 class SeCAConfig(LICAConfig):
@@ -121,37 +125,48 @@ class SeCAConfig(LICAConfig):
         return SeCALearner
 
 
-class SeCALearner(AdaptiveEntropyLearner):
+@dataclass(kw_only=True)
+class SeCABatch(CentralQBatch):
+    """Adds the order in which the agents are evaluated."""
+
+    order: Tensor = SET_LATER  # slots, int [E, T, N]
+
+
+class SeCALearner(AdaptiveEntropyLearner[SeCABatch, RecurrentModule]):
     """Score-function gradient with the advantage of a sequential evaluation."""
+
+    batch_class = SeCABatch
 
     # -- order of evaluation -----------------------------------------------------------------
 
-    def more_rows(self, rows: Rows, path: Path) -> Rows:
-        """The order in which agents are evaluated, int [E, T, N]."""
-        order = self._scores(rows, path).argsort(dim=-1, descending=True, stable=True)
-        return {ORDER: order}
+    def extend_train_batch(self, batch: SeCABatch, path: Path) -> SeCABatch:
+        """Adds the order of evaluation."""
+        scores = self._scores(batch, path)
+        return batch.replace(order=scores.argsort(dim=-1, descending=True, stable=True))
 
-    def _scores(self, rows: Rows, path: Path) -> Tensor:
+    def _scores(self, batch: SeCABatch, path: Path) -> Tensor:
         """Who is evaluated first, [E, T, N]: the largest number."""
-        policy, actions = path.policy[:, :-1], rows[ACTIONS]
+        policy, actions, extra = path.policy[:, :-1], batch.actions, self.extra_state
         if self.config.order == "probability":
             return policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         if self.config.order == "entropy":
             return torch.xlogy(policy, policy).sum(-1)
         if self.config.order == "fixed":
-            if CARRIED not in self.kept:  # the sum is the same for all learners
+            if EVALUATION_SCORES not in extra:  # the sum is the same for all learners
                 draw = torch.rand(actions.shape[-1], generator=self.generator)
-                self.kept[CARRIED] = self.sum_over_learners(draw.to(self.device))
-            return self.kept[CARRIED].expand(actions.shape)
+                extra[EVALUATION_SCORES] = self.sum_over_learners(draw.to(self.device))
+            return extra[EVALUATION_SCORES].expand(actions.shape)
         contributions = self._contributions(path)
         if self.config.order_source == "own_episode":
             window = self.config.order_window
-            return over_windows(contributions, rows[IS_FIRST], path.goes_on, window)
-        carried = self.kept.get(CARRIED)
-        if carried is None or carried.shape[1] != len(contributions):
+            return over_windows(contributions, batch.is_first, path.goes_on, window)
+        before = extra.get(EVALUATION_SCORES)
+        if before is None or before.shape[1] != len(contributions):
             draw = torch.rand(2, *contributions[:, 0].shape, generator=self.generator)
-            carried = draw.to(self.device)
-        scores, self.kept[CARRIED] = of_previous_episode(contributions, rows[IS_FIRST], carried)
+            before = draw.to(self.device)
+        scores, extra[EVALUATION_SCORES] = of_previous_episode(
+            contributions, batch.is_first, before
+        )
         return scores
 
     def _contributions(self, path: Path) -> Tensor:
@@ -170,17 +185,17 @@ class SeCALearner(AdaptiveEntropyLearner):
     # -- loss --------------------------------------------------------------------------------
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: SeCAConfig, batch: Rows, fwd_out: Rows
+        self, *, module_id: str, config: SeCAConfig, batch: SeCABatch, fwd_out: RecurrentOutput
     ) -> Tensor:
-        """-J of eq. 13, mean over agents and steps (eq. 16); the critic is held."""
-        actions, policy = batch[ACTIONS].flatten(0, 1), fwd_out[POLICY].flatten(0, 1)
+        """-J of eq. 13, mean over agents and steps (eq. 16); the critic is constant."""
+        actions, policy = batch.actions.flatten(0, 1), fwd_out.policy.flatten(0, 1)
         with torch.no_grad():
-            q = partial(self.core.critic, self.core.state_of(batch).flatten(0, 1))
+            q = partial(self.core.critic, batch.critic_state.flatten(0, 1))
             if config.advantage == "sequential":
-                advantage = sequential_credit(q, actions, policy, batch[ORDER].flatten(0, 1))
+                advantage = sequential_credit(q, actions, policy, batch.order.flatten(0, 1))
             else:
                 advantage = counterfactual_credit(q, actions, policy)
-        return self.policy_gradient_loss(batch, fwd_out, advantage.view_as(batch[ACTIONS]))
+        return self.policy_gradient_loss(batch, fwd_out, advantage.view_as(batch.actions))
 
 
 class SeCA(TeamAlgorithm):

@@ -23,7 +23,6 @@ GAME: dict[str, Any] = {
     "chunk_length": 5,
 }
 N, EPS, GAMMA, LAMBDA = 3, 0.1, 0.9, 0.7
-FACTOR, CLIP = "factor", "clip"
 
 
 def build(small: Any, name: str = "A2PO", **settings: Any) -> tuple[Any, Any]:
@@ -35,8 +34,8 @@ def build(small: Any, name: str = "A2PO", **settings: Any) -> tuple[Any, Any]:
 def ratios_now(learner: Any, rows: Any) -> Tensor:
     """pi_now / pi_old of every agent, [B, N], from one pass over all rows; 1 for the dead."""
     with torch.no_grad():
-        ratio = (learner.core.evaluate(rows)["log_prob"] - rows["log_prob"]).sum(-1).exp()
-    return torch.where(rows["alive"], ratio, 1.0)
+        ratio = (learner.core.evaluate(rows).log_prob - rows.log_prob).sum(-1).exp()
+    return torch.where(rows.alive, ratio, 1.0)
 
 
 # --- the loss -----------------------------------------------------------------------------------
@@ -46,12 +45,12 @@ def test_loss_is_the_formula(small: Any) -> None:
     """The others' product stands inside the clip, and each agent has a clip of its own."""
     c_ent = 0.03
     algorithm, learner = build(small, entropy_coeff=c_ent)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    rows["alive"][::3, 1] = False
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    rows.alive[::3, 1] = False
     generator = torch.Generator().manual_seed(0)
-    rows[FACTOR] = torch.rand(rows[FACTOR].shape, generator=generator) * 0.2 + 0.9
-    rows[CLIP] = torch.tensor([0.05, 0.1, 0.2]).view(1, N, 1).expand_as(rows[CLIP]).clone()
-    rows |= learner.prepare_minibatch(rows)
+    rows.factor = torch.rand(rows.advantages.shape, generator=generator).unsqueeze(-1) * 0.2 + 0.9
+    rows.clip = torch.tensor([0.05, 0.1, 0.2]).view(1, N, 1).expand_as(rows.factor).clone()
+    rows = learner.prepare_minibatch(rows)
     with torch.no_grad():
         for parameter in learner.core.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -59,15 +58,15 @@ def test_loss_is_the_formula(small: Any) -> None:
     found = learner.compute_loss_for_module(
         module_id="default_policy", config=learner.config, batch=rows, fwd_out=out
     )
-    alive, expected, clipped = rows["alive"], 0.0, 0
+    alive, expected, clipped = rows.alive, 0.0, 0
     for b in range(len(alive)):
         for i, eps in enumerate((0.05, 0.1, 0.2)):
             if alive[b, i]:
-                r = (out["log_prob"][b, i] - rows["log_prob"][b, i]).exp().item()
-                joint, a = r * rows[FACTOR][b, i].item(), rows["advantages"][b, i].item()
+                r = (out.log_prob[b, i] - rows.log_prob[b, i]).exp().item()
+                joint, a = r * rows.factor[b, i].item(), rows.advantages[b, i].item()
                 held = min(max(joint, 1 - eps), 1 + eps)
                 clipped += held != joint
-                expected -= min(joint * a, held * a) + c_ent * out["entropy"][b, i].item()
+                expected -= min(joint * a, held * a) + c_ent * out.entropy[b, i].item()
     assert clipped > 5
     assert found.item() == pytest.approx(expected / alive.sum().item(), rel=1e-4, abs=1e-6)
     algorithm.stop()
@@ -81,13 +80,13 @@ def test_orders_are_those_of_their_definition(kind: str, small: Any) -> None:
     algorithm, learner = build(
         small, update_order=kind, env_config={"num_agents": 5, "state": True}
     )
-    rows = learner.rows(algorithm.env_runner.sample()[0])
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
     generator = torch.Generator().manual_seed(0)
-    rows["alive"] = torch.rand(rows["alive"].shape, generator=generator) < 0.5
+    rows.alive = torch.rand(rows.alive.shape, generator=generator) < 0.5
     scale = torch.tensor([0.5, 3.0, 1.0, 2.0, 0.1])
-    rows["advantages"] = torch.randn(rows["alive"].shape, generator=generator) * scale
-    rows["advantages"][~rows["alive"]] = 100.0  # counts for nothing
-    score = [rows["advantages"][:, i][rows["alive"][:, i]].abs().mean().item() for i in range(5)]
+    rows.advantages = torch.randn(rows.alive.shape, generator=generator) * scale
+    rows.advantages[~rows.alive] = 100.0  # counts for nothing
+    score = [rows.advantages[:, i][rows.alive[:, i]].abs().mean().item() for i in range(5)]
     twin = torch.Generator()
     found = set()
     for _ in range(12):
@@ -113,8 +112,8 @@ def values_of(learner: Any, block: Any) -> list[np.ndarray]:
     """Values of each step and of what followed it, [T, E, N], in units of the reward."""
     columns = {name: torch.as_tensor(column) for name, column in block.columns.items()}
     with torch.no_grad():
-        values = learner.old_values(block, columns, learner.rows(block))
-        return [learner.core.value_norm.denormalize(one).double().numpy() for one in values]
+        values = learner.rollout_values(block, columns, learner.core.critic_input(columns))
+        return [learner.core.value_norm.denormalize(one).double().numpy() for one in values[:2]]
 
 
 def corrected(block: Any, values: list[np.ndarray], rho: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,9 +142,9 @@ def test_agents_learn_from_what_those_before_them_have_changed(
     algorithm, learner = build(small, num_blocks=num_blocks, recurrent=recurrent, num_epochs=2)
     algorithm.train()
     (block,) = algorithm.env_runner.sample()
-    rows, values = learner.rows(block), values_of(learner, block)
+    rows, values = learner.build_train_batch(block), values_of(learner, block)
     blocks: list[list[int]] = []
-    step, draw = learner._step, learner.blocks
+    step, draw = learner._step, learner.agent_groups
 
     def deal(given: Any) -> list[list[int]]:
         blocks.extend(draw(given))
@@ -156,20 +155,20 @@ def test_agents_learn_from_what_those_before_them_have_changed(
     def watch(own: Any, agents: list[int]) -> None:
         if not steps or steps[-1] != agents:  # the first epoch of a block
             done = [agent for earlier in blocks[: blocks.index(agents)] for agent in earlier]
-            rho = torch.ones(rows["alive"].shape[:-1])
+            rho = torch.ones(rows.alive.shape[:-1])
             for agent in done:
                 rho = rho * ratios_now(learner, rows)[..., agent]
-            held = rho.clamp(1 - EPS / 2, 1 + EPS / 2).unsqueeze(-1).expand_as(own[FACTOR])
-            torch.testing.assert_close(own[FACTOR], held, atol=1e-5, rtol=1e-4)
+            held = rho.clamp(1 - EPS / 2, 1 + EPS / 2).unsqueeze(-1).expand_as(own.advantages)
+            torch.testing.assert_close(own.factor[..., 0], held, atol=1e-5, rtol=1e-4)
             place = blocks.index(agents) + 1
-            assert own[CLIP].unique().item() == pytest.approx(
+            assert own.clip.unique().item() == pytest.approx(
                 EPS * (0.5 * place / len(blocks) + 0.5)
             )
             by_time = learner.from_rows(rho.unsqueeze(-1), block.num_worlds).squeeze(-1)
             advantages, returns = corrected(block, values, by_time)
             for name, expected in (("advantages", advantages), ("returns", returns)):
                 expected = learner.to_rows(expected)[..., agents]
-                torch.testing.assert_close(own[name], expected, atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(getattr(own, name), expected, atol=1e-4, rtol=1e-4)
             assert (rho - 1.0).abs().max() > 1e-2 or not done
         steps.append(agents)
         before = weights_of_agents(learner)
@@ -179,8 +178,8 @@ def test_agents_learn_from_what_those_before_them_have_changed(
         ]
         assert moved == sorted(agents)
 
-    learner.blocks, learner._step = deal, watch
-    learner.learn(rows)
+    learner.agent_groups, learner._step = deal, watch
+    learner.update_epochs(rows)
     assert steps == [agents for agents in blocks for _ in range(2)]
     assert sorted(itertools.chain.from_iterable(blocks)) == [0, 1, 2]
     assert len(blocks) == (num_blocks or N)
@@ -212,13 +211,13 @@ def test_shared_parameters_learn_in_cumulative_blocks(
     )
     algorithm.train()
     (block,) = algorithm.env_runner.sample()
-    rows, values = learner.rows(block), values_of(learner, block)
+    rows, values = learner.build_train_batch(block), values_of(learner, block)
     dealt: list[list[list[int]]] = []
     trained: list[list[int]] = []
-    step, draw = learner._step, learner.blocks
+    step, draw = learner._step, learner.agent_groups
 
     def deal(given: Any) -> list[list[int]]:
-        torch.testing.assert_close(given["advantages"], rows["advantages"])  # the first ones
+        torch.testing.assert_close(given.advantages, rows.advantages)  # the first ones
         dealt.append(draw(given))
         return dealt[-1]
 
@@ -230,17 +229,17 @@ def test_shared_parameters_learn_in_cumulative_blocks(
                 if other != agent:
                     others = others * ratio[:, other]
             held = others.clamp(1 - EPS / 2, 1 + EPS / 2)
-            torch.testing.assert_close(own[FACTOR][:, place], held, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(own.factor[:, place, 0], held, atol=1e-5, rtol=1e-4)
         by_time = learner.from_rows(ratio.prod(-1, keepdim=True), block.num_worlds).squeeze(-1)
         advantages, returns = corrected(block, values, by_time)
         for name, expected in (("advantages", advantages), ("returns", returns)):
             expected = learner.to_rows(expected)[..., agents]
-            torch.testing.assert_close(own[name], expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(getattr(own, name), expected, atol=1e-4, rtol=1e-4)
         trained.append(list(agents))
         step(own, agents)
 
-    learner.blocks, learner._step = deal, watch
-    learner.learn(rows)
+    learner.agent_groups, learner._step = deal, watch
+    learner.update_epochs(rows)
     assert len(dealt) == rounds
     expected = []
     for blocks in dealt:

@@ -9,16 +9,16 @@ import torch
 from helpers.learners import learner_of
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, ORDER, ORDER_LOG_PROB
+from rllib_seqmarl.rollout.rollout_batch import LOG_PROB, ORDER_LOG_PROB
 
 
 def build(small: Any, **settings: Any) -> tuple[Any, Any, Any, Any]:
     """Algorithm, rows with dead agents, and the loss of these with weights away from ratio 1."""
     algorithm = small("AOAD-MAT", env_config={"episode_length": 3}, **settings).build_algo()
     learner = learner_of(algorithm)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    rows[ALIVE][::3, 1] = False
-    rows |= learner.prepare_minibatch(rows)
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    rows.alive[::3, 1] = False
+    rows = learner.prepare_minibatch(rows)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in learner.core.parameters():
@@ -44,20 +44,20 @@ def test_loss_is_the_formula(combination: str, advantage: str, small: Any) -> No
         order_entropy_coeff=beta_2,
         vf_loss_coeff=0.0,
     )
-    eps, alive = 0.05, rows[ALIVE]
+    eps, alive = 0.05, rows.alive
 
     def clipped(r: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         return torch.min(r * a, r.clamp(1 - eps, 1 + eps) * a)
 
     total = torch.zeros(())
     for b in range(len(alive)):
-        team = rows["advantages"][b][alive[b]].mean()
+        team = rows.advantages[b][alive[b]].mean()
         for m in range(alive.shape[1]):
             if not alive[b, m]:
                 continue
-            a = rows["advantages"][b, m] if advantage == "per_agent" else team
-            r_a = (forward[LOG_PROB][b, m, 0] - rows[LOG_PROB][b, m, 0]).exp()
-            r_i = (forward[ORDER_LOG_PROB][b, m] - rows[ORDER_LOG_PROB][b, m]).exp()
+            a = rows.advantages[b, m] if advantage == "per_agent" else team
+            r_a = (forward[LOG_PROB][b, m, 0] - rows.log_prob[b, m, 0]).exp()
+            r_i = (forward[ORDER_LOG_PROB][b, m] - rows.order_log_prob[b, m]).exp()
             if combination == "product":
                 total = total - clipped(r_a * r_i, a)
             else:
@@ -66,8 +66,8 @@ def test_loss_is_the_formula(combination: str, advantage: str, small: Any) -> No
             total = total - beta_2 * forward["order_entropy"][b, m]
     torch.testing.assert_close(loss, total / alive.sum(), rtol=1e-4, atol=1e-6)
     # The last agent of every order chooses nobody.
-    last = rows[ORDER][:, -1:]
-    assert (rows[ORDER_LOG_PROB].gather(1, last) == 0).all()
+    last = rows.order[:, -1:]
+    assert (rows.order_log_prob.gather(1, last) == 0).all()
     assert (forward[ORDER_LOG_PROB].gather(1, last) == 0).all()
     assert (forward["order_entropy"].gather(1, last) == 0).all()
     algorithm.stop()
@@ -75,8 +75,8 @@ def test_loss_is_the_formula(combination: str, advantage: str, small: Any) -> No
 
 def test_first_agent(small: Any) -> None:
     algorithm, rows, _, _ = build(small, first_agent=2)
-    assert (rows[ORDER][:, 0] == 2).all()
-    assert len(rows[ORDER].unique(dim=0)) > 1
+    assert (rows.order[:, 0] == 2).all()
+    assert len(rows.order.unique(dim=0)) > 1
     terms = algorithm.train()["learners"]["default_policy"]
     assert 0.0 < terms["order_entropy"] <= 1.1  # at most log 3
     algorithm.stop()

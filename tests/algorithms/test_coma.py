@@ -57,19 +57,18 @@ def test_last_actions_are_those_of_the_same_episode(small: Any) -> None:
     algorithm, learner = build(small)
     algorithm.env_runner.sample()
     (block,) = algorithm.env_runner.sample()
-    rows = learner.rows(block)
-    actions, last = rows["actions"], rows["last_actions"]
+    rows = learner.build_train_batch(block)
+    read = rows.critic_state[..., -3 * 3 :].unflatten(-1, (3, 3))
+    actions, last = rows.actions, torch.where(read.any(-1), read.argmax(-1), -1)
     before = torch.from_numpy(block.memory["previous_actions"])
     for e in range(actions.shape[0]):
         for t in range(actions.shape[1]):
             expected = before[e] if t == 0 else actions[e, t - 1]
-            if rows["is_first"][e, t]:
+            if rows.is_first[e, t]:
                 expected = torch.full_like(expected, -1)
             assert torch.equal(last[e, t], expected)
     assert (last == -1).any()
-    read = learner.core.state_of(rows)[..., -3 * 3 :].unflatten(-1, (3, 3))
     assert torch.equal(read.sum(-1), (last >= 0).float())
-    assert torch.equal(read.argmax(-1)[last >= 0], last[last >= 0])
     algorithm.stop()
 
 
@@ -81,20 +80,20 @@ def test_gradient_is_that_of_a_plain_computation(small: Any) -> None:
         algorithm.train()
     block = algorithm.env_runner.sample()[0]
     block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.rows(block)
+    rows = learner.build_train_batch(block)
     core = learner.core
     core.zero_grad()
-    for piece in learner.pieces({**rows, **learner.prepare_minibatch(rows)}):
+    for piece in learner.micro_batches(learner.prepare_minibatch(rows)):
         learner.loss(piece).backward()
     found = gradients(learner, "agent")
     assert gradients(learner, "critic") == {}
 
     core.zero_grad()
     forward = core.forward_train(rows)
-    policy, log_prob, alive = forward["policy"], forward["log_prob"][..., 0], rows["alive"]
+    policy, log_prob, alive = forward.policy, forward.log_prob[..., 0], rows.alive
     with torch.no_grad():
-        taken = torch.nn.functional.one_hot(rows["actions"], 3).float()
-        read = core.state_of(rows)
+        taken = torch.nn.functional.one_hot(rows.actions, 3).float()
+        read = rows.critic_state
     objective = torch.zeros(())
     for e, t, i in alive.nonzero().tolist():
         with torch.no_grad():
@@ -103,7 +102,7 @@ def test_gradient_is_that_of_a_plain_computation(small: Any) -> None:
                 joint = taken[e, t].clone()
                 joint[i] = torch.eye(3)[a]
                 q.append(core.critic(read[e, t][None], joint[None, None])[0, 0, i])
-            own = int(rows["actions"][e, t, i])
+            own = int(rows.actions[e, t, i])
             advantage = q[own] - sum(policy[e, t, i, a] * q[a] for a in range(3))
         entropy = -torch.xlogy(policy[e, t, i], policy[e, t, i]).sum()
         objective = objective + log_prob[e, t, i] * advantage + 0.1 * entropy
@@ -129,7 +128,7 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
     final = {k: c[k][step + 1, world].copy() for k in ("obs", "action_mask", "alive")}
     final["obs"] += generator.normal(size=final["obs"].shape).astype(np.float32)
     block.final = FinalObservations(step, world, final)
-    found = learner.rows(block)["targets"].transpose(0, 1)
+    found = learner.build_train_batch(block).targets.transpose(0, 1)
     actions = torch.from_numpy(c["actions"])
     taken = torch.nn.functional.one_hot(actions, 3).float()
 
@@ -179,8 +178,8 @@ def test_dead_agents_count_where_the_config_says(masked: bool, small: Any) -> No
     algorithm, learner = build(small, **settings)
     block = algorithm.env_runner.sample()[0]
     block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.rows(block)
-    counted = rows["alive"] if masked else torch.ones_like(rows["alive"])
+    rows = learner.build_train_batch(block)
+    counted = rows.alive if masked else torch.ones_like(rows.alive)
     for weight in ("policy_weight", "value_weight"):
         found = learner.prepare_minibatch(rows)[weight]
         torch.testing.assert_close(found, counted.float() / counted.sum())

@@ -41,11 +41,11 @@ def test_loss_is_the_formula(small: Any) -> None:
     """The factor stands outside of the clip, and not before the entropy."""
     eps, c_ent = 0.1, 0.03
     algorithm, learner = build(small, clip_param=eps, entropy_coeff=c_ent)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    rows["alive"][::3, 1] = False
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    rows.alive[::3, 1] = False
     generator = torch.Generator().manual_seed(0)
-    rows["factor"] = torch.rand(rows["factor"].shape, generator=generator) * 2.0 + 0.1
-    rows |= learner.prepare_minibatch(rows)
+    rows.factor = torch.rand(rows.advantages.shape, generator=generator) * 2.0 + 0.1
+    rows = learner.prepare_minibatch(rows)
     with torch.no_grad():
         for parameter in learner.core.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -53,15 +53,15 @@ def test_loss_is_the_formula(small: Any) -> None:
     found = learner.compute_loss_for_module(
         module_id="default_policy", config=learner.config, batch=rows, fwd_out=out
     )
-    alive, expected, clipped = rows["alive"], 0.0, 0
+    alive, expected, clipped = rows.alive, 0.0, 0
     for b in range(len(alive)):
         for i in range(AGENTS):
             if alive[b, i]:
-                r = (out["log_prob"][b, i] - rows["log_prob"][b, i]).exp().item()
-                a, held = rows["advantages"][b, i].item(), min(max(r, 1 - eps), 1 + eps)
+                r = (out.log_prob[b, i] - rows.log_prob[b, i]).exp().item()
+                a, held = rows.advantages[b, i].item(), min(max(r, 1 - eps), 1 + eps)
                 clipped += held != r
-                expected -= rows["factor"][b, i].item() * min(r * a, held * a)
-                expected -= c_ent * out["entropy"][b, i].item()
+                expected -= rows.factor[b, i].item() * min(r * a, held * a)
+                expected -= c_ent * out.entropy[b, i].item()
     assert clipped > 5
     assert found.item() == pytest.approx(expected / alive.sum().item(), rel=1e-4, abs=1e-6)
     algorithm.stop()
@@ -76,7 +76,7 @@ def test_agents_move_one_after_another(recurrent: bool, small: Any) -> None:
     algorithm, learner = build(small, recurrent=recurrent, lr=1e-2, num_epochs=2)
     algorithm.train()  # so that Adam has moments
     (block,) = algorithm.env_runner.sample()
-    rows = learner.rows(block)
+    rows = learner.build_train_batch(block)
     step = learner.gradient_step
     optimizer = learner.get_optimizer("default_policy", "actor")
 
@@ -88,12 +88,12 @@ def test_agents_move_one_after_another(recurrent: bool, small: Any) -> None:
             "steps": of_each_agent(learner, lambda p: optimizer.state[p]["step"]),
         }
 
-    phases: list[tuple[int | None, Tensor | None, Tensor]] = []
+    phases: list[tuple[int | None, Tensor, Tensor]] = []
 
     def watch(minibatch: Any, loss: Any) -> None:
-        before, factor = state(), minibatch.get("factor")
+        before, factor = state(), minibatch.factor
         with torch.no_grad():
-            ratio = (learner.core.evaluate(rows)["log_prob"] - rows["log_prob"])[..., 0].exp()
+            ratio = (learner.core.evaluate(rows).log_prob - rows.log_prob)[..., 0].exp()
         step(minibatch, loss)
         after = state()
         for agent in range(AGENTS):
@@ -104,7 +104,7 @@ def test_agents_move_one_after_another(recurrent: bool, small: Any) -> None:
         phases.append((moved[0] if moved else None, factor, ratio))
 
     learner.gradient_step = watch
-    learner.learn(rows)
+    learner.update_epochs(rows)
     agents = [agent for agent, _, _ in phases]
     order = agents[: 2 * AGENTS : 2]
     assert sorted(a for a in order if a is not None) == list(range(AGENTS))
@@ -115,7 +115,6 @@ def test_agents_move_one_after_another(recurrent: bool, small: Any) -> None:
             expected = torch.ones_like(phases[0][2][..., 0])
             for earlier in order[:k]:
                 expected = expected * phases[2 * k][2][..., earlier]
-            assert factor is not None
             torch.testing.assert_close(factor[..., 0], expected, atol=1e-5, rtol=1e-4)
     assert (phases[-1][2] - 1.0).abs().max() > 1e-2
     algorithm.stop()
@@ -155,10 +154,10 @@ def test_advantages_of_one_value_are_standardised_agent_by_agent(
     generator = torch.Generator().manual_seed(0)
     alive = torch.rand(block.columns["alive"].shape, generator=generator) > 0.4
     block.columns["alive"] = alive.numpy()
-    rows = learner.rows(block)
-    means = [rows["advantages"][:, i][rows["alive"][:, i]].mean().item() for i in range(AGENTS)]
+    rows = learner.build_train_batch(block)
+    means = [rows.advantages[:, i][rows.alive[:, i]].mean().item() for i in range(AGENTS)]
     assert (max(map(abs, means)) > 1e-4) == per_agent
-    assert rows["advantages"][rows["alive"]].mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert rows.advantages[rows.alive].mean().item() == pytest.approx(0.0, abs=1e-5)
     algorithm.stop()
 
 

@@ -27,8 +27,8 @@ def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:
     """A rollout in which some agents are dead."""
     block = algorithm.env_runner.sample()[0]
     block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.rows(block)
-    return {**rows, **learner.prepare_minibatch(rows)}
+    rows = learner.build_train_batch(block)
+    return learner.prepare_minibatch(rows)
 
 
 def loss_of_logits(learner: Any, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
@@ -52,14 +52,14 @@ def test_gradient_is_that_of_a_plain_computation(ratio: str, small: Any) -> None
     batch = minibatch_of(algorithm, learner)
     core = learner.core
     core.zero_grad()
-    for piece in learner.pieces(batch):
+    for piece in learner.micro_batches(batch):
         learner.loss(piece).backward()
     found = gradients(learner, "agent")
     assert gradients(learner, "critic") == {}
     assert gradients(learner, "target") == {}
 
     core.zero_grad()
-    policy, alive, state = core.forward_train(batch)["policy"], batch["alive"], core.state_of(batch)
+    policy, alive, state = core.forward_train(batch).policy, batch.alive, batch.critic_state
     entropy = -torch.xlogy(policy, policy).sum(-1)  # [E, T, N]
     worlds, steps, agents = alive.shape
     objective = torch.zeros(())
@@ -87,10 +87,10 @@ def test_gradient_is_that_of_a_plain_computation(ratio: str, small: Any) -> None
 def test_gradient_reaches_every_living_agent_at_every_step(small: Any) -> None:
     algorithm, learner = build(small, entropy_coeff=0.0)
     batch = minibatch_of(algorithm, learner)
-    logits = torch.randn(*batch["actions"].shape, 3, requires_grad=True)
+    logits = torch.randn(*batch.actions.shape, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(loss_of_logits(learner, batch, logits), logits)
     reached = gradient.abs().sum(-1) > 0
-    assert torch.equal(reached, batch["alive"])
+    assert torch.equal(reached, batch.alive)
     algorithm.stop()
 
 
@@ -109,11 +109,11 @@ class OneAgentsChoice(nn.Module):
 def test_gradient_of_a_critic_that_is_linear_in_one_agents_vector(small: Any) -> None:
     """d(w . pi) / d logit_j = pi_j (w_j - w . pi) for that agent, and nothing for the others."""
     algorithm, learner = build(small, entropy_coeff=0.0)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    batch = {**rows, **learner.prepare_minibatch(rows)}
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    batch = learner.prepare_minibatch(rows)
     weights = torch.tensor([1.0, -2.0, 0.5])
     learner.core.critic = OneAgentsChoice(1, weights)
-    logits = torch.randn(*batch["actions"].shape, 3, requires_grad=True)
+    logits = torch.randn(*batch.actions.shape, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(loss_of_logits(learner, batch, logits), logits)
     policy = logits.detach().softmax(-1)[:, :, 1]  # [E, T, A]
     slope = policy * (weights - (policy @ weights).unsqueeze(-1))
@@ -126,7 +126,7 @@ def test_gradient_of_a_critic_that_is_linear_in_one_agents_vector(small: Any) ->
 def test_critic_takes_its_step_first(small: Any) -> None:
     """The agents follow the improved critic; their step leaves it as it is."""
     algorithm, learner = build(small, critic_steps=2)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
     steps, gradient_step = [], learner.gradient_step
 
     def listen(minibatch: Any, loss: Any) -> None:

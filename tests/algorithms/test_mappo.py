@@ -31,9 +31,9 @@ def test_losses_are_the_formulas(game: dict[str, Any], mask_values: bool, small:
     )
     algorithm = config.build_algo()
     learner = learner_of(algorithm)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    rows["alive"][::3, 1] = False
-    rows |= learner.prepare_minibatch(rows)
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    rows.alive[::3, 1] = False
+    rows = learner.prepare_minibatch(rows)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in learner.core.parameters():  # away from ratio 1 and unclipped values
@@ -44,19 +44,19 @@ def test_losses_are_the_formulas(game: dict[str, Any], mask_values: bool, small:
     )
     found_value_loss = learner.critic_loss(rows)
 
-    alive, norm = rows["alive"], learner.core.value_norm
+    alive, norm = rows.alive, learner.core.value_norm
     policy, value, clipped_ratios, clipped_values = 0.0, 0.0, 0, 0
     for b in range(len(alive)):
         for i in range(alive.shape[1]):
             if alive[b, i]:
-                r = (out["log_prob"][b, i].sum() - rows["log_prob"][b, i].sum()).exp().item()
-                a = rows["advantages"][b, i].item()
+                r = (out.log_prob[b, i].sum() - rows.log_prob[b, i].sum()).exp().item()
+                a = rows.advantages[b, i].item()
                 held = min(max(r, 1 - eps), 1 + eps)
                 clipped_ratios += held != r
-                policy -= min(r * a, held * a) + c_ent * out["entropy"][b, i].item()
+                policy -= min(r * a, held * a) + c_ent * out.entropy[b, i].item()
             if alive[b, i] or not mask_values:
-                target = norm.normalize(rows["returns"][b, i]).item()
-                v, old = values[b, i].item(), rows["old_values"][b, i].item()
+                target = norm.normalize(rows.returns[b, i]).item()
+                v, old = values[b, i].item(), rows.old_values[b, i].item()
                 near = old + min(max(v - old, -eps), eps)
                 clipped_values += near != v
                 value += max(

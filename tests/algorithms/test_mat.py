@@ -14,9 +14,9 @@ from helpers.learners import learner_of
 def test_loss_is_the_formula(small: Any) -> None:
     algorithm = small("MAT", env_config={"episode_length": 3}, num_epochs=1).build_algo()
     learner = learner_of(algorithm)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    rows["alive"][::3, 1] = False
-    rows |= learner.prepare_minibatch(rows)
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    rows.alive[::3, 1] = False
+    rows = learner.prepare_minibatch(rows)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in learner.core.parameters():  # away from ratio 1 and unclipped values
@@ -26,18 +26,18 @@ def test_loss_is_the_formula(small: Any) -> None:
         module_id="default_policy", config=learner.config, batch=rows, fwd_out=forward
     )
 
-    eps, alive = 0.05, rows["alive"]
+    eps, alive = 0.05, rows.alive
     policy_sum, value_sum = torch.zeros(()), torch.zeros(())
     norm = learner.core.value_norm
     for b in range(len(alive)):
         for m in range(alive.shape[1]):
             if alive[b, m]:
-                r = (forward["log_prob"][b, m, 0] - rows["log_prob"][b, m, 0]).exp()
-                advantage = rows["advantages"][b, m]
+                r = (forward["log_prob"][b, m, 0] - rows.log_prob[b, m, 0]).exp()
+                advantage = rows.advantages[b, m]
                 policy = -torch.min(r * advantage, r.clamp(1 - eps, 1 + eps) * advantage)
                 policy_sum = policy_sum + policy - 0.01 * forward["entropy"][b, m]
-            old, value = rows["old_values"][b, m], forward["values"][b, m]
-            target = norm.normalize(rows["returns"][b, m])
+            old, value = rows.old_values[b, m], forward["values"][b, m]
+            target = norm.normalize(rows.returns[b, m])
             clipped = old + (value - old).clamp(-eps, eps)
             errors = torch.stack((target - value, target - clipped))
             value_sum = (
@@ -99,6 +99,6 @@ def test_clip_range_may_be_a_schedule(small: Any) -> None:
     used = []
     for _ in range(3):  # of 80 environment steps each
         algorithm.train()
-        used.append(float(learner.clip_param.get_current_value()))
+        used.append(learner.scheduled("clip_param"))
     assert used == pytest.approx([0.03, 0.01, 0.01])
     algorithm.stop()

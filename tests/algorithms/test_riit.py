@@ -14,7 +14,7 @@ from ray import tune
 
 from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, check
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.rollout_batch import ALIVE, OBS
+from rllib_seqmarl.rollout.rollout_batch import ALIVE
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
 GAME = {"episode_length": 3, "num_agents": 3}
@@ -32,23 +32,23 @@ def test_critic_reads_living_agents_observations_and_the_state(small: Any) -> No
     algorithm, learner = build(small, env="mpe", env_config=env_config, state="environment")
     (block,) = algorithm.env_runner.sample()
     block.columns[ALIVE][:, :, 1] = False
-    rows = learner.rows(block)
-    obs = rows[OBS].clone()
+    rows = learner.build_train_batch(block)
+    obs, state = rows.obs.clone(), torch.from_numpy(block.columns["state"][:-1]).transpose(0, 1)
     obs[:, :, 1] = 0.0
-    expected = torch.cat((obs.flatten(2), rows["state"]), dim=-1)
-    torch.testing.assert_close(learner.core.state_of(rows), expected)
+    expected = torch.cat((obs.flatten(2), state), dim=-1)
+    torch.testing.assert_close(rows.critic_state, expected)
     algorithm.stop()
 
 
 def test_critic_loss_is_half_the_squared_error(small: Any) -> None:
     algorithm, learner = build(small)
     algorithm.train()
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    loss = learner.critic_loss({**rows, **learner.prepare_minibatch(rows)})
-    state, critic = learner.core.state_of(rows), learner.core.critic
-    taken = torch.nn.functional.one_hot(rows["actions"], 3).float()
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    loss = learner.critic_loss(learner.prepare_minibatch(rows))
+    state, critic = rows.critic_state, learner.core.critic
+    taken = torch.nn.functional.one_hot(rows.actions, 3).float()
     errors = [
-        rows["targets"][e, t] - critic(state[e, t][None], taken[e, t][None, None]).squeeze()
+        rows.targets[e, t] - critic(state[e, t][None], taken[e, t][None, None]).squeeze()
         for e in range(taken.shape[0])
         for t in range(taken.shape[1])
     ]
@@ -60,9 +60,9 @@ def test_agents_follow_the_mixture(small: Any) -> None:
     """The chain rule: of the mixing network, of an agent's value, of its softmax."""
     algorithm, learner = build(small, entropy_coeff=0.0)
     algorithm.train()
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    batch = {**rows, **learner.prepare_minibatch(rows)}
-    logits = torch.randn(*rows["actions"].shape, 3, requires_grad=True)
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    batch = learner.prepare_minibatch(rows)
+    logits = torch.randn(*rows.actions.shape, 3, requires_grad=True)
     policy = logits.softmax(-1)
     forward = {"policy": policy, "entropy": -torch.xlogy(policy, policy).sum(-1)}
     loss = learner.compute_loss_for_module(
@@ -72,7 +72,7 @@ def test_agents_follow_the_mixture(small: Any) -> None:
     assert all(parameter.grad is None for parameter in learner.core.critic.parameters())
 
     critic, pi = learner.core.critic, policy.detach()
-    obs, state = learner.core.state_of(rows).flatten(0, 1).split(critic.widths, dim=-1)
+    obs, state = rows.critic_state.flatten(0, 1).split(critic.widths, dim=-1)
     vectors = pi.flatten(0, 1).unsqueeze(1).requires_grad_()
     values = critic.agent_values(obs, vectors)  # [E T, 1, N]
     (own,) = torch.autograd.grad(values.sum(), vectors)  # dq_i / dv_i
@@ -81,7 +81,7 @@ def test_agents_follow_the_mixture(small: Any) -> None:
     assert (share >= 0).all()
     slope = (share.unsqueeze(-1) * own).view_as(pi)
     slope = pi * (slope - (pi * slope).sum(-1, keepdim=True))
-    torch.testing.assert_close(found, -slope / rows["targets"].numel(), atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(found, -slope / rows.targets.numel(), atol=1e-7, rtol=1e-4)
     algorithm.stop()
 
 
@@ -90,18 +90,20 @@ def test_targets_of_stored_sequences_are_those_of_fresh_ones(small: Any) -> None
     algorithm, learner = build(small, **REPLAY, gamma=0.9)
     (block,) = algorithm.env_runner.sample()
     assert block.final is not None or block.columns["terminated"].any()
-    learner.receive(block)
-    fresh = learner.rows(block, lambda_=0.0)
+    learner.on_rollout(block)
+    fresh = learner.build_train_batch(block, lambda_=0.0)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
-    stored = learner.rows(learner.store.draw(8, torch.Generator().manual_seed(3)), lambda_=0.0)
-    torch.testing.assert_close(stored["obs"], fresh["obs"][order])
-    torch.testing.assert_close(stored["targets"], fresh["targets"][order])
-    ordinary = learner.rows(block)["targets"]
-    assert not torch.allclose(ordinary, fresh["targets"])  # lambda is 0.6 there
+    stored = learner.build_train_batch(
+        learner.store.draw(8, torch.Generator().manual_seed(3)), lambda_=0.0
+    )
+    torch.testing.assert_close(stored.obs, fresh.obs[order])
+    torch.testing.assert_close(stored.targets, fresh.targets[order])
+    ordinary = learner.build_train_batch(block).targets
+    assert not torch.allclose(ordinary, fresh.targets)  # lambda is 0.6 there
 
-    taken = torch.nn.functional.one_hot(fresh["actions"], 3).float().flatten(0, 1)
+    taken = torch.nn.functional.one_hot(fresh.actions, 3).float().flatten(0, 1)
     with torch.no_grad():
-        state = learner.core.state_of(fresh).flatten(0, 1)
+        state = fresh.critic_state.flatten(0, 1)
         values = learner.core.target(state, taken.unsqueeze(1)).view(8, 10)
     reward = torch.from_numpy(block.columns["reward"]).T.float()
     terminated = torch.from_numpy(block.columns["terminated"]).T
@@ -109,7 +111,7 @@ def test_targets_of_stored_sequences_are_those_of_fresh_ones(small: Any) -> None
     one_step = reward[:, :-1] + 0.9 * values[:, 1:] * ~terminated[:, :-1]
     inside = ~truncated[:, :-1]
     assert inside.any()
-    torch.testing.assert_close(fresh["targets"][:, :-1][inside], one_step[inside])
+    torch.testing.assert_close(fresh.targets[:, :-1][inside], one_step[inside])
     algorithm.stop()
 
 
@@ -123,7 +125,7 @@ def test_replay_is_a_step_of_the_critic_alone_before_each_minibatch(small: Any) 
         gradient_step(minibatch, loss)
         now = learner.core.named_parameters()
         changed = {k.split(".")[0] for k, v in now if not torch.equal(v, before[k])}
-        steps.append((changed.pop(), len(minibatch["actions"])))
+        steps.append((changed.pop(), len(minibatch.actions)))
         assert not changed
 
     learner.gradient_step = listen

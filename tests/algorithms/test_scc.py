@@ -24,22 +24,22 @@ def build(small: Any, **settings: Any) -> tuple[Any, Any]:
 
 
 def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    return {**rows, **learner.prepare_minibatch(rows)}
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    return learner.prepare_minibatch(rows)
 
 
 def exact_credit(learner: Any, batch: dict[str, Tensor], absent: str = "zeros") -> Tensor:
     """phi, [E, T, N]."""
     with torch.no_grad():
-        policy = learner.core.forward_train(batch)["policy"]
-        state = learner.core.state_of(batch).flatten(0, 1)
+        policy = learner.core.forward_train(batch).policy
+        state = batch.critic_state.flatten(0, 1)
         credit = shapley_credit(
             lambda vectors: learner.core.critic(state, vectors),
-            batch["actions"].flatten(0, 1),
+            batch.actions.flatten(0, 1),
             (policy if absent == "policy" else torch.zeros_like(policy)).flatten(0, 1),
             all_coalitions(3),
         )
-    return credit.view_as(batch["actions"])
+    return credit.view_as(batch.actions)
 
 
 def test_critic_is_the_formula() -> None:
@@ -70,14 +70,14 @@ def test_policy_mode_is_the_score_function_of_credits(absent: str, small: Any) -
     batch = minibatch_of(algorithm, learner)
     core = learner.core
     core.zero_grad()
-    for piece in learner.pieces(batch):
+    for piece in learner.micro_batches(batch):
         learner.loss(piece).backward()
     found = gradients(learner, "agent")
     assert gradients(learner, "critic") == {}
     core.zero_grad()
     forward = core.forward_train(batch)
     credit = exact_credit(learner, batch, absent)
-    objective = forward["log_prob"][..., 0] * credit + 0.1 * forward["entropy"]
+    objective = forward.log_prob[..., 0] * credit + 0.1 * forward.entropy
     (-objective.mean()).backward()
     for name, gradient in gradients(learner, "agent").items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-3)
@@ -93,8 +93,8 @@ def test_value_mode_is_the_squared_distance_to_credits(small: Any) -> None:
     learner.loss(batch).backward()
     found = gradients(learner, "agent")
     core.zero_grad()
-    logits = core.forward_train(batch)["logits"]
-    values = logits.gather(-1, batch["actions"].unsqueeze(-1)).squeeze(-1)
+    logits = core.forward_train(batch).logits
+    values = logits.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
     (values - exact_credit(learner, batch)).square().mean().backward()
     for name, gradient in gradients(learner, "agent").items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-3)
@@ -107,14 +107,14 @@ def test_value_mode_acts_epsilon_greedily(small: Any) -> None:
     algorithm, learner = build(small, **VALUE, epsilon=[[0, 0.6], [800, 0.0]], lr=0.01)
     for epsilon in (0.6, 0.48):  # 80 steps are taken here, 80 in train()
         (block,) = algorithm.env_runner.sample()
-        rows = learner.rows(block)
+        rows = learner.build_train_batch(block)
         with torch.no_grad():
             forward = learner.core.forward_train(rows)
-        best = forward["logits"].argmax(-1) == rows["actions"]
+        best = forward.logits.argmax(-1) == rows.actions
         expected = torch.where(best, 1.0 - epsilon + epsilon / 3, epsilon / 3)
         stored = torch.from_numpy(block.columns["log_prob"]).transpose(0, 1)[..., 0]
         torch.testing.assert_close(stored.exp(), expected)
-        chosen = forward["policy"].gather(-1, rows["actions"].unsqueeze(-1)).squeeze(-1)
+        chosen = forward.policy.gather(-1, rows.actions.unsqueeze(-1)).squeeze(-1)
         torch.testing.assert_close(chosen, expected)
         assert 0 < best.float().mean() < 1
         algorithm.train()
@@ -126,12 +126,12 @@ def test_coalitions_are_the_same_in_all_worlds_and_differ_between_steps(
     sampler: str, small: Any
 ) -> None:
     algorithm, learner = build(small, sampler=sampler, num_coalitions=2)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    present = learner.prepare_minibatch(rows)["coalitions"]  # [E, T, K, N]
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    present = learner.prepare_minibatch(rows).coalitions  # [E, T, K, N]
     assert present.shape == (8, 10, 8 if sampler == "shapley" else 12, 3)
     assert (present == present[:1]).all()
     assert (present[:, 1:] != present[:, :-1]).any()
-    assert (learner.prepare_minibatch(rows)["coalitions"] != present).any()
+    assert (learner.prepare_minibatch(rows).coalitions != present).any()
     algorithm.stop()
 
 
@@ -141,7 +141,7 @@ def test_replay_takes_the_place_of_fresh_rollouts(small: Any) -> None:
     seen, gradient_step = [], learner.gradient_step
 
     def listen(minibatch: dict[str, Tensor], loss: Any) -> None:
-        seen.append(len(minibatch["actions"]))
+        seen.append(len(minibatch.actions))
         gradient_step(minibatch, loss)
 
     learner.gradient_step = listen
@@ -158,7 +158,7 @@ def test_groups_have_layers_of_their_own(small: Any) -> None:
     assert len(learner.core.critic.layers) == 2
     algorithm.train()
     batch = minibatch_of(algorithm, learner)
-    credit = learner._credit(batch, learner.core.forward_train(batch)["policy"])
+    credit = learner._credit(batch, learner.core.forward_train(batch).policy)
     torch.testing.assert_close(credit, exact_credit(learner, batch), atol=1e-5, rtol=1e-4)
     algorithm.stop()
 

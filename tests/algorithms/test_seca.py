@@ -48,16 +48,16 @@ def test_trains_with_every_order(settings: dict[str, Any], small: Any) -> None:
         terms = algorithm.train()["learners"]["default_policy"]
     assert np.isfinite(terms["total_loss"])
     assert terms["vf_loss"] > 0
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    order = rows["order"]
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    order = rows.order
     assert (order.sort(-1).values == torch.arange(3)).all()
     changes = (order[:, 1:] != order[:, :-1]).any(-1)  # [E, T - 1]
     if settings["order"] == "fixed":
         assert (order == order[0, 0]).all()
     elif settings.get("order_window") == 1 or settings["order"] != "contribution":
-        assert changes[~rows["is_first"][:, 1:]].any()  # within an episode
+        assert changes[~rows.is_first[:, 1:]].any()  # within an episode
     elif "order_window" not in settings:
-        assert not changes[~rows["is_first"][:, 1:]].any()
+        assert not changes[~rows.is_first[:, 1:]].any()
         assert changes.any()
     algorithm.stop()
 
@@ -67,14 +67,10 @@ def test_orders_by_probability_and_entropy(small: Any) -> None:
         algorithm, learner = build(small, **settings, lr=0.05)
         for _ in range(3):
             algorithm.train()  # away from the initialisation
-        rows = learner.rows(algorithm.env_runner.sample()[0])
+        rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
         forward = learner.core.forward_train(rows)
-        by = (
-            forward["log_prob"][..., 0]
-            if settings["order"] == "probability"
-            else -forward["entropy"]
-        )
-        ordered = by.gather(-1, rows["order"])
+        by = forward.log_prob[..., 0] if settings["order"] == "probability" else -forward.entropy
+        ordered = by.gather(-1, rows.order)
         assert (ordered.diff(dim=-1) <= 1e-5).all()
         algorithm.stop()
 
@@ -89,31 +85,31 @@ def test_gradient_is_that_of_a_plain_computation(advantage: str, ratio: str, sma
         algorithm.train()
     block = algorithm.env_runner.sample()[0]
     block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.rows(block)
+    rows = learner.build_train_batch(block)
     core = learner.core
     core.zero_grad()
-    for piece in learner.pieces({**rows, **learner.prepare_minibatch(rows)}):
+    for piece in learner.micro_batches(learner.prepare_minibatch(rows)):
         learner.loss(piece).backward()
     found = gradients(learner, "agent")
     assert gradients(learner, "critic") == {}
 
     core.zero_grad()
     forward = core.forward_train(rows)
-    policy, log_prob = forward["policy"], forward["log_prob"][..., 0]
+    policy, log_prob = forward.policy, forward.log_prob[..., 0]
     critic = core.critic
-    state = core.state_of(rows)
-    alive = rows["alive"]
+    state = rows.critic_state
+    alive = rows.alive
     entropy = -torch.xlogy(policy, policy).sum(-1)  # [E, T, N]
     objective = torch.zeros(())
     for e in range(alive.shape[0]):
         for t in range(alive.shape[1]):
-            u, pi = rows["actions"][e, t][None], policy[e, t].detach()[None]
+            u, pi = rows.actions[e, t][None], policy[e, t].detach()[None]
 
             def q(v: torch.Tensor, s: torch.Tensor = state[e, t][None]) -> torch.Tensor:
                 return critic(s, v).detach()
 
             if advantage == "sequential":
-                credit = sequential_credit(q, u, pi, rows["order"][e, t][None])[0]
+                credit = sequential_credit(q, u, pi, rows.order[e, t][None])[0]
             else:
                 credit = counterfactual_credit(q, u, pi)[0]
             level = entropy[e, t] if ratio == "sample" else entropy[alive].mean()
@@ -135,7 +131,7 @@ def test_unrolled_log_probs_are_those_of_acting(small: Any) -> None:
         (block,) = algorithm.env_runner.sample()
         assert np.abs(block.memory["hidden"]).max() > 0  # episodes go on from block to block
         for (share,) in deal([block], 3):
-            log_prob = learner.core.forward_train(learner.rows(share))["log_prob"]
+            log_prob = learner.core.forward_train(learner.build_train_batch(share))["log_prob"]
             stored = torch.from_numpy(share.columns["log_prob"]).transpose(0, 1)
             assert stored.std() > 1e-3
             torch.testing.assert_close(log_prob, stored, atol=1e-5, rtol=0)
@@ -182,7 +178,9 @@ def test_a_resumed_run_goes_on_bit_for_bit(
     assert again.core.target.updates == 8
     for name, value in learner.core.state_dict().items():
         torch.testing.assert_close(again.core.state_dict()[name], value, atol=0, rtol=0)
-    torch.testing.assert_close(again.kept["carried_orders"], learner.kept["carried_orders"])
+    torch.testing.assert_close(
+        again.extra_state["carried_orders"], learner.extra_state["carried_orders"]
+    )
     for each in (algorithm, resumed):
         each.stop()
 
@@ -193,7 +191,7 @@ def test_minibatches_are_of_whole_sequences(small: Any) -> None:
     update_minibatch = learner.update_minibatch
 
     def listen(minibatch: dict[str, torch.Tensor]) -> None:
-        seen.append(tuple(minibatch["actions"].shape))
+        seen.append(tuple(minibatch.actions.shape))
         update_minibatch(minibatch)
 
     learner.update_minibatch = listen
@@ -206,8 +204,8 @@ def test_pieces_of_a_minibatch_give_the_critics_gradient(small: Any) -> None:
     found = []
     for micro_batch_size in (None, 30):
         algorithm, learner = build(small, micro_batch_size=micro_batch_size)
-        rows = learner.rows(algorithm.env_runner.sample()[0])
-        minibatch = {**rows, **learner.prepare_minibatch(rows)}
+        rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+        minibatch = learner.prepare_minibatch(rows)
         learner.gradient_step(minibatch, learner.critic_loss)
         assert gradients(learner, "agent") == {}
         found.append(gradients(learner, "critic"))
@@ -232,7 +230,7 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
     final = {k: c[k][step + 1, world].copy() for k in ("obs", "action_mask", "alive")}
     final["obs"] += generator.normal(size=final["obs"].shape).astype(np.float32)
     block.final = FinalObservations(step, world, final)
-    found = learner.rows(block)["targets"].T.numpy()
+    found = learner.build_train_batch(block).targets.T.numpy()
 
     @torch.no_grad()
     def policy(obs: np.ndarray, memory: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -273,8 +271,9 @@ def test_critic_reads_the_environments_state(small: Any) -> None:
     env_config = {"task": "cooperative_navigation", "state": True}
     algorithm, learner = build(small, env="mpe", env_config=env_config, state="environment")
     algorithm.train()
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    torch.testing.assert_close(learner.core.state_of(rows), rows["state"])
+    (block,) = algorithm.env_runner.sample()
+    state = torch.from_numpy(block.columns["state"][:-1]).transpose(0, 1)
+    torch.testing.assert_close(learner.build_train_batch(block).critic_state, state)
     algorithm.stop()
 
 

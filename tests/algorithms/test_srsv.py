@@ -11,15 +11,12 @@ from helpers.learners import learner_of
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
-from rllib_seqmarl.learning.base.advantages import ADVANTAGES, POLICY_WEIGHT, RETURNS, VALUE_WEIGHT
-from rllib_seqmarl.learning.sequential.module import COMPLETED, COMPLETIONS
 from rllib_seqmarl.nets.values.values import (
     SUCCESSORS,
     EncoderValue,
     SequentialValue,
     SequentialValueWithoutPolicy,
 )
-from rllib_seqmarl.rollout.rollout_batch import ALIVE
 
 
 def build(small: Any, name: str = "SrSv", **settings: Any) -> tuple[Any, Any]:
@@ -32,17 +29,17 @@ def test_trains_with_every_kind_of_successors(successors: str, small: Any) -> No
     algorithm, learner = build(small, successors=successors, minibatch_size=40)
     terms = algorithm.train()["learners"]["default_policy"]
     assert terms["vf_loss"] > 0
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    assert (COMPLETIONS in rows) == (successors != "greedy_per_minibatch")
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    assert (rows.completions is not None) == (successors != "greedy_per_minibatch")
     algorithm.stop()
 
 
 def test_completions_are_as_fresh_as_asked(small: Any) -> None:
     """Before the first gradient step, both kinds of greedy completion are the same."""
     algorithm, learner = build(small)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    once = rows.pop(COMPLETIONS)
-    torch.testing.assert_close(learner.prepare_minibatch(rows)[COMPLETIONS], once)
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    found = learner.prepare_minibatch(rows.replace(completions=None)).completions
+    torch.testing.assert_close(found, rows.completions)
     algorithm.stop()
 
 
@@ -61,9 +58,9 @@ def test_greedy_per_minibatch_is_computed_before_every_step(
         return completions(*args)
 
     block = algorithm.env_runner.sample()[0]
-    rows = learner.rows(block)
+    rows = learner.build_train_batch(block)
     policy.completions = counting
-    learner.rows = lambda _: rows
+    learner.build_train_batch = lambda _: rows
     algorithm.learner_group.update(batches=[block])
     assert calls == 3 * (1 if minibatch_size is None else 2)
     algorithm.stop()
@@ -120,27 +117,28 @@ def test_only_agents_with_a_value_are_learned_from(successors: str, small: Any) 
     block = algorithm.env_runner.sample()[0]
     seen = set()
     for _ in range(8):
-        rows = learner.rows(block)
-        agents = rows[COMPLETED][0].nonzero().squeeze(-1)
+        rows = learner.build_train_batch(block)
+        agents = rows.value_mask[0].nonzero().squeeze(-1)
         seen.add(tuple(agents.tolist()))
         assert len(agents) == 2
-        assert (rows[COMPLETED] == rows[COMPLETED][0]).all()
-        advantages = rows[ADVANTAGES][:, agents]
+        assert (rows.value_mask == rows.value_mask[0]).all()
+        advantages = rows.advantages[:, agents]
         torch.testing.assert_close(advantages.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
         torch.testing.assert_close(advantages.std(), torch.tensor(1.0), atol=1e-2, rtol=0)
-        weights = learner.weights(rows)
-        for name in (POLICY_WEIGHT, VALUE_WEIGHT):
-            torch.testing.assert_close(weights[name].sum(), torch.tensor(1.0))
-            assert (weights[name][:, agents] > 0).all()
-            assert not weights[name][~rows[COMPLETED]].any()
+        prepared = learner.prepare_minibatch(rows)
+        for weight in (prepared.policy_weight, prepared.value_weight):
+            torch.testing.assert_close(weight.sum(), torch.tensor(1.0))
+            assert (weight[:, agents] > 0).all()
+            assert not weight[~rows.value_mask].any()
     assert len(seen) > 1
-    dead = learner.weights({**rows, ALIVE: rows[ALIVE] & ~rows[COMPLETED]})
-    assert not dead[POLICY_WEIGHT].any()
-    before = learner.value_norm.mean.clone()
-    rows = {**rows, RETURNS: torch.where(rows[COMPLETED], rows[RETURNS], torch.nan)}
-    learner.value_targets(rows)
-    assert torch.isfinite(learner.value_norm.mean).all()
-    assert not torch.equal(learner.value_norm.mean, before)
+    dead = learner.prepare_minibatch(rows.replace(alive=rows.alive & ~rows.value_mask))
+    assert not dead.policy_weight.any()
+    before = learner.core.value_norm.mean.clone()
+    learner.update_minibatch(
+        rows.replace(returns=torch.where(rows.value_mask, rows.returns, torch.nan))
+    )
+    assert torch.isfinite(learner.core.value_norm.mean).all()
+    assert not torch.equal(learner.core.value_norm.mean, before)
     terms = algorithm.train()["learners"]["default_policy"]
     assert terms["vf_loss"] > 0
     assert terms["total_loss"] == terms["total_loss"]

@@ -36,7 +36,7 @@ from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import MODULE_PATH, does_not_fit, load_config
 from rllib_seqmarl.experiments.spec.fields import kind
-from rllib_seqmarl.learning.sequential.module import action_spec
+from rllib_seqmarl.learning.base.module import action_spec
 
 FORMAT = 1
 _HEADER = "rllib_seqmarl"

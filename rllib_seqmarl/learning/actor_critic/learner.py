@@ -1,9 +1,9 @@
-"""What MAPPO, HAPPO and A2PO share: settings, rows and the two losses of actors with a critic."""
+"""What MAPPO, HAPPO and A2PO share: settings, batches and the critic's loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -14,21 +14,14 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.actor_critic.module import (
     ACTOR_HIDDEN,
     CRITIC_HIDDEN,
-    CRITIC_INPUT,
     CRITIC_INPUTS,
+    ActorCriticBatch,
     ActorModule,
 )
-from rllib_seqmarl.learning.base.advantages import (
-    OLD_VALUES,
-    POLICY_WEIGHT,
-    TARGETS,
-    VALUE_WEIGHT,
-    AdvantageLearner,
-)
+from rllib_seqmarl.learning.base.advantages import Trajectory
 from rllib_seqmarl.learning.base.config import TeamConfig
-from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.base.learner import TeamLearner
 from rllib_seqmarl.learning.central_q.module import require_state
-from rllib_seqmarl.learning.sequential.module import ENTROPY
 from rllib_seqmarl.losses import (
     RATIO_AGGREGATIONS,
     clipped_value_loss,
@@ -36,17 +29,21 @@ from rllib_seqmarl.losses import (
     weighted_sum,
 )
 from rllib_seqmarl.nets.agents.stacked import ACTIVATIONS, Memory
-from rllib_seqmarl.nets.value_norm import ValueNorm
-from rllib_seqmarl.returns import TIME_LIMITS
+from rllib_seqmarl.returns import TIME_LIMITS, generalized_advantages
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
+    ACTIONS,
     ALIVE,
     IS_FIRST,
     LOG_PROB,
     OBS,
     REWARD,
+    TERMINATED,
+    TRUNCATED,
     RolloutBatch,
 )
+
+BatchT = TypeVar("BatchT", bound=ActorCriticBatch)
 
 
 class ActorConfig(TeamConfig):
@@ -166,27 +163,28 @@ class ActorConfig(TeamConfig):
         return RLModuleSpec(module_class=ActorModule, model_config=settings)
 
 
-class ActorLearner(AdvantageLearner):
-    """Rows, and the losses of actors and critic, which have no parameter in common.
+class RolloutValues(NamedTuple):
+    """What the critic said of a rollout before the update, normalised."""
 
-    An algorithm adds the loss of the actors, ``compute_loss_for_module``.
+    values: Tensor  # [T, E, N]
+    next_values: Tensor  # of the observation that followed each step, [T, E, N]
+    chunk_states: dict[str, Any]  # recurrent: hidden states at the first step of each chunk
+
+
+class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
+    """Batches with generalised advantage estimates, and the critic's loss.
+
+    Actors and critic have no parameter in common. An algorithm adds the loss of the actors,
+    ``compute_loss_for_module``.
 
     Attributes:
-        step_share: what one gradient step counts in the figures of an update, where an algorithm
-            takes another number of them than one per minibatch and epoch.
+        batch_class: what `build_train_batch` returns.
+        standardised_per_agent: whether each agent's advantages are standardised by themselves.
     """
 
-    step_share: float = 1.0
-
-    @property
-    def core(self) -> ActorModule:
-        """The module itself, without what several learners wrap around it."""
-        return self.module[DEFAULT_MODULE_ID].unwrapped()
-
-    @property
-    def value_norm(self) -> ValueNorm:
-        """See `AdvantageLearner`."""
-        return self.core.value_norm
+    schedules = ("entropy_coeff", "clip_param")
+    batch_class: type[BatchT]
+    standardised_per_agent: bool = False
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """An Adam for the actors and one for the critic, whose gradients are clipped apart."""
@@ -207,9 +205,9 @@ class ActorLearner(AdvantageLearner):
                 lr_or_lr_schedule=lr,
             )
 
-    # -- rows --------------------------------------------------------------------------------
+    # -- batch -------------------------------------------------------------------------------
 
-    def steps_per_row(self, rows: Rows) -> int:
+    def steps_per_row(self, batch: BatchT) -> int:
         """A row is one step, or a chunk of them where agents are recurrent."""
         return self.config.chunk_length if self.config.recurrent else 1
 
@@ -220,143 +218,180 @@ class ActorLearner(AdvantageLearner):
         chunks = column.unflatten(0, (-1, self.config.chunk_length))  # [T / L, L, E, ...]
         return chunks.transpose(1, 2).flatten(0, 1)
 
-    def from_rows(self, column: Tensor, worlds: int) -> Tensor:
-        """The inverse of `to_rows`: -> [T, E, ...] with E ``worlds``."""
-        column = column.unflatten(0, (-1, worlds))
+    def from_rows(self, column: Tensor, num_envs: int) -> Tensor:
+        """The inverse of `to_rows`: -> [T, E, ...] with E ``num_envs``."""
+        column = column.unflatten(0, (-1, num_envs))
         return column.transpose(1, 2).flatten(0, 1) if self.config.recurrent else column
 
-    def old_values(self, block: RolloutBatch, columns: Rows, rows: Rows) -> tuple[Tensor, Tensor]:
-        """See `AdvantageLearner`; adds what the critic reads and the memory of chunks."""
-        core, steps = self.core, len(columns[REWARD])
-        x = core.critic_input(columns)  # [T + 1, E, V, S]
-        rows[CRITIC_INPUT] = self.to_rows(x[:steps])
-        final, tail = block.final, x[steps]
+    def build_train_batch(self, rollout: RolloutBatch) -> BatchT:
+        """See `TeamLearner`; rows with the values before the update, advantages and returns."""
+        columns = {name: self.to_device(column) for name, column in rollout.columns.items()}
+        steps = len(columns[REWARD])
+        kept = [OBS, ACTION_MASK, ACTIONS, LOG_PROB, ALIVE]
+        if self.config.recurrent:
+            kept.append(IS_FIRST)
+        rows: dict[str, Any] = {k: self.to_rows(columns[k][:steps]) for k in kept if k in columns}
+        with torch.no_grad(), self.network_time():
+            critic_input = self.core.critic_input(columns)  # [T + 1, E, V, S]
+            old = self.rollout_values(rollout, columns, critic_input)
+        denormalize = self.core.value_norm.denormalize
+        batch = self.batch_class(
+            **rows,
+            **old.chunk_states,
+            critic_input=self.to_rows(critic_input[:steps]),
+            old_values=self.to_rows(old.values),
+            trajectory=Trajectory(
+                columns[REWARD],
+                denormalize(old.values),
+                denormalize(old.next_values),
+                columns[TERMINATED],
+                columns[TRUNCATED],
+            ),
+        )
+        return self.with_advantages(batch)
+
+    def with_advantages(self, batch: BatchT, trace: Tensor | None = None) -> BatchT:
+        """The batch with returns and standardised advantages.
+
+        Args:
+            batch: rows of a whole rollout, in their order.
+            trace: c of `returns.generalized_advantages`, [T, E, 1].
+        """
+        advantages = generalized_advantages(  # [T, E, N]
+            *batch.trajectory,
+            gamma=self.config.gamma,
+            lambda_=self.config.lambda_,
+            time_limit=self.config.time_limit,
+            trace=trace,
+        )
+        return batch.replace(
+            returns=self.to_rows(advantages + batch.trajectory.values),
+            advantages=self.standardise(
+                self.to_rows(advantages), batch.alive, self.standardised_per_agent
+            ),
+        )
+
+    def rollout_values(
+        self, rollout: RolloutBatch, columns: dict[str, Tensor], critic_input: Tensor
+    ) -> RolloutValues:
+        """Values of each step and of the observation that followed it.
+
+        Args:
+            rollout: T steps of E environments.
+            columns: its columns as tensors.
+            critic_input: what the critic reads, [T + 1, E, V, S].
+        """
+        core, steps, final = self.core, len(columns[REWARD]), rollout.final
+        num_envs = critic_input.shape[1]
+        x, tail = critic_input[:steps], critic_input[steps]
         if final is not None:
             last = core.critic_input({k: self.to_device(v) for k, v in final.columns.items()})
             tail = torch.cat((tail, last))  # [E + K, V, S]
-        worlds = x.shape[1]
+        chunk_states: dict[str, Any] = {}
         if self.config.recurrent:
-            old, tail_values = self._recurrent_values(block, columns, rows, x[:steps], tail)
+            state = {k: self.to_device(v) for k, v in rollout.memory.items()}
+            is_first = columns[IS_FIRST].t()  # [E, T]
+            values, hidden = core.critic_pass(
+                x.transpose(0, 1), Memory(state[CRITIC_HIDDEN], is_first)
+            )
+            obs = columns[OBS][:steps].transpose(0, 1)
+            acting = core.actor(obs, Memory(state[ACTOR_HIDDEN], is_first)).hidden
+            assert hidden is not None
+            assert acting is not None
+            for name, after in ((ACTOR_HIDDEN, acting), (CRITIC_HIDDEN, hidden)):
+                chunk_states[name] = self._chunk_states(state[name], after)
+            last_hidden = hidden[:, -1]
+            if final is not None:
+                last_hidden = torch.cat((last_hidden, hidden[final.world, final.step]))
+            no_first = torch.zeros(len(tail), 1, dtype=torch.bool, device=tail.device)
+            tail_values = core.critic_pass(tail.unsqueeze(1), Memory(last_hidden, no_first))[0]
+            old, tail_values = values.transpose(0, 1), tail_values[:, 0]
         else:
-            old = torch.cat([core.values(piece) for piece in self.pieces(rows)])
-            old, tail_values = self.from_rows(old, worlds), core.critic_pass(tail)[0]
-        following = torch.cat((old[1:], tail_values[:worlds].unsqueeze(0)))
+            rows = self.to_rows(x)
+            size = self.config.micro_batch_size or len(rows)
+            old = torch.cat([core.critic_pass(some)[0] for some in rows.split(size)])
+            old, tail_values = self.from_rows(old, num_envs), core.critic_pass(tail)[0]
+        next_values = torch.cat((old[1:], tail_values[:num_envs].unsqueeze(0)))
         if final is not None:
-            following[final.step, final.world] = tail_values[worlds:]
-        return old, following
+            next_values[final.step, final.world] = tail_values[num_envs:]
+        return RolloutValues(old, next_values, chunk_states)
 
-    def _recurrent_values(
-        self, block: RolloutBatch, columns: Rows, rows: Rows, x: Tensor, tail: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Values [T, E, N] of sequences and [E + K, N] of what followed; memory of the chunks."""
-        core, length = self.core, self.config.chunk_length
-        memory = {k: self.to_device(v) for k, v in block.memory.items()}
-        is_first = columns[IS_FIRST].t()  # [E, T]
-        values, hidden = core.critic_pass(
-            x.transpose(0, 1), Memory(memory[CRITIC_HIDDEN], is_first)
-        )
-        obs = columns[OBS][: len(x)].transpose(0, 1)
-        acting = core.actor(obs, Memory(memory[ACTOR_HIDDEN], is_first)).hidden
-        assert hidden is not None
-        assert acting is not None
-        rows[IS_FIRST] = self.to_rows(columns[IS_FIRST])
-        for name, after in ((ACTOR_HIDDEN, acting), (CRITIC_HIDDEN, hidden)):
-            # What a chunk begins with: the memory, then the state after every L-th step.
-            starts = torch.cat((memory[name].unsqueeze(1), after[:, length - 1 : -1 : length]), 1)
-            rows[name] = starts.transpose(0, 1).flatten(0, 1)  # [(T / L) E, n, H]
-        state = hidden[:, -1]
-        if block.final is not None:
-            state = torch.cat((state, hidden[block.final.world, block.final.step]))
-        goes_on = torch.zeros(len(tail), 1, dtype=torch.bool, device=tail.device)
-        tail_values, _ = core.critic_pass(tail.unsqueeze(1), Memory(state, goes_on))
-        return values.transpose(0, 1), tail_values[:, 0]
+    def _chunk_states(self, before: Tensor, after: Tensor) -> Tensor:
+        """States before step 0 [E, n, H] and after each step [E, T, n, H] -> of chunks' starts."""
+        length = self.config.chunk_length
+        starts = torch.cat((before.unsqueeze(1), after[:, length - 1 : -1 : length]), 1)
+        return starts.transpose(0, 1).flatten(0, 1)  # [(T / L) E, n, H]
 
-    def of_agents(self, rows: Rows, agents: Sequence[int]) -> Rows:
+    def prepare_minibatch(self, minibatch: BatchT) -> BatchT:
+        """Normalised value targets and the weight of each agent's terms."""
+        targets = self.core.value_norm.normalize(minibatch.returns)
+        return self.with_weights(minibatch.replace(targets=targets), minibatch.returns)
+
+    def of_agents(self, batch: BatchT, agents: Sequence[int]) -> BatchT:
         """The columns of some agents, and whatever belongs to all."""
-        axis = 2 if self.config.recurrent else 1
-        chosen = torch.as_tensor(agents, device=self.device)
-        own = dict(rows)
-        for name, column in rows.items():
-            at = 1 if name in (ACTOR_HIDDEN, CRITIC_HIDDEN) else axis
-            everybodys = name in (CRITIC_INPUT, CRITIC_HIDDEN) and column.shape[at] == 1
-            if column.ndim > at and not everybodys:
-                own[name] = column.index_select(at, chosen)
-        return own
+        return batch.of_agents(
+            torch.as_tensor(agents, device=self.device), 2 if self.config.recurrent else 1
+        )
 
     # -- losses ------------------------------------------------------------------------------
 
-    def ratio(self, new: Tensor, batch: Rows) -> Tensor:
+    def ratio(self, log_prob: Tensor, batch: BatchT) -> Tensor:
         """pi_new / pi_old of each agent, [..., n, K]."""
-        exists = batch.get(ACTION_MASK) if new.shape[-1] > 1 else None
-        return probability_ratio(new, batch[LOG_PROB], self.config.ratio_aggregation, exists)
+        exists = batch.action_mask if log_prob.shape[-1] > 1 else None
+        return probability_ratio(log_prob, batch.log_prob, self.config.ratio_aggregation, exists)
 
-    def log_ratio(self, rows: Rows, agents: Sequence[int] | None = None) -> Tensor:
+    def log_ratio(self, batch: BatchT, agents: Sequence[int] | None = None) -> Tensor:
         """log(pi_now / pi_old) of whole actions, [..., n]; 0 for agents that are dead.
 
         Args:
-            rows: columns of the n agents.
+            batch: columns of the n agents.
             agents: their slots; None for all.
         """
         with torch.no_grad(), self.network_time():
-            now = [self.core.evaluate(piece, agents)[LOG_PROB] for piece in self.pieces(rows)]
-        return (torch.cat(now) - rows[LOG_PROB]).sum(-1).masked_fill(~rows[ALIVE], 0.0)
+            now = [self.core.evaluate(some, agents).log_prob for some in self.micro_batches(batch)]
+        return (torch.cat(now) - batch.log_prob).sum(-1).masked_fill(~batch.alive, 0.0)
 
-    def agreed_draw(self) -> Tensor:
+    def shared_draw(self) -> Tensor:
         """A random number of each agent, [N], the same for all learners."""
         draw = torch.rand(self.core.num_agents, generator=self.generator)
         return self.sum_over_learners(draw.to(self.device))
 
-    def actor_loss(self, agents: Sequence[int]) -> Callable[[Rows], Tensor]:
-        """The algorithm's loss of rows that hold the columns of ``agents`` alone."""
+    def actor_loss(self, agents: Sequence[int]) -> Callable[[BatchT], Tensor]:
+        """The algorithm's loss of batches that hold the columns of ``agents`` alone."""
 
-        def loss(piece: Rows) -> Tensor:
+        def loss(batch: BatchT) -> Tensor:
             return self.compute_loss_for_module(
                 module_id=DEFAULT_MODULE_ID,
                 config=self.config,
-                batch=piece,
-                fwd_out=self.core.evaluate(piece, agents),
+                batch=batch,
+                fwd_out=self.core.evaluate(batch, agents),
             )
 
         return loss
 
-    def regularised(self, surrogate: Tensor, ratio: Tensor, batch: Rows, out: Rows) -> Tensor:
-        """Mean of the surrogate minus the entropy bonus, over agents that count, and its figures.
-
-        Args:
-            surrogate: of each agent, [..., n], to be minimised.
-            ratio: [..., n, K].
-            batch: rows of the minibatch.
-            out: what the module says of them now.
-        """
-        weight = batch[POLICY_WEIGHT]
-        policy_loss = weighted_sum(surrogate, weight)
-        entropy = weighted_sum(out[ENTROPY], weight)
-        loss = policy_loss - self.entropy_coeff.get_current_value() * entropy
-        outside = ((ratio - 1.0).abs() > self.clip_param.get_current_value()).float().mean(-1)
-        terms = {
-            "policy_loss": policy_loss,
-            "entropy": entropy,
-            "clip_fraction": weighted_sum(outside, weight),
-            "ratio_deviation": weighted_sum((ratio - 1.0).abs().mean(-1), weight),
-            "total_loss": loss,
+    def log_policy_metrics(self, batch: BatchT, ratio: Tensor, **losses: Tensor) -> None:
+        """Logs losses, and how far the ratios [..., n, K] have moved."""
+        outside = ((ratio - 1.0).abs() > self.scheduled("clip_param")).float().mean(-1)
+        metrics = {
+            **losses,
+            "clip_fraction": weighted_sum(outside, batch.policy_weight),
+            "ratio_deviation": weighted_sum((ratio - 1.0).abs().mean(-1), batch.policy_weight),
         }
-        self.log_terms(**{name: self.step_share * term for name, term in terms.items()})
-        return loss
+        self.log_metrics(**{k: batch.metric_weight * value for k, value in metrics.items()})
 
-    def value_loss(self, piece: Rows, agents: Sequence[int] | None = None) -> Tensor:
-        """L_V, the larger of Huber losses of the value and of the value held near the old one."""
-        eps = float(self.clip_param.get_current_value())
+    def value_loss(self, batch: BatchT, agents: Sequence[int] | None = None) -> Tensor:
+        """L(phi), the larger of the Huber losses of the value and of the clipped value."""
         error = clipped_value_loss(
-            self.core.values(piece, agents),
-            piece[OLD_VALUES],
-            piece[TARGETS],
-            eps,
+            self.core.values(batch, agents),
+            batch.old_values,
+            batch.targets,
+            self.scheduled("clip_param"),
             self.config.huber_delta,
         )
-        return weighted_sum(error, piece[VALUE_WEIGHT])
+        return weighted_sum(error, batch.value_weight)
 
-    def critic_loss(self, piece: Rows, agents: Sequence[int] | None = None) -> Tensor:
-        """`value_loss`, as a figure of the update."""
-        loss = self.value_loss(piece, agents)
-        self.log_terms(vf_loss=self.step_share * loss)
+    def critic_loss(self, batch: BatchT, agents: Sequence[int] | None = None) -> Tensor:
+        """`value_loss`, logged."""
+        loss = self.value_loss(batch, agents)
+        self.log_metrics(vf_loss=batch.metric_weight * loss)
         return loss

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from torch import Tensor
+from typing_extensions import Self
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.base.advantages import AdvantageBatch, Trajectory
+from rllib_seqmarl.learning.base.module import TeamModule, action_spec, obs_dim
 from rllib_seqmarl.learning.central_q.module import NO_STATE
-from rllib_seqmarl.learning.sequential.module import ENTROPY, TeamModule, action_spec, obs_dim
 from rllib_seqmarl.nets.agents.stacked import AgentNetwork, Memory, StackedParameter
 from rllib_seqmarl.nets.distributions import (
     ActionDistribution,
@@ -22,22 +25,59 @@ from rllib_seqmarl.nets.distributions import (
     bounded_std,
 )
 from rllib_seqmarl.nets.value_norm import ValueNorm
-from rllib_seqmarl.rollout.rollout_batch import ACTION_MASK, ACTIONS, IS_FIRST, LOG_PROB, OBS, STATE
+from rllib_seqmarl.rollout.rollout_batch import ACTION_MASK, ACTIONS, LOG_PROB, OBS, STATE
 
 #: What recurrent agents and their critic carry from step to step.
 ACTOR_HIDDEN = "actor_hidden"
 CRITIC_HIDDEN = "critic_hidden"
 
-#: What the critic reads, as a column of rows [..., V, S].
-CRITIC_INPUT = "critic_input"
-
-#: Where that comes from, and whether each agent has its own (V = N) or all share it (V = 1).
+#: What the critic reads, and whether each agent has its own (V = N) or all share it (V = 1).
 CRITIC_INPUTS = {
     "environment": False,  # the environment's state
     "environment_and_observation": True,  # with the agent's observation beside it
     "observations": False,  # those of all agents
     "observation": True,  # the agent's alone: independent learners
 }
+
+
+@dataclass(kw_only=True)
+class ActorCriticBatch(AdvantageBatch):
+    """Rows are steps [B, N, ...] or, with recurrent agents, chunks of L steps [B, L, N, ...].
+
+    Attributes:
+        trajectory: what the advantages were estimated from; of the whole rollout.
+        metric_weight: what a gradient step counts in the metrics of an update, for an algorithm
+            that takes another number of them than one per minibatch and epoch.
+    """
+
+    critic_input: Tensor  # [B, V, S], V = N, or 1 where all agents share it
+    is_first: Tensor | None = None  # bool [B, L]
+    actor_hidden: Tensor | None = None  # at the first step of each chunk, [B, N, H]
+    critic_hidden: Tensor | None = None  # likewise, [B, V, H]
+    trajectory: Trajectory
+    metric_weight: float = 1.0
+
+    def of_agents(self, agents: Tensor, axis: int) -> Self:
+        """The columns of some agents, int [n], and whatever belongs to all.
+
+        Args:
+            agents: slots.
+            axis: of the agents in columns of steps; that of hidden states is 1.
+        """
+        own = {}
+        for name, column in self.columns():
+            at = 1 if name in (ACTOR_HIDDEN, CRITIC_HIDDEN) else axis
+            of_all = name in ("critic_input", CRITIC_HIDDEN) and column.shape[at] == 1
+            if column.ndim > at and not of_all:
+                own[name] = column.index_select(at, agents)
+        return self.replace(**own)
+
+
+class Evaluation(NamedTuple):
+    """What the actors say of actions that were taken."""
+
+    log_prob: Tensor  # [..., n, K]
+    entropy: Tensor  # [..., n]
 
 
 class ActorModule(TeamModule):
@@ -152,35 +192,33 @@ class ActorModule(TeamModule):
         values = out.values.squeeze(-1)
         return values.expand(*values.shape[:-1], count), out.hidden
 
-    def values(self, rows: Mapping[str, Tensor], agents: Sequence[int] | None = None) -> Tensor:
+    def values(self, batch: ActorCriticBatch, agents: Sequence[int] | None = None) -> Tensor:
         """Normalised values [..., n] of rows."""
-        memory = self._memory(rows, CRITIC_HIDDEN)
-        return self.critic_pass(rows[CRITIC_INPUT], memory, agents)[0]
+        state = self._state(batch.critic_hidden, batch.is_first)
+        return self.critic_pass(batch.critic_input, state, agents)[0]
 
-    def _memory(self, rows: Mapping[str, Tensor], name: str) -> Memory | None:
-        if not self.model_config["recurrent"]:
-            return None
-        return Memory(rows[name], rows[IS_FIRST])
-
-    def evaluate(
-        self, rows: Mapping[str, Tensor], agents: Sequence[int] | None = None
-    ) -> dict[str, Tensor]:
-        """Log-prob [..., n, K] and entropy [..., n] of actions that were taken.
+    def evaluate(self, batch: ActorCriticBatch, agents: Sequence[int] | None = None) -> Evaluation:
+        """Log-probs and entropies of the actions that were taken.
 
         Args:
-            rows: columns of the n agents.
+            batch: columns of the n agents.
             agents: their slots; None for all.
         """
-        out = self.actor(rows[OBS], self._memory(rows, ACTOR_HIDDEN), agents)
-        distribution, mask = self._distribution(agents), rows.get(ACTION_MASK)
-        return {
-            LOG_PROB: distribution.log_prob(out.values, mask, rows[ACTIONS]),
-            ENTROPY: distribution.entropy(out.values, mask),
-        }
+        state = self._state(batch.actor_hidden, batch.is_first)
+        parameters = self.actor(batch.obs, state, agents).values
+        distribution = self._distribution(agents)
+        return Evaluation(
+            distribution.log_prob(parameters, batch.action_mask, batch.actions),
+            distribution.entropy(parameters, batch.action_mask),
+        )
 
-    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        """Rows with the columns of all agents -> see `evaluate`."""
+    def _forward_train(self, batch: ActorCriticBatch, **kwargs: Any) -> Evaluation:
+        """Rows with the columns of all agents; see `evaluate`."""
         return self.evaluate(batch)
+
+    @staticmethod
+    def _state(hidden: Tensor | None, is_first: Tensor | None) -> Memory | None:
+        return None if hidden is None or is_first is None else Memory(hidden, is_first)
 
     def _distribution(self, agents: Sequence[int] | None = None) -> ActionDistribution:
         if self.categorical is not None:
@@ -200,7 +238,7 @@ class ActorModule(TeamModule):
         x, mask = obs[OBS], obs.get(ACTION_MASK)
         out: dict[str, Any] = {}
         if self.model_config["recurrent"]:
-            carried, is_first = self.carried(batch)
+            carried, is_first = self.recurrent_state(batch)
             is_first = is_first.unsqueeze(1)  # [B, T = 1]
             parameters, hidden = self.actor(x.unsqueeze(1), Memory(carried[ACTOR_HIDDEN], is_first))
             assert hidden is not None

@@ -1,8 +1,14 @@
-"""The learner of blocks of columns: minibatches, gradient steps, checks and timing.
+"""The learner of rollouts: minibatches, gradient steps, checks and timing.
 
-An algorithm fills in two things: `rows`, from columns to the rows that are learned from, and
-RLlib's ``compute_loss_for_module``, the loss of some of these rows. A row is what a minibatch takes
-or leaves as a whole: one step of one world, or all T steps of it where agents are recurrent.
+A family of algorithms says in `build_train_batch` what is trained on, and an algorithm in RLlib's
+``compute_loss_for_module`` what its loss is. The order of one update, from `update`:
+
+    on_rollout(rollout)
+    batch = build_train_batch(rollout)            advantages, targets
+    update_epochs(batch)                          for each epoch, for each minibatch:
+        update_minibatch(minibatch)
+            prepare_minibatch(minibatch)          weights, and what else needs the whole of it
+            gradient_step(minibatch, loss)        for each micro-batch: loss, backward; one step
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import contextlib
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 import tree
@@ -30,96 +36,116 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.base.batch import TrainBatch
+from rllib_seqmarl.learning.base.module import TeamModule
+from rllib_seqmarl.nets.value_norm import ValueNorm
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT
 from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, concatenate
 
+#: Parts of a learner's state. Checkpoints of version 0.1 call the second one "kept".
 GENERATOR = "generator"
-KEPT = "kept"
+EXTRA_STATE = "extra_state"
+_OLD_EXTRA_STATE = "kept"
 
 _NOT_FINITE = (
     "is not finite; training stops before the weights are spoilt. Lower lr, set grad_clip, or look "
     "at the scale of rewards and observations; the last checkpoint is good."
 )
 
-Rows = dict[str, Tensor]
+BatchT = TypeVar("BatchT", bound=TrainBatch)
+ModuleT = TypeVar("ModuleT", bound=TeamModule)
+
+if TYPE_CHECKING:
+
+    class _Learner(TorchLearner, Generic[BatchT, ModuleT]):
+        """RLlib's, with the types of batch and module."""
+else:
+
+    class _Learner(TorchLearner):
+        """RLlib's. ``Learner[Batch, Module]`` is the class itself: types are not needed to run."""
+
+        def __class_getitem__(cls, types):
+            return cls
 
 
-def _columns(rows: Rows) -> Rows:
-    """What has an entry per row; the rest are scalars that hold for all of them."""
-    return {name: value for name, value in rows.items() if value.ndim > 0}
+class TeamLearner(_Learner[BatchT, ModuleT]):
+    """Trains on rollouts.
 
-
-class TeamLearner(TorchLearner):
-    """Learns from blocks of columns.
-
-    A minibatch is taken in pieces of ``micro_batch_size`` steps whose gradients are summed: the
-    same gradient, in memory that fits a processor's cache.
+    A minibatch is taken in micro-batches of ``micro_batch_size`` steps whose gradients are summed:
+    the same gradient, in memory that fits a processor's cache.
 
     Attributes:
-        generator: deals out minibatches, and whatever else learning draws.
-        kept: tensors that an algorithm keeps from update to update, beside those of its module.
-        entropy_coeff: the schedule of that setting.
+        schedules: settings that may be schedules over environment steps, see `scheduled`.
+        generator: shuffles minibatches, and whatever else learning draws.
+        extra_state: tensors that an algorithm needs from update to update, beside its module's.
     """
 
+    schedules: ClassVar[tuple[str, ...]] = ("entropy_coeff",)
     generator: torch.Generator
-    kept: dict[str, Tensor]
-    entropy_coeff: Scheduler
+    extra_state: dict[str, Tensor]
 
-    # -- what an algorithm fills in ------------------------------------------------------------
+    # -- what an algorithm must define -----------------------------------------------------------
 
     @abstractmethod
-    def rows(self, block: RolloutBatch) -> Rows:
-        """Columns [T, E, N, ...] -> rows, with advantages and targets.
+    def build_train_batch(self, rollout: RolloutBatch) -> BatchT:
+        """Columns [T, E, N, ...] of a rollout -> the rows to train on, with their targets.
 
-        Rows are [T E, N, ...] or, as sequences, [E, T, N, ...]; see `steps_per_row`.
+        Rows are steps [T E, N, ...], or sequences [E, T, N, ...]; see `steps_per_row`.
         """
 
     @abstractmethod
-    def prepare_minibatch(self, rows: Rows) -> Rows:
-        """What the loss of this minibatch needs before any of its pieces is seen.
+    def prepare_minibatch(self, minibatch: BatchT) -> BatchT:
+        """The minibatch with what its loss needs before any of its micro-batches is seen.
 
-        Returns:
-            Columns to put beside those of ``rows``, one entry per row, or scalars that hold for
-            the whole minibatch, such as the weight by which its loss is divided.
+        Such as the weights by which the terms of its rows are multiplied.
         """
 
-    # -- what an algorithm may change ----------------------------------------------------------
+    # -- what an algorithm may override ----------------------------------------------------------
 
-    def receive(self, block: RolloutBatch) -> None:
-        """What is done with a rollout before anything is learned from it: nothing."""
+    def on_rollout(self, rollout: RolloutBatch) -> None:
+        """Called with each rollout before it is trained on; does nothing here."""
 
-    def steps_per_row(self, rows: Rows) -> int:
+    def steps_per_row(self, batch: BatchT) -> int:
         """Environment steps that a row holds."""
         return 1
 
-    def learn(self, rows: Rows) -> None:
-        """All gradient steps on the rows of an iteration."""
-        for minibatch in self.minibatches(rows):
+    def update_epochs(self, batch: BatchT) -> None:
+        """All gradient steps of an iteration."""
+        for minibatch in self.minibatches(batch):
             self.update_minibatch(minibatch)
 
-    def update_minibatch(self, minibatch: Rows) -> None:
-        """The gradient steps for which a minibatch is used: one, down the algorithm's loss."""
-        self.gradient_step({**minibatch, **self.prepare_minibatch(minibatch)}, self.loss)
+    def update_minibatch(self, minibatch: BatchT) -> None:
+        """The gradient steps on a minibatch: one, on the algorithm's loss."""
+        self.gradient_step(self.prepare_minibatch(minibatch), self.loss)
 
-    def loss(self, piece: Rows) -> Tensor:
+    def loss(self, micro_batch: BatchT) -> Tensor:
         """The algorithm's ``compute_loss_for_module`` after a forward pass."""
-        batch = {DEFAULT_MODULE_ID: piece}
+        batch = {DEFAULT_MODULE_ID: micro_batch}
         forward = self.module.forward_train(batch)
         return sum(self.compute_losses(fwd_out=forward, batch=batch).values())
 
-    # -- RLlib -------------------------------------------------------------------------------
+    # -- RLlib -----------------------------------------------------------------------------------
+
+    @property
+    def core(self) -> ModuleT:
+        """The module itself, without what several learners wrap around it."""
+        module: ModuleT = self.module[DEFAULT_MODULE_ID].unwrapped()
+        return module
 
     def build(self) -> None:
         """Builds module, optimiser and schedules; see RLlib's ``Learner.build``."""
         super().build()
-        self.entropy_coeff = Scheduler(self.config.entropy_coeff, framework="torch")
+        self._schedules = {
+            name: Scheduler(getattr(self.config, name), framework="torch")
+            for name in self.schedules
+        }
         self.generator = torch.Generator()  # on the CPU, so that its state fits any machine
         if self.config.seed is None:
             self.generator.seed()
         else:
             self.generator.manual_seed(self.config.seed)
-        self.kept = {}
-        self._terms: dict[str, Tensor] = {}
+        self.extra_state = {}
+        self._metric_sums: dict[str, Tensor] = {}
         self._network_seconds = 0.0
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -139,10 +165,10 @@ class TeamLearner(TorchLearner):
         timesteps: dict[str, Any] | None = None,
         return_state: bool = False,
     ) -> Any:
-        """``num_epochs`` passes over blocks of columns.
+        """``num_epochs`` passes over rollouts.
 
         Args:
-            training_data: RLlib's ``TrainingData`` with this learner's blocks as ``batch`` or, in
+            training_data: RLlib's ``TrainingData`` with this learner's rollouts as ``batch`` or, in
                 the driver, as the one entry of ``batches``.
             timesteps: step counts, for schedules.
             return_state: RLlib asks for it of remote learners; the state travels separately.
@@ -151,23 +177,24 @@ class TeamLearner(TorchLearner):
             Metrics, for RLlib to merge over learners.
 
         Raises:
-            UserError: a loss or a gradient that is not finite; the step that it would have led
-                to is not taken.
+            UserError: a loss or a gradient is not finite; the step that it would have led to is
+                not taken.
         """
         begin = time.perf_counter()
         if self.config.num_threads_per_learner is not None:
             torch.set_num_threads(self.config.num_threads_per_learner)
         self.before_gradient_based_update(timesteps=timesteps or {})
         training_data.solve_refs()
-        block = concatenate(tree.flatten(training_data.batches or training_data.batch))
+        rollout = concatenate(tree.flatten(training_data.batches or training_data.batch))
         self._network_seconds = 0.0
-        self.receive(block)
-        rows = self.rows(block)
-        self._terms = {}
-        self.learn(rows)
+        self.on_rollout(rollout)
+        batch = self.build_train_batch(rollout)
+        self._metric_sums = {}
+        self.update_epochs(batch)
         self._weights_seq_no += 1
         self.after_gradient_based_update(timesteps=timesteps or {})
-        self._log_update(block.num_env_steps, self.config.num_epochs * self._num_minibatches(rows))
+        steps = self.config.num_epochs * self._num_minibatches(batch)
+        self._log_update(rollout.num_env_steps, steps)
         total = time.perf_counter() - begin
         for part, value in (
             ("forward_backward", self._network_seconds),
@@ -178,53 +205,61 @@ class TeamLearner(TorchLearner):
             )
         return self.metrics.reduce()
 
-    def _num_minibatches(self, rows: Rows) -> int:
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Sets learning rates and all other schedules for the steps taken so far.
+
+        RLlib sets learning rates after an update, for the next one. Those of a checkpoint come
+        with its optimisers, though, and a run that begins with it may have other ones.
+        """
+        super().before_gradient_based_update(timesteps=timesteps)
+        steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
+        for optimizer, learning_rate in self._optimizer_lr_schedules.items():
+            self._set_optimizer_lr(optimizer, lr=float(learning_rate.update(timestep=steps)))
+        for schedule in self._schedules.values():
+            schedule.update(steps)
+
+    def scheduled(self, name: str) -> float:
+        """The present value of one of `schedules`."""
+        return float(self._schedules[name].get_current_value())
+
+    # -- minibatches and gradient steps ----------------------------------------------------------
+
+    def _num_minibatches(self, batch: BatchT) -> int:
         """Minibatches of an epoch: as many for all learners, who wait for each other."""
-        size, columns = self.config.minibatch_size, _columns(rows)
-        largest = self.max_over_learners(len(next(iter(columns.values()))))
-        return 1 if size is None else -(-largest // self._num_rows(size, columns))
+        largest = self.max_over_learners(len(batch))
+        size = self.config.minibatch_size
+        return 1 if size is None else -(-largest // self._num_rows(size, batch))
 
-    def _num_rows(self, steps: int | None, rows: Rows) -> int:
-        """How many of ``rows`` make ``steps`` environment steps; all of them for None."""
-        if steps is None:
-            return len(next(iter(rows.values())))
-        return max(1, steps // self.steps_per_row(rows))
+    def _num_rows(self, steps: int | None, batch: BatchT) -> int:
+        """How many of the rows make ``steps`` environment steps; all of them for None."""
+        return len(batch) if steps is None else max(1, steps // self.steps_per_row(batch))
 
-    # -- for algorithms ------------------------------------------------------------------------
-
-    def minibatches(self, rows: Rows, epochs: int | None = None) -> Iterator[Rows]:
-        """Passes over rows in minibatches of near-equal size; no row is dropped.
-
-        Scalars among the rows go with every minibatch.
+    def minibatches(self, batch: BatchT, epochs: int | None = None) -> Iterator[BatchT]:
+        """Passes over a batch in minibatches of near-equal size; no row is dropped.
 
         Args:
-            rows: what is dealt out.
+            batch: what is shuffled.
             epochs: how many passes; None for the config's ``num_epochs``.
         """
-        number, columns = self._num_minibatches(rows), _columns(rows)
-        count = len(next(iter(columns.values())))
+        number = self._num_minibatches(batch)
         for _ in range(self.config.num_epochs if epochs is None else epochs):
             if number == 1:
-                yield rows
+                yield batch
                 continue
-            order = torch.randperm(count, generator=self.generator).to(self.device)
-            for indices in order.tensor_split(number):
-                yield {**rows, **{k: v[indices] for k, v in columns.items()}}
+            shuffled = torch.randperm(len(batch), generator=self.generator).to(self.device)
+            for indices in shuffled.tensor_split(number):
+                yield batch[indices]
 
-    def pieces(self, rows: Rows) -> Iterator[Rows]:
-        """Rows in pieces of ``micro_batch_size`` steps; scalars go with every piece."""
-        scalars = {k: v for k, v in rows.items() if v.ndim == 0}
-        columns = _columns(rows)
-        size = self._num_rows(self.config.micro_batch_size, columns)
-        for start in range(0, len(next(iter(columns.values()))), size):
-            yield {k: v[start : start + size] for k, v in columns.items()} | scalars
+    def micro_batches(self, batch: BatchT) -> Iterator[BatchT]:
+        """The rows in their order, ``micro_batch_size`` steps at a time."""
+        return batch.micro_batches(self._num_rows(self.config.micro_batch_size, batch))
 
-    def gradient_step(self, minibatch: Rows, loss: Callable[[Rows], Tensor]) -> None:
+    def gradient_step(self, minibatch: BatchT, loss: Callable[[BatchT], Tensor]) -> None:
         """One step of those optimisers whose parameters ``loss`` depends on.
 
         Args:
-            minibatch: rows and what `prepare_minibatch` gave.
-            loss: of a piece; the pieces' losses add up to that of the minibatch.
+            minibatch: what `prepare_minibatch` returned.
+            loss: of a micro-batch; the losses of micro-batches add up to that of the minibatch.
 
         Raises:
             UserError: a loss or a gradient is not finite.
@@ -232,11 +267,11 @@ class TeamLearner(TorchLearner):
         for optimizer in self._optimizer_parameters:
             optimizer.zero_grad(set_to_none=True)
         module = self.module[DEFAULT_MODULE_ID]
-        for piece in self.pieces(minibatch):
-            # Gradients of several learners meet once per step, below, and only those there are.
-            hold = module.no_sync() if self.distributed else contextlib.nullcontext()
-            with hold, self.network_time():
-                loss(piece).backward()
+        for micro_batch in self.micro_batches(minibatch):
+            # Several learners exchange gradients once per step, below, and only those there are.
+            no_sync = module.no_sync() if self.distributed else contextlib.nullcontext()
+            with no_sync, self.network_time():
+                loss(micro_batch).backward()
         self._average_over_learners()
         self._check_finite()
         gradients = {ref: p.grad for ref, p in self._params.items() if p.grad is not None}
@@ -254,23 +289,7 @@ class TeamLearner(TorchLearner):
         for gradient, mean in zip(gradients, whole.split(sizes), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Sets learning rates and the entropy coefficient for the steps taken so far.
-
-        RLlib sets learning rates after an update, for the next one. Those of a checkpoint come
-        with its optimisers, though, and a run that begins with it may have other ones.
-        """
-        super().before_gradient_based_update(timesteps=timesteps)
-        steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
-        for optimizer, learning_rate in self._optimizer_lr_schedules.items():
-            self._set_optimizer_lr(optimizer, lr=float(learning_rate.update(timestep=steps)))
-        self.entropy_coeff.update(steps)
-
-    def to_device(self, column: NDArray[Any]) -> Tensor:
-        """A NumPy column as a tensor where the module is."""
-        if not column.flags.writeable:
-            column = column.copy()  # Ray's object store hands out read-only arrays
-        return torch.as_tensor(column, device=self.device)
+    # -- means over all learners -----------------------------------------------------------------
 
     def sum_over_learners(self, x: Tensor) -> Tensor:
         """The sum of ``x`` over all learners; ``x`` itself when there is one."""
@@ -289,27 +308,92 @@ class TeamLearner(TorchLearner):
 
     @property
     def num_shares(self) -> int:
-        """Learners among whom a minibatch is dealt out; their gradients are averaged."""
+        """Learners among whom a minibatch is sharded; their gradients are averaged."""
         return max(1, self.config.num_learners)
+
+    def mean_weights(self, counted: Tensor) -> Tensor:
+        """Weights with which a weighted sum is the mean over what counts, of all learners.
+
+        Args:
+            counted: 1 for what counts, 0 else; any shape. Where nothing counts, all weights are 0.
+        """
+        total = self.sum_over_learners(counted.sum()).clamp(min=1.0)
+        # Learners' gradients are averaged, so each divides by its share of the weight.
+        return counted / (total / self.num_shares)
+
+    def with_weights(self, batch: BatchT, values: Tensor, mask: Tensor | None = None) -> BatchT:
+        """The batch with the weights of its policy terms and of its value terms.
+
+        Dead agents count as ``use_policy_active_mask`` and ``use_value_active_mask`` say.
+
+        Args:
+            batch: a minibatch.
+            values: of the shape and type of what is regressed, [B, N] or [B] of a team's value.
+            mask: bool [B, N], who is trained at all; None: all.
+        """
+        alive = batch.alive.to(values.dtype)
+        policy = alive if self.config.use_policy_active_mask else torch.ones_like(alive)
+        value = alive if self.config.use_value_active_mask else torch.ones_like(values)
+        if mask is not None:
+            policy, value = policy * mask, value * mask
+        return batch.replace(
+            policy_weight=self.mean_weights(policy), value_weight=self.mean_weights(value)
+        )
+
+    def standardise(self, advantages: Tensor, counted: Tensor, per_agent: bool = False) -> Tensor:
+        """Advantages minus their mean, divided by their standard deviation, over all learners.
+
+        Args:
+            advantages: [..., N].
+            counted: bool [..., N], whose advantages make up mean and deviation.
+            per_agent: each agent's by themselves, and not all together.
+        """
+        kept = torch.where(counted, advantages, 0.0).double()
+        over = tuple(range(counted.ndim - per_agent))
+        sums = torch.stack((kept.sum(over), kept.square().sum(over), counted.double().sum(over)))
+        total, squares, count = self.sum_over_learners(sums)
+        count = count.clamp(min=1.0)  # of an agent that was never alive
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=0.0).sqrt()
+        return ((advantages - mean) / (std + 1e-5)).float()
+
+    def update_value_norm(self, value_norm: ValueNorm, returns: Tensor) -> None:
+        """Adds the mean and the mean square of returns, of all learners, to the running ones.
+
+        Raises:
+            UserError: they are not finite.
+        """
+        moments = torch.stack(
+            (returns.sum(), returns.square().sum(), returns.new_tensor(float(returns.numel())))
+        ).double()
+        total, squares, count = self.sum_over_learners(moments)
+        self.require_finite(returns=total, squared_returns=squares)
+        value_norm.update(total / count, squares / count)
+
+    # -- time and metrics ------------------------------------------------------------------------
+
+    def to_device(self, column: NDArray[Any]) -> Tensor:
+        """A NumPy column as a tensor where the module is."""
+        if not column.flags.writeable:
+            column = column.copy()  # Ray's object store hands out read-only arrays
+        return torch.as_tensor(column, device=self.device)
 
     @contextlib.contextmanager
     def network_time(self) -> Iterator[None]:
-        """Counts what happens inside as forward and backward passes."""
+        """Counts the time inside as forward and backward passes."""
         begin = time.perf_counter()
         yield
         self._network_seconds += time.perf_counter() - begin
 
-    def log_terms(self, **terms: Tensor) -> None:
-        """Adds to the figures of this update; pieces of a minibatch add up to its figure."""
-        for name, value in terms.items():
-            value = value.detach()
-            self._terms[name] = self._terms[name] + value if name in self._terms else value
-
-    # -- checks and logs -----------------------------------------------------------------------
+    def log_metrics(self, **metrics: Tensor) -> None:
+        """Adds to the metrics of this update; those of micro-batches add up to a minibatch's."""
+        for name, value in metrics.items():
+            value, sums = value.detach(), self._metric_sums
+            sums[name] = sums[name] + value if name in sums else value
 
     @staticmethod
     def require_finite(**values: Tensor) -> None:
-        """Stops before a figure that is not finite spoils what is learned.
+        """Stops before a value that is not finite corrupts what is learned.
 
         Raises:
             UserError: names the first bad one.
@@ -319,13 +403,13 @@ class TeamLearner(TorchLearner):
                 raise UserError(f"{name!r} {_NOT_FINITE}")
 
     def _check_finite(self) -> None:
-        """Stops before a step that would spoil the weights."""
-        total = self._terms.get("total_loss")
+        """Stops before a step that would corrupt the weights."""
+        total = self._metric_sums.get("total_loss")
         gradients = [p.grad for p in self._params.values() if p.grad is not None]
         norms = torch.stack([gradient.abs().sum() for gradient in gradients])
         if torch.isfinite(norms).all() and (total is None or torch.isfinite(total)):
             return
-        terms = [name for name, value in self._terms.items() if not torch.isfinite(value)]
+        terms = [name for name, value in self._metric_sums.items() if not torch.isfinite(value)]
         named = self.module[DEFAULT_MODULE_ID].named_parameters()
         broken = [
             name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all()
@@ -333,11 +417,11 @@ class TeamLearner(TorchLearner):
         what = f"loss term {terms[0]!r}" if terms else f"gradient of {broken[0]!r}"
         raise UserError(f"{what} {_NOT_FINITE}")
 
-    def _log_update(self, env_steps: int, minibatches: int) -> None:
-        for name, value in self._terms.items():
+    def _log_update(self, env_steps: int, gradient_steps: int) -> None:
+        for name, value in self._metric_sums.items():
             # float64: a mean over many minibatches, and RLlib merges Python floats.
             self.metrics.log_value(
-                (DEFAULT_MODULE_ID, name), float(value) / minibatches, reduce="mean", window=1
+                (DEFAULT_MODULE_ID, name), float(value) / gradient_steps, reduce="mean", window=1
             )
         self.metrics.log_value(
             (DEFAULT_MODULE_ID, WEIGHTS_SEQ_NO), self._weights_seq_no, reduce="mean", window=1
@@ -353,17 +437,17 @@ class TeamLearner(TorchLearner):
         ):
             self.metrics.log_value(key, trained, reduce=reduce)
 
-    # -- state -------------------------------------------------------------------------------
+    # -- state -----------------------------------------------------------------------------------
 
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
     ) -> Any:
-        """RLlib's state, that of the generator, and what an algorithm keeps."""
+        """RLlib's state, that of the generator, and `extra_state`."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(GENERATOR, components, not_components):
             state[GENERATOR] = self.generator.get_state().cpu().numpy()
-        if self._check_component(KEPT, components, not_components):
-            state[KEPT] = {name: value.cpu().numpy() for name, value in self.kept.items()}
+        if self._check_component(EXTRA_STATE, components, not_components):
+            state[EXTRA_STATE] = {k: value.cpu().numpy() for k, value in self.extra_state.items()}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -371,5 +455,6 @@ class TeamLearner(TorchLearner):
         super().set_state(state)
         if GENERATOR in state:
             self.generator.set_state(torch.from_numpy(state[GENERATOR]))
-        if KEPT in state:
-            self.kept = {k: torch.as_tensor(v, device=self.device) for k, v in state[KEPT].items()}
+        extra = state.get(EXTRA_STATE, state.get(_OLD_EXTRA_STATE))
+        if extra is not None:
+            self.extra_state = {k: torch.as_tensor(v, device=self.device) for k, v in extra.items()}

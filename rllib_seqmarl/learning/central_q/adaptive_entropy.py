@@ -7,14 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.learning.base.advantages import POLICY_WEIGHT
-from rllib_seqmarl.learning.base.learner import Rows
-from rllib_seqmarl.learning.central_q.learner import CriticConfig, CriticLearner
-from rllib_seqmarl.learning.sequential.module import ENTROPY
+from rllib_seqmarl.learning.central_q.learner import BatchT, CentralQLearner, CriticConfig, ModuleT
 from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
-
-#: What the entropy is divided by, where it is one number for the whole minibatch.
-ENTROPY_LEVEL = "entropy_level"
 
 
 class AdaptiveEntropyConfig(CriticConfig):
@@ -35,22 +29,22 @@ class AdaptiveEntropyConfig(CriticConfig):
         self.entropy_ratio = "batch"
 
 
-class AdaptiveEntropyLearner(CriticLearner):
+class AdaptiveEntropyLearner(CentralQLearner[BatchT, ModuleT]):
     """Gives the agents' loss its entropy bonus."""
 
-    def prepare_minibatch(self, rows: Rows) -> Rows:
+    def prepare_minibatch(self, minibatch: BatchT) -> BatchT:
         """Weights, and with ``entropy_ratio: batch`` the mean entropy of the minibatch."""
-        extra = super().prepare_minibatch(rows)
+        minibatch = super().prepare_minibatch(minibatch)
         if self.config.entropy_ratio == "batch":
             with torch.no_grad(), self.network_time():
                 parts = [
-                    weighted_sum(self.core.forward_train(piece)[ENTROPY], piece[POLICY_WEIGHT])
-                    for piece in self.pieces(rows | extra)
+                    weighted_sum(self.core.forward_train(some).entropy, some.policy_weight)
+                    for some in self.micro_batches(minibatch)
                 ]
             level = self.sum_over_learners(torch.stack(parts).sum()) / self.num_shares
-            extra[ENTROPY_LEVEL] = level
-        return extra
+            minibatch = minibatch.replace(entropy_level=level)
+        return minibatch
 
-    def entropy_bonus(self, batch: Rows, entropy: Tensor) -> Tensor:
-        """xi H / stop_gradient(H), mean over agents and steps; see `CriticLearner`."""
-        return super().entropy_bonus(batch, adaptive_entropy(entropy, batch.get(ENTROPY_LEVEL)))
+    def entropy_bonus(self, batch: BatchT, entropy: Tensor) -> Tensor:
+        """xi H / stop_gradient(H), mean over agents and steps; see `CentralQLearner`."""
+        return super().entropy_bonus(batch, adaptive_entropy(entropy, batch.entropy_level))

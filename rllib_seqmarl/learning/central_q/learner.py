@@ -7,27 +7,24 @@ A critic's values are those of the team, [E, T], or of every agent, [E, T, N] (C
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
-from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
-from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.base.advantages import POLICY_WEIGHT, TARGETS, VALUE_WEIGHT
 from rllib_seqmarl.learning.base.config import TeamConfig
-from rllib_seqmarl.learning.base.learner import Rows, TeamLearner
+from rllib_seqmarl.learning.base.learner import TeamLearner
 from rllib_seqmarl.learning.central_q.module import (
     CRITIC_STATES,
     LAST_ACTIONS,
+    CentralQBatch,
     RecurrentModule,
+    RecurrentOutput,
     require_state,
 )
-from rllib_seqmarl.learning.sequential.module import ENTROPY
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.agents.recurrent import HIDDEN, PREVIOUS_ACTIONS, Unrolled, previous_actions
 from rllib_seqmarl.nets.critics.contributions import Path
@@ -47,6 +44,9 @@ from rllib_seqmarl.rollout.rollout_batch import (
     FinalObservations,
     RolloutBatch,
 )
+
+BatchT = TypeVar("BatchT", bound=CentralQBatch)
+ModuleT = TypeVar("ModuleT", bound=RecurrentModule)
 
 
 class CriticConfig(TeamConfig):
@@ -138,17 +138,18 @@ class CriticConfig(TeamConfig):
         return RLModuleSpec(module_class=module_class, model_config=settings)
 
 
-class CriticLearner(TeamLearner):
+class CentralQLearner(TeamLearner[BatchT, ModuleT]):
     """For each minibatch of sequences gradient steps of the critic, then one of the agents.
 
     The critic learns the TD(lambda) targets of its target copy. An algorithm adds the agents' loss,
-    ``compute_loss_for_module``, in which the critic must be held.
+    ``compute_loss_for_module``, in which the critic's weights must be constants.
+
+    Attributes:
+        batch_class: what `build_train_batch` returns.
     """
 
-    @property
-    def core(self) -> RecurrentModule:
-        """The module itself, without what several learners wrap around it."""
-        return self.module[DEFAULT_MODULE_ID].unwrapped()
+    schedules = ("entropy_coeff", "epsilon")
+    batch_class: type[BatchT]
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """One for the agents and one for the critic, whose gradients are clipped apart."""
@@ -169,169 +170,157 @@ class CriticLearner(TeamLearner):
         """Adam, for the ``agent`` and for the ``critic``."""
         return torch.optim.Adam(parameters, eps=config.adam_epsilon)
 
-    def build(self) -> None:
-        """See `TeamLearner.build`."""
-        super().build()
-        self.epsilon = Scheduler(self.config.epsilon, framework="torch")
-
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Sets epsilon, which travels to the runners with the weights, for the steps so far."""
+        """Sets epsilon, which reaches the runners with the weights, for the steps so far."""
         super().before_gradient_based_update(timesteps=timesteps)
         behaviour = self.core.agent.behaviour
         if isinstance(behaviour, EpsilonCategorical):
-            value = self.epsilon.update(timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
-            behaviour.epsilon.fill_(value)
+            behaviour.epsilon.fill_(self.scheduled("epsilon"))
 
-    # -- rows --------------------------------------------------------------------------------
+    # -- batch -------------------------------------------------------------------------------
 
-    def steps_per_row(self, rows: Rows) -> int:
-        """T: a row is the sequence of one world."""
-        return rows[ACTIONS].shape[1]
+    def steps_per_row(self, batch: BatchT) -> int:
+        """T: a row is the sequence of one environment."""
+        return batch.actions.shape[1]
 
-    def rows(self, block: RolloutBatch, lambda_: float | None = None) -> Rows:
+    def build_train_batch(self, rollout: RolloutBatch, lambda_: float | None = None) -> BatchT:
         """Columns [T, E, N, ...] -> sequences [E, T, N, ...] with targets [E, T(, N)].
 
         Args:
-            block: a rollout.
+            rollout: T steps of E environments.
             lambda_: of the targets; None for that of the config.
         """
-        c = {k: self.to_device(column).transpose(0, 1) for k, column in block.columns.items()}
-        keep = (*OBSERVATION_COLUMNS, ACTIONS, IS_FIRST, LAST_ACTIONS)
+        c = {k: self.to_device(column).transpose(0, 1) for k, column in rollout.columns.items()}
         steps = c[REWARD].shape[1]
-        memory = {k: self.to_device(block.memory[k]) for k in (HIDDEN, PREVIOUS_ACTIONS)}
-        goes_on = ~(c[TERMINATED] | c[TRUNCATED])
-        begins = torch.cat((c[IS_FIRST], ~goes_on[:, -1:]), dim=1).unsqueeze(-1)  # [E, T + 1, 1]
-        last_actions = torch.cat((memory[PREVIOUS_ACTIONS].unsqueeze(1), c[ACTIONS]), dim=1)
+        hidden, previous = (self.to_device(rollout.memory[k]) for k in (HIDDEN, PREVIOUS_ACTIONS))
+        not_done = ~(c[TERMINATED] | c[TRUNCATED])
+        begins = torch.cat((c[IS_FIRST], ~not_done[:, -1:]), dim=1).unsqueeze(-1)  # [E, T + 1, 1]
+        last_actions = torch.cat((previous.unsqueeze(1), c[ACTIONS]), dim=1)
         c[LAST_ACTIONS] = last_actions.masked_fill(begins, -1)  # [E, T + 1, N]
-        rows = {k: c[k][:, :steps] for k in keep if k in c} | memory
+        kept = (OBS, ACTION_MASK, ACTIONS, LOG_PROB, ALIVE, IS_FIRST)
         with torch.no_grad(), self.network_time():
+            state = self.core.state_of(c)  # [E, T + 1, S]
+            batch = self.batch_class(
+                **{k: c[k][:, :steps] for k in kept if k in c},
+                hidden=hidden,
+                previous_actions=previous,
+                critic_state=state[:, :steps],
+            )
             unrolled = self.core.agent.unroll(
-                rows[OBS],
-                previous_actions(rows[ACTIONS], rows[PREVIOUS_ACTIONS]),
-                rows[HIDDEN],
-                rows[IS_FIRST],
+                batch.obs,
+                previous_actions(batch.actions, previous),
+                hidden,
+                batch.is_first,
             )
             last = {k: c[k][:, steps] for k in OBSERVATION_COLUMNS if k in c}
-            everywhere = torch.arange(len(last[OBS]), device=self.device)
+            everywhere = torch.arange(len(batch), device=self.device)
             last_policy = self._next_policy(
-                last, rows, unrolled, everywhere, torch.full_like(everywhere, steps - 1)
+                last, batch, unrolled, everywhere, torch.full_like(everywhere, steps - 1)
             )
-            taken = F.one_hot(rows[ACTIONS], last_policy.shape[-1]).to(last_policy.dtype)
+            taken = F.one_hot(batch.actions, last_policy.shape[-1]).to(last_policy.dtype)
             # Q(s_t, u_t); at the last row pi stands for an action that was not chosen yet.
             joint = torch.cat((taken, last_policy.unsqueeze(1)), dim=1)  # [E, T + 1, N, A]
-            state = self.core.state_of(c)  # [E, T + 1, S]
-            following = self.values(self.core.target, state[:, 1:], joint[:, 1:].unsqueeze(2))
-            following = following[:, :, 0]  # [E, T(, N)]
-            if block.final is not None:
-                self._bootstrap(following, block.final, rows, unrolled)
-            policy = self.core.policy(unrolled.logits, rows.get(ACTION_MASK))
+            next_values = self.values(self.core.target, state[:, 1:], joint[:, 1:].unsqueeze(2))
+            next_values = next_values[:, :, 0]  # [E, T(, N)]
+            final = rollout.final
+            if final is not None:
+                where = self.to_device(final.world), self.to_device(final.step)
+                next_values[where] = self._final_values(final, batch, unrolled)
+            policy = self.core.policy(unrolled.logits, batch.action_mask)
         targets = td_lambda(  # [T, E(, N)]
             c[REWARD].transpose(0, 1),
-            following.transpose(0, 1),
+            next_values.transpose(0, 1),
             c[TERMINATED].transpose(0, 1),
             c[TRUNCATED].transpose(0, 1),
             gamma=self.config.gamma,
             lambda_=self.config.lambda_ if lambda_ is None else lambda_,
             time_limit=self.config.time_limit,
         )
-        rows[TARGETS] = targets.transpose(0, 1)
         policy = torch.cat((policy, last_policy.unsqueeze(1)), dim=1)
-        return rows | self.more_rows(rows, Path(state, policy, goes_on))
+        batch = batch.replace(targets=targets.transpose(0, 1))
+        return self.extend_train_batch(batch, Path(state, policy, not_done))
 
-    def more_rows(self, rows: Rows, path: Path) -> Rows:
-        """What an algorithm puts beside the rows, one entry per sequence."""
-        return {}
+    def extend_train_batch(self, batch: BatchT, path: Path) -> BatchT:
+        """The batch with what an algorithm adds to it from the path of states and policies."""
+        return batch
 
     def _next_policy(
-        self, obs: Rows, rows: Rows, unrolled: Unrolled, world: Tensor, step: Tensor
+        self, obs: dict[str, Tensor], batch: BatchT, unrolled: Unrolled, env: Tensor, step: Tensor
     ) -> Tensor:
-        """pi [K, N, A] at observations [K, ...] that followed a step (int [K]) of a world."""
-        memory = {
-            HIDDEN: unrolled.hidden[world, step],
-            PREVIOUS_ACTIONS: rows[ACTIONS][world, step],
+        """pi [K, N, A] at observations [K, ...] that followed a step (int [K]) of an env."""
+        recurrent_state = {
+            HIDDEN: unrolled.hidden[env, step],
+            PREVIOUS_ACTIONS: batch.actions[env, step],
         }
-        logits, _ = self.core.agent.step(obs[OBS], memory, torch.zeros_like(world).bool())
+        logits, _ = self.core.agent.step(obs[OBS], recurrent_state, torch.zeros_like(env).bool())
         return self.core.policy(logits, obs.get(ACTION_MASK))
 
-    def _bootstrap(
-        self, following: Tensor, final: FinalObservations, rows: Rows, unrolled: Unrolled
-    ) -> None:
-        """Puts Q(s, pi) of truncated episodes' final states into ``following`` [E, T(, N)]."""
+    def _final_values(self, final: FinalObservations, batch: BatchT, unrolled: Unrolled) -> Tensor:
+        """Q(s, pi) of the final states of truncated episodes, [K(, N)]."""
         obs = {k: self.to_device(column) for k, column in final.columns.items()}
-        world, step = self.to_device(final.world), self.to_device(final.step)
-        policy = self._next_policy(obs, rows, unrolled, world, step)
-        state = self.core.state_of(obs | {LAST_ACTIONS: rows[ACTIONS][world, step]})
-        following[world, step] = self.values(self.core.target, state, policy.unsqueeze(1))[:, 0]
+        env, step = self.to_device(final.world), self.to_device(final.step)
+        policy = self._next_policy(obs, batch, unrolled, env, step)
+        state = self.core.state_of(obs | {LAST_ACTIONS: batch.actions[env, step]})
+        return self.values(self.core.target, state, policy.unsqueeze(1))[:, 0]
 
     def values(
         self, critic: Callable[[Tensor, Tensor], Tensor], state: Tensor, joint_actions: Tensor
     ) -> Tensor:
-        """A critic's values in pieces: state [..., S], joint [..., K, N, A] -> [..., K(, N)]."""
+        """A critic's values: state [..., S], joint [..., K, N, A] -> [..., K(, N)]."""
         shape = state.shape[:-1]
         states, vectors = state.flatten(0, -2), joint_actions.flatten(0, -4)
         size = self.config.micro_batch_size or len(states)
-        pieces = zip(states.split(size), vectors.split(size), strict=True)
-        return torch.cat([critic(s, v) for s, v in pieces]).unflatten(0, shape)
+        parts = zip(states.split(size), vectors.split(size), strict=True)
+        return torch.cat([critic(s, v) for s, v in parts]).unflatten(0, shape)
 
     # -- losses ------------------------------------------------------------------------------
 
-    def prepare_minibatch(self, rows: Rows) -> Rows:
-        """What losses are weighted by."""
-        return self.weights(rows)
+    def prepare_minibatch(self, minibatch: BatchT) -> BatchT:
+        """The weights of each agent's terms and of each step's."""
+        return self.with_weights(minibatch, minibatch.targets)
 
-    def weights(self, rows: Rows) -> Rows:
-        """The weight of each agent's terms and of each step's."""
-        targets = rows[TARGETS]
-        alive = rows[ALIVE].to(targets.dtype)
-        config = self.config
-        policy = alive if config.use_policy_active_mask else torch.ones_like(alive)
-        value = alive if config.use_value_active_mask else torch.ones_like(targets)
-        weights: Rows = {}
-        for name, weight in ((POLICY_WEIGHT, policy), (VALUE_WEIGHT, value)):
-            # Learners' gradients are averaged, so each divides by its share of the weight.
-            weights[name] = weight / (self.sum_over_learners(weight.sum()) / self.num_shares)
-        return weights
-
-    def update_minibatch(self, minibatch: Rows) -> None:
-        """Steps of the critic, which its target copy follows, and one of the agents."""
-        minibatch = {**minibatch, **self.prepare_minibatch(minibatch)}
+    def update_minibatch(self, minibatch: BatchT) -> None:
+        """Steps of the critic, each followed by its target copy, and one of the agents."""
+        minibatch = self.prepare_minibatch(minibatch)
         for _ in range(self.config.critic_steps):
             self.critic_step(minibatch, self.critic_loss)
         self.gradient_step(minibatch, self.loss)
 
-    def critic_step(self, minibatch: Rows, loss: Callable[[Rows], Tensor]) -> None:
-        """A gradient step of the critic, which its target copy follows."""
+    def critic_step(self, minibatch: BatchT, loss: Callable[[BatchT], Tensor]) -> None:
+        """A gradient step of the critic, and the update of its target copy."""
         self.gradient_step(minibatch, loss)
         self.core.target.follow(self.core.critic)
 
-    def taken_values(self, piece: Rows) -> Tensor:
+    def taken_values(self, batch: BatchT) -> Tensor:
         """Q(s, u) of the actions taken, [E, T(, N)]."""
-        core = self.core
-        taken = F.one_hot(piece[ACTIONS], core.agent.num_actions).to(piece[TARGETS].dtype)
-        state = core.state_of(piece).flatten(0, 1)  # [E T, S]
-        return core.critic(state, taken.flatten(0, 1).unsqueeze(1)).view_as(piece[TARGETS])
+        core, targets = self.core, batch.targets
+        taken = F.one_hot(batch.actions, core.agent.num_actions).to(targets.dtype)
+        state = batch.critic_state.flatten(0, 1)  # [E T, S]
+        return core.critic(state, taken.flatten(0, 1).unsqueeze(1)).view_as(targets)
 
-    def critic_loss(self, piece: Rows) -> Tensor:
+    def critic_loss(self, batch: BatchT) -> Tensor:
         """(y - Q(s, u))^2 (SeCA, eq. 12), mean over steps, or steps and agents."""
-        values = self.taken_values(piece)
-        loss = weighted_sum((piece[TARGETS] - values).square(), piece[VALUE_WEIGHT])
-        mean = weighted_sum(values, piece[VALUE_WEIGHT])
+        values = self.taken_values(batch)
+        loss = weighted_sum((batch.targets - values).square(), batch.value_weight)
+        mean = weighted_sum(values, batch.value_weight)
         steps = self.config.critic_steps
-        self.log_terms(vf_loss=loss / steps, q_mean=mean / steps)
+        self.log_metrics(vf_loss=loss / steps, q_mean=mean / steps)
         return loss
 
-    def policy_gradient_loss(self, batch: Rows, forward: Rows, advantage: Tensor) -> Tensor:
+    def policy_gradient_loss(
+        self, batch: BatchT, forward: RecurrentOutput, advantage: Tensor
+    ) -> Tensor:
         """-(log pi A) and the entropy's share, mean over agents and steps.
 
         Args:
-            batch: rows and what `prepare_minibatch` gave.
+            batch: what `prepare_minibatch` returned.
             forward: of the module.
             advantage: A, a constant, [E, T, N].
         """
-        weight, entropy = batch[POLICY_WEIGHT], forward[ENTROPY]
-        policy_loss = -weighted_sum(forward[LOG_PROB].squeeze(-1) * advantage, weight)
+        weight, entropy = batch.policy_weight, forward.entropy
+        policy_loss = -weighted_sum(forward.log_prob.squeeze(-1) * advantage, weight)
         loss = policy_loss - self.entropy_bonus(batch, entropy)
-        self.log_terms(
+        self.log_metrics(
             policy_loss=policy_loss,
             entropy=weighted_sum(entropy, weight),
             advantage_square=weighted_sum(advantage.square(), weight),
@@ -339,7 +328,6 @@ class CriticLearner(TeamLearner):
         )
         return loss
 
-    def entropy_bonus(self, batch: Rows, entropy: Tensor) -> Tensor:
+    def entropy_bonus(self, batch: BatchT, entropy: Tensor) -> Tensor:
         """c H, mean over agents and steps; ``entropy`` is H of each agent, [E, T, N]."""
-        coeff: Tensor = self.entropy_coeff.get_current_value()
-        return coeff * weighted_sum(entropy, batch[POLICY_WEIGHT])
+        return self.scheduled("entropy_coeff") * weighted_sum(entropy, batch.policy_weight)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +14,9 @@ from torch import Tensor
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.sequential.module import ENTROPY, TeamModule, action_spec, obs_dim
+from rllib_seqmarl.learning.base.batch import TrainBatch
+from rllib_seqmarl.learning.base.module import TeamModule, action_spec, obs_dim
 from rllib_seqmarl.nets.agents.recurrent import (
-    HIDDEN,
-    PREVIOUS_ACTIONS,
     RecurrentAgent,
     previous_actions,
 )
@@ -26,15 +26,10 @@ from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
     ALIVE,
-    IS_FIRST,
     LOG_PROB,
     OBS,
     STATE,
 )
-
-#: Columns of `RecurrentModule.forward_train` beside log-prob and entropy.
-POLICY = "policy"
-LOGITS = "logits"
 
 #: What each agent did at the step before, -1 at the first step of an episode: beside the
 #: observation columns for critics that read it, int [..., N].
@@ -78,6 +73,26 @@ def state_dim(space: spaces.Dict, source: str) -> int:
 def living_obs(columns: dict[str, Tensor]) -> Tensor:
     """Observations for a critic, [..., N, O]: zeros for dead agents, as StarCraft gives them."""
     return columns[OBS].masked_fill(~columns[ALIVE].unsqueeze(-1), 0.0)
+
+
+@dataclass(kw_only=True)
+class CentralQBatch(TrainBatch):
+    """Sequences [E, T, N, ...]; targets, and values, are [E, T], or [E, T, N] (COMA)."""
+
+    is_first: Tensor  # bool [E, T]
+    hidden: Tensor  # the agents' recurrent state before the first step, [E, N, H]
+    previous_actions: Tensor  # what they did before the first step, int [E, N]
+    critic_state: Tensor  # what the critic reads beside the joint action, [E, T, S]
+    entropy_level: Tensor | None = None  # what the entropy is divided by, a scalar
+
+
+class RecurrentOutput(NamedTuple):
+    """What the agents say of sequences."""
+
+    log_prob: Tensor  # of the actions that were taken, [E, T, N, 1]
+    entropy: Tensor  # [E, T, N]
+    policy: Tensor  # probabilities, [E, T, N, A]
+    logits: Tensor  # [E, T, N, A]
 
 
 class RecurrentModule(TeamModule):
@@ -151,7 +166,7 @@ class RecurrentModule(TeamModule):
         **kwargs: Any,
     ) -> dict[str, Any]:
         obs = batch[Columns.OBS]
-        memory, is_first = self.carried(batch)
+        memory, is_first = self.recurrent_state(batch)
         actions, log_prob, memory = self.agent.act(
             obs[OBS],
             obs.get(ACTION_MASK),
@@ -162,19 +177,17 @@ class RecurrentModule(TeamModule):
         )
         return {ACTIONS: actions, LOG_PROB: log_prob, Columns.STATE_OUT: memory}
 
-    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        """Sequences -> log-prob [B, T, N, 1], entropy [B, T, N], policy and logits [B, T, N, A]."""
-        actions, mask = batch[ACTIONS], batch.get(ACTION_MASK)
+    def _forward_train(self, batch: CentralQBatch, **kwargs: Any) -> RecurrentOutput:
         logits = self.agent.unroll(
-            batch[OBS],
-            previous_actions(actions, batch[PREVIOUS_ACTIONS]),
-            batch[HIDDEN],
-            batch[IS_FIRST],
+            batch.obs,
+            previous_actions(batch.actions, batch.previous_actions),
+            batch.hidden,
+            batch.is_first,
         ).logits
-        distribution = self.agent.distribution
-        return {
-            LOG_PROB: distribution.log_prob(logits, mask, actions),
-            ENTROPY: distribution.entropy(logits, mask),
-            POLICY: self.policy(logits, mask),
-            LOGITS: logits,
-        }
+        distribution, mask = self.agent.distribution, batch.action_mask
+        return RecurrentOutput(
+            distribution.log_prob(logits, mask, batch.actions),
+            distribution.entropy(logits, mask),
+            self.policy(logits, mask),
+            logits,
+        )

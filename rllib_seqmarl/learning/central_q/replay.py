@@ -13,7 +13,7 @@ import torch
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.config import TeamConfig
-from rllib_seqmarl.learning.base.learner import TeamLearner
+from rllib_seqmarl.learning.base.learner import BatchT, ModuleT, TeamLearner
 from rllib_seqmarl.rollout.rollout_batch import REWARD, FinalObservations, RolloutBatch, concatenate
 
 REPLAY = "replay"
@@ -116,7 +116,7 @@ class ReplayConfig(TeamConfig):
             )
 
 
-class ReplayLearner(TeamLearner):
+class ReplayLearner(TeamLearner[BatchT, ModuleT]):
     """Keeps rollouts, for an algorithm that learns from `replayed` ones too."""
 
     def build(self) -> None:
@@ -124,9 +124,9 @@ class ReplayLearner(TeamLearner):
         super().build()
         self.store = SequenceStore(self.config.replay_capacity)
 
-    def receive(self, block: RolloutBatch) -> None:
+    def on_rollout(self, rollout: RolloutBatch) -> None:
         """Stores the rollout."""
-        self.store.add(block)
+        self.store.add(rollout)
 
     def replayed(self) -> RolloutBatch | None:
         """``replay_batch_size`` stored sequences; None while a learner has fewer."""

@@ -3,73 +3,86 @@
 from __future__ import annotations
 
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 
-from rllib_seqmarl.learning.base.advantages import RETURNS, AdvantageLearner
-from rllib_seqmarl.learning.base.learner import Rows
+from rllib_seqmarl.learning.base.advantages import Trajectory
+from rllib_seqmarl.learning.base.learner import TeamLearner
 from rllib_seqmarl.learning.sequential.module import (
-    COMPLETED,
-    COMPLETIONS,
+    SequentialBatch,
     SequentialModule,
     completed_agents,
 )
-from rllib_seqmarl.nets.value_norm import ValueNorm
 from rllib_seqmarl.nets.values.suffixes import sample_agents
+from rllib_seqmarl.returns import generalized_advantages
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
     ALIVE,
+    LOG_PROB,
     NEIGHBOURS,
     OBS,
     ORDER,
     ORDER_LOG_PROB,
     REWARD,
+    TERMINATED,
+    TRUNCATED,
     RolloutBatch,
 )
 
-#: The weight of a whole row, [B].
-ROW_WEIGHT = "row_weight"
+_KEPT = (OBS, ACTION_MASK, ACTIONS, LOG_PROB, ALIVE, ORDER, ORDER_LOG_PROB, NEIGHBOURS)
 
 
-class SequentialLearner(AdvantageLearner):
+class SequentialLearner(TeamLearner[SequentialBatch, SequentialModule]):
     """Values of each agent come from the policy's value function (see `nets.values`)."""
 
-    kept_columns = (*AdvantageLearner.kept_columns, ORDER, ORDER_LOG_PROB, NEIGHBOURS)
+    schedules = ("entropy_coeff", "clip_param")
 
-    @property
-    def core(self) -> SequentialModule:
-        """The module itself, without what several learners wrap around it."""
-        return self.module[DEFAULT_MODULE_ID].unwrapped()
+    def build_train_batch(self, rollout: RolloutBatch) -> SequentialBatch:
+        """See `TeamLearner`; completions are kept with the rows unless made per minibatch."""
+        c = {name: self.to_device(column) for name, column in rollout.columns.items()}
+        steps = len(c[REWARD])
+        rows = {k: c[k][:steps].flatten(0, 1) for k in _KEPT if k in c}
+        batch = SequentialBatch(**rows)
+        with torch.no_grad(), self.network_time():
+            agents, count = None, self.config.value_agents
+            if count is not None:
+                # One draw for all steps, because an advantage is made of one agent's values.
+                agents = sample_agents(rollout.num_agents, count, self.generator).to(self.device)
+                batch.value_mask = torch.zeros_like(batch.alive)
+                batch.value_mask[:, agents] = True
+            completions, values = self._values(rows, agents)
+            if self.config.successors != "greedy_per_minibatch":
+                batch.completions = completions
+            old = values.unflatten(0, c[REWARD].shape)
+            next_values = self._next_values(rollout, c, old, agents)
+        denormalize = self.core.value_norm.denormalize
+        trajectory = Trajectory(
+            c[REWARD],
+            denormalize(old),
+            denormalize(next_values),
+            c[TERMINATED],
+            c[TRUNCATED],
+        )
+        advantages = generalized_advantages(  # [T, E, N]
+            *trajectory,
+            gamma=self.config.gamma,
+            lambda_=self.config.lambda_,
+            time_limit=self.config.time_limit,
+        )
+        mask = batch.value_mask
+        counted = batch.alive if mask is None else batch.alive & mask
+        return batch.replace(
+            old_values=old.flatten(0, 1),
+            returns=(advantages + trajectory.values).flatten(0, 1),
+            advantages=self.standardise(advantages.flatten(0, 1), counted),
+        )
 
-    @property
-    def value_norm(self) -> ValueNorm:
-        """See `AdvantageLearner`."""
-        return self.core.value_norm
+    def _values(
+        self, rows: dict[str, Tensor], agents: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """GreedyContinuations and normalised values [B, N] of rows, by micro-batches.
 
-    def old_values(self, block: RolloutBatch, columns: Rows, rows: Rows) -> tuple[Tensor, Tensor]:
-        """See `AdvantageLearner`; completions are kept with the rows unless made per minibatch."""
-        agents, count = None, self.config.value_agents
-        if count is not None:
-            # One draw for all steps, because an advantage is made of one agent's values over time.
-            agents = sample_agents(block.num_agents, count, self.generator).to(self.device)
-            completed = torch.zeros_like(rows[ALIVE])
-            completed[:, agents] = True
-            rows[COMPLETED] = completed
-        completions, values = self._values(rows, agents)
-        if completions is not None and self.config.successors != "greedy_per_minibatch":
-            rows[COMPLETIONS] = completions
-        values = values.unflatten(0, columns[REWARD].shape)
-        return values, self._following_values(block, columns, values, agents)
-
-    def valued(self, rows: Rows) -> Tensor | None:
-        """See `AdvantageLearner`."""
-        return rows.get(COMPLETED)
-
-    def _values(self, rows: Rows, agents: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        """GreedyContinuations and normalised values [B, N] of rows, in pieces.
-
-        ``agents``, int [I], are those whose values are wanted; None: all.
+        ``agents``, int [I], are those who have a value; None: all.
 
         Rows without actions are followed by none: where the value reads actions, they are sampled,
         as the next step would have been. Their order is then that of the step before.
@@ -79,10 +92,10 @@ class SequentialLearner(AdvantageLearner):
         completions: list[Tensor] = []
         values = []
         for start in range(0, len(rows[OBS]), size):
-            piece = {k: v[start : start + size] for k, v in rows.items()}
-            obs, mask = piece[OBS], piece.get(ACTION_MASK)
-            actions, order = piece.get(ACTIONS), piece.get(ORDER)
-            near = self.core.neighbours(piece)
+            some = {k: v[start : start + size] for k, v in rows.items()}
+            obs, mask = some[OBS], some.get(ACTION_MASK)
+            actions, order = some.get(ACTIONS), some.get(ORDER)
+            near = self.core.neighbours(some)
             if actions is None and policy.value.reads_actions:
                 decision = policy.act(
                     obs,
@@ -99,16 +112,16 @@ class SequentialLearner(AdvantageLearner):
             values.append(policy.values(obs, actions, order, complete, near))
         return torch.cat(completions) if completions else None, torch.cat(values)
 
-    def _following_values(
-        self, block: RolloutBatch, c: Rows, values: Tensor, agents: Tensor | None
+    def _next_values(
+        self, rollout: RolloutBatch, c: dict[str, Tensor], values: Tensor, agents: Tensor | None
     ) -> Tensor:
         """Normalised V of what followed each step, [T, E, N].
 
         At a truncation, that of the final observation; after the last step, of the row T + 1.
         """
-        steps, worlds = c[REWARD].shape
+        steps, num_envs = c[REWARD].shape
         tail = [{k: c[k][steps] for k in (OBS, ACTION_MASK, NEIGHBOURS) if k in c}]
-        final = block.final
+        final = rollout.final
         if final is not None:
             tail.append({k: self.to_device(final.columns[k]) for k in tail[0]})
         if ORDER in c:
@@ -117,28 +130,35 @@ class SequentialLearner(AdvantageLearner):
                 tail[1][ORDER] = c[ORDER][final.step, final.world]
         rows = {k: torch.cat([one[k] for one in tail]) for k in tail[0]}
         _, tail_values = self._values(rows, agents)
-        following = torch.cat((values[1:], tail_values[:worlds].unsqueeze(0)))
+        next_values = torch.cat((values[1:], tail_values[:num_envs].unsqueeze(0)))
         if final is not None:
-            following[final.step, final.world] = tail_values[worlds:]
-        return following
+            next_values[final.step, final.world] = tail_values[num_envs:]
+        return next_values
 
-    def prepare_minibatch(self, rows: Rows) -> Rows:
-        """Adds the weight of whole rows, and completions where each minibatch has its own."""
-        extra = super().prepare_minibatch(rows)
-        returns = rows[RETURNS]
-        rows_of_all = self.sum_over_learners(returns.new_tensor(float(len(returns))))
-        extra[ROW_WEIGHT] = returns.new_ones(len(returns)) / (rows_of_all / self.num_shares)
+    def update_minibatch(self, minibatch: SequentialBatch) -> None:
+        """One step of everything, after the normalisation has seen the minibatch's returns."""
+        returns, mask = minibatch.returns, minibatch.value_mask
+        self.update_value_norm(self.core.value_norm, returns if mask is None else returns[mask])
+        super().update_minibatch(minibatch)
+
+    def prepare_minibatch(self, minibatch: SequentialBatch) -> SequentialBatch:
+        """Normalised value targets, weights, and completions where each minibatch has its own."""
+        returns, mask = minibatch.returns, minibatch.value_mask
+        batch = self.with_weights(minibatch, returns, mask).replace(
+            targets=self.core.value_norm.normalize(returns),
+            row_weight=self.mean_weights(returns.new_ones(len(returns))),
+        )
         policy = self.core.policy
-        if policy.value.needs_completions and COMPLETIONS not in rows:
+        if policy.value.needs_completions and batch.completions is None:
             with self.network_time():
                 completions = policy.completions(
-                    rows[OBS],
-                    rows.get(ACTION_MASK),
-                    rows[ACTIONS],
-                    rows.get(ORDER),
-                    completed_agents(rows),
-                    self.core.neighbours(rows),
+                    batch.obs,
+                    batch.action_mask,
+                    batch.actions,
+                    batch.order,
+                    completed_agents(mask),
+                    batch.neighbours if self.core.attends_to_neighbours else None,
                 )
             assert completions is not None
-            extra[COMPLETIONS] = completions.actions
-        return extra
+            batch.completions = completions.actions
+        return batch

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gymnasium import spaces
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
-from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
-from typing_extensions import Self
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.base.advantages import AdvantageBatch
+from rllib_seqmarl.learning.base.batch import SET_LATER
+from rllib_seqmarl.learning.base.module import ENTROPY, TeamModule, action_spec, obs_dim
 from rllib_seqmarl.nets.orders.orders import ChosenOrder
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
-from rllib_seqmarl.nets.transformer.model import ActionSpec
 from rllib_seqmarl.nets.value_norm import ValueNorm
 from rllib_seqmarl.nets.values.values import GreedyContinuations
 from rllib_seqmarl.rollout.rollout_batch import (
@@ -31,92 +29,26 @@ from rllib_seqmarl.rollout.rollout_batch import (
     ORDER_LOG_PROB,
 )
 
-#: Columns of `SequentialModule.forward_train` beside the log-prob.
-ENTROPY = "entropy"
+#: Columns of `SequentialModule.forward_train` beside log-prob and entropy.
 VALUES = "values"
-COMPLETIONS = "completions"
-#: Agents that have a completion, bool [B, N], the same in all rows; where missing, all have.
-COMPLETED = "completed"
 ORDER_ENTROPY = "order_entropy"
 ORDER_SCORES = "order_scores"
 
 
-def action_spec(space: spaces.Space[Any]) -> ActionSpec:
-    """What one agent may do, from the action space of one world.
-
-    Raises:
-        UserError: neither ``MultiDiscrete([A] * N)`` nor ``Box [N, A]``.
-    """
-    if isinstance(space, spaces.MultiDiscrete) and len(set(space.nvec.tolist())) == 1:
-        return ActionSpec(int(space.nvec[0]), discrete=True)
-    if isinstance(space, spaces.Box) and len(space.shape) == 2:
-        return ActionSpec(space.shape[1], discrete=False)
-    raise UserError(
-        f"the action space {space} is not that of a team: it must be MultiDiscrete([A] * N) "
-        "or Box of shape [N, A]."
-    )
+def completed_agents(value_mask: Tensor | None) -> Tensor | None:
+    """The agents that have a completion, int [I], ascending; None: all."""
+    return None if value_mask is None else value_mask[0].nonzero().squeeze(-1)
 
 
-def obs_dim(space: spaces.Space[Any]) -> int:
-    """Width D of one agent's observation, from the observation space of one world.
+@dataclass(kw_only=True)
+class SequentialBatch(AdvantageBatch):
+    """Rows of single steps; ``value_mask`` is the same in all of them."""
 
-    Raises:
-        UserError: not a Dict with ``obs`` [N, D].
-    """
-    if isinstance(space, spaces.Dict) and OBS in space.spaces:
-        shape = space[OBS].shape
-        if shape is not None and len(shape) == 2:
-            return int(shape[1])
-    raise UserError(
-        f"the observation space {space} is not that of a team: it must be a Dict with "
-        "'obs' of shape [N, D], 'alive' [N], and 'action_mask' [N, A] for discrete actions."
-    )
-
-
-def completed_agents(rows: Mapping[str, Tensor]) -> Tensor | None:
-    """The agents that have a completion in rows of columns, int [I], ascending; None: all."""
-    completed = rows.get(COMPLETED)
-    return None if completed is None else completed[0].nonzero().squeeze(-1)
-
-
-class TeamModule(TorchRLModule, InferenceOnlyAPI):
-    """What all modules of a team share: one way to act, greedily or not."""
-
-    def train(self, mode: bool = True) -> Self:
-        """Changes the mode where it differs: RLlib sets it before and after every step."""
-        return self if mode == self.training else super().train(mode)
-
-    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self._act(batch, deterministic=True, **kwargs)
-
-    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self._act(batch, deterministic=False, **kwargs)
-
-    def carried(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        """What the policy remembers of B worlds, and where that is of no effect.
-
-        Returns:
-            As of ``get_initial_state``, with a leading axis B; and bool [B], worlds in which an
-            episode begins. Where a batch says nothing of them, they begin with the initial state.
-        """
-        obs = batch[Columns.OBS][OBS]
-        memory, is_first = batch.get(Columns.STATE_IN), batch.get(IS_FIRST)
-        if memory is None:
-            initial = self.get_initial_state()
-            memory = {k: v.expand(len(obs), *v.shape) for k, v in initial.items()}
-        if is_first is None:
-            is_first = obs.new_zeros(len(obs), dtype=torch.bool)
-        return memory, is_first
-
-    @abstractmethod
-    def _act(
-        self,
-        batch: dict[str, Any],
-        deterministic: bool,
-        generator: torch.Generator | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """What the runner stores: actions, log-prob, and what is handed to the next step."""
+    order: Tensor | None = None  # slots, int [B, N]; None: that of the index
+    order_log_prob: Tensor = SET_LATER  # where the order is learned, [B] or [B, N]
+    neighbours: Tensor | None = None  # int [B, N, K]
+    completions: Tensor | None = None  # greedy continuations, see `GreedyContinuations`
+    row_weight: Tensor = SET_LATER  # of terms of whole rows, [B]
 
 
 class SequentialModule(TeamModule):
@@ -132,8 +64,8 @@ class SequentialModule(TeamModule):
         """Builds the networks from the spaces of one world."""
         settings = dict(self.model_config)
         beta = settings.pop("value_norm_beta")
-        self._local = settings.pop("attention", "all") == "neighbours"
-        if self._local and NEIGHBOURS not in self.observation_space.spaces:
+        self.attends_to_neighbours = settings.pop("attention", "all") == "neighbours"
+        if self.attends_to_neighbours and NEIGHBOURS not in self.observation_space.spaces:
             raise UserError(
                 "attention 'neighbours' needs an environment that names them, such as dubins_car "
                 "with `neighbours: true` in its env_config: set that, or attention 'all'."
@@ -151,7 +83,7 @@ class SequentialModule(TeamModule):
 
     def neighbours(self, columns: Mapping[str, Tensor]) -> Tensor | None:
         """Whom agents hear, int [B, N, K]; None: all."""
-        return columns[NEIGHBOURS] if self._local else None
+        return columns[NEIGHBOURS] if self.attends_to_neighbours else None
 
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""
@@ -199,21 +131,21 @@ class SequentialModule(TeamModule):
             return {**out, Columns.STATE_OUT: {ORDER: decision.order}}
         return out
 
-    def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+    def _forward_train(self, batch: SequentialBatch, **kwargs: Any) -> dict[str, Tensor]:
         """Rows of columns -> log-prob [B, N, K], entropy [B, N], normalised values [B, N].
 
         Where orders are learned, also what `OrderEvaluation` says of them.
         """
         completions = None
-        if COMPLETIONS in batch:
-            completions = GreedyContinuations(batch[COMPLETIONS], completed_agents(batch))
+        if batch.completions is not None:
+            completions = GreedyContinuations(batch.completions, completed_agents(batch.value_mask))
         evaluation = self.policy.evaluate(
-            batch[OBS],
-            batch.get(ACTION_MASK),
-            batch[ACTIONS],
-            batch.get(ORDER),
+            batch.obs,
+            batch.action_mask,
+            batch.actions,
+            batch.order,
             completions,
-            self.neighbours(batch),
+            batch.neighbours if self.attends_to_neighbours else None,
         )
         out = {
             LOG_PROB: evaluation.log_prob,

@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.learning.base.advantages import ADVANTAGES, POLICY_WEIGHT
-from rllib_seqmarl.learning.base.learner import Rows
-from rllib_seqmarl.learning.sequential.learner import ROW_WEIGHT
-from rllib_seqmarl.learning.sequential.module import ORDER_ENTROPY, ORDER_SCORES
+from rllib_seqmarl.learning.sequential.module import (
+    ORDER_ENTROPY,
+    ORDER_SCORES,
+    SequentialBatch,
+)
 from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
 from rllib_seqmarl.rollout.rollout_batch import ORDER_LOG_PROB
 
@@ -36,6 +37,10 @@ NEXT_AGENT_LOSSES = ("product", "sum")
 NEXT_AGENT_ADVANTAGES = ("per_agent", "mean")
 
 
+#: What ``forward_train`` returned.
+Output = dict[str, Tensor]
+
+
 class Objective(NamedTuple):
     """What to minimise, and figures to report."""
 
@@ -43,7 +48,9 @@ class Objective(NamedTuple):
     terms: dict[str, Tensor]
 
 
-def given_order(config: Any, eps: float, ratio: Tensor, batch: Rows, out: Rows) -> Objective:
+def given_order(
+    config: Any, eps: float, ratio: Tensor, batch: SequentialBatch, out: Output
+) -> Objective:
     """MAT, SrSv: the actions alone.
 
     Args:
@@ -53,15 +60,17 @@ def given_order(config: Any, eps: float, ratio: Tensor, batch: Rows, out: Rows) 
         batch: rows of the minibatch.
         out: what the module says of them now.
     """
-    surrogate = clipped_surrogate(ratio, batch[ADVANTAGES], eps)
-    return Objective(weighted_sum(surrogate, batch[POLICY_WEIGHT]), {})
+    surrogate = clipped_surrogate(ratio, batch.advantages, eps)
+    return Objective(weighted_sum(surrogate, batch.policy_weight), {})
 
 
-def ranked_order(config: Any, eps: float, ratio: Tensor, batch: Rows, out: Rows) -> Objective:
+def ranked_order(
+    config: Any, eps: float, ratio: Tensor, batch: SequentialBatch, out: Output
+) -> Objective:
     """PMAT: the actions, and the whole order as one more action of the team."""
-    weight = batch[ROW_WEIGHT]
+    weight = batch.row_weight
     policy_loss, _ = given_order(config, eps, ratio, batch, out)
-    rho = (out[ORDER_LOG_PROB] - batch[ORDER_LOG_PROB]).exp()  # [B]
+    rho = (out[ORDER_LOG_PROB] - batch.order_log_prob).exp()  # [B]
     ranking = clipped_surrogate(rho.unsqueeze(-1), team_advantage(batch), eps)
     ranking_loss = weighted_sum(ranking, weight)
     entropy = weighted_sum(out[ORDER_ENTROPY], weight)
@@ -76,14 +85,16 @@ def ranked_order(config: Any, eps: float, ratio: Tensor, batch: Rows, out: Rows)
     return Objective(loss, terms)
 
 
-def predicted_order(config: Any, eps: float, ratio: Tensor, batch: Rows, out: Rows) -> Objective:
+def predicted_order(
+    config: Any, eps: float, ratio: Tensor, batch: SequentialBatch, out: Output
+) -> Objective:
     """AOAD-MAT: the actions, and every agent's choice of who decides next."""
-    weight = batch[POLICY_WEIGHT]
+    weight = batch.policy_weight
     counts = weight > 0
     # Nothing is raised to a power where it does not count: it may be rubbish.
-    change = torch.where(counts, out[ORDER_LOG_PROB] - batch[ORDER_LOG_PROB], 0.0)
+    change = torch.where(counts, out[ORDER_LOG_PROB] - batch.order_log_prob, 0.0)
     choice_ratio = change.exp().unsqueeze(-1)  # r_i, [B, N, 1]
-    advantage = batch[ADVANTAGES]
+    advantage = batch.advantages
     if config.next_agent_advantage == "mean":
         advantage = team_advantage(batch).unsqueeze(1).expand_as(advantage)
     if config.next_agent_loss == "product":
@@ -97,15 +108,15 @@ def predicted_order(config: Any, eps: float, ratio: Tensor, batch: Rows, out: Ro
     return Objective(loss, {"order_entropy": entropy, "order_ratio_deviation": deviation})
 
 
-def team_advantage(batch: Rows) -> Tensor:
+def team_advantage(batch: SequentialBatch) -> Tensor:
     """A_seq: the mean advantage of the agents that count, [B]; 0 where none does."""
-    counts = batch[POLICY_WEIGHT] > 0
-    total = torch.where(counts, batch[ADVANTAGES], 0.0).sum(1)
+    counts = batch.policy_weight > 0
+    total = torch.where(counts, batch.advantages, 0.0).sum(1)
     return total / counts.sum(1).clamp(min=1)
 
 
 #: Name of an order -> its objective.
-OBJECTIVES: dict[str, Callable[[Any, float, Tensor, Rows, Rows], Objective]] = {
+OBJECTIVES: dict[str, Callable[[Any, float, Tensor, SequentialBatch, Output], Objective]] = {
     "index": given_order,
     "reverse": given_order,
     "random": given_order,

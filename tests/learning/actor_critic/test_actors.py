@@ -13,7 +13,7 @@ from helpers.learners import learner_of
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint, evaluate_policy
 from rllib_seqmarl.experiments.share.policy_file import SharedPolicy, export
-from rllib_seqmarl.learning.actor_critic.module import ACTOR_HIDDEN, CRITIC_HIDDEN, CRITIC_INPUT
+from rllib_seqmarl.learning.actor_critic.module import ACTOR_HIDDEN, CRITIC_HIDDEN
 from rllib_seqmarl.nets.agents.stacked import Memory
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
@@ -40,7 +40,6 @@ GAMES: dict[str, Any] = {
 }
 T, E, L = 10, 3, 2
 SIZES = {"num_envs_per_env_runner": E, "rollout_fragment_length": T, "chunk_length": L}
-ADVANTAGES, OLD_VALUES = "advantages", "old_values"
 
 
 def build(small: Any, name: str = "MAPPO", game: str = "discrete", **settings: Any) -> Any:
@@ -67,25 +66,25 @@ def test_rows_say_what_the_rollout_did(game: str, share: bool, recurrent: bool, 
     )
     algorithm.train()  # weights away from the initialisation, worlds in mid-episode
     block, following = (algorithm.env_runner.sample()[0] for _ in range(2))
-    rows, later = learner.rows(block), learner.rows(following)
+    rows, later = learner.build_train_batch(block), learner.build_train_batch(following)
     core = learner.core
     out = core.forward_train(rows)
-    assert rows[LOG_PROB].std() > 1e-3
-    torch.testing.assert_close(out[LOG_PROB], rows[LOG_PROB], atol=1e-5, rtol=0)
-    torch.testing.assert_close(core.values(rows), rows[OLD_VALUES], atol=1e-5, rtol=0)
-    assert rows[OLD_VALUES].std() > 1e-3
-    assert not any(column.requires_grad for column in rows.values())
+    assert rows.log_prob.std() > 1e-3
+    torch.testing.assert_close(out.log_prob, rows.log_prob, atol=1e-5, rtol=0)
+    torch.testing.assert_close(core.values(rows), rows.old_values, atol=1e-5, rtol=0)
+    assert rows.old_values.std() > 1e-3
+    assert not any(column.requires_grad for _, column in rows.columns())
 
-    for name in (OLD_VALUES, LOG_PROB):  # to rows and back
-        column = learner.from_rows(rows[name], E)
-        torch.testing.assert_close(learner.to_rows(column), rows[name], atol=0, rtol=0)
+    for flat in (rows.old_values, rows.log_prob):  # to rows and back
+        column = learner.from_rows(flat, E)
+        torch.testing.assert_close(learner.to_rows(column), flat, atol=0, rtol=0)
         assert column.shape[:2] == (T, E)
-    np.testing.assert_array_equal(learner.from_rows(rows[LOG_PROB], E), block.columns[LOG_PROB])
+    np.testing.assert_array_equal(learner.from_rows(rows.log_prob, E), block.columns[LOG_PROB])
 
     # What follows the last row is the first row of the next block, of which memory is a part.
     columns = {name: torch.as_tensor(column) for name, column in block.columns.items()}
-    old, after = learner.old_values(block, columns, dict(rows))
-    next_old = learner.from_rows(later[OLD_VALUES], E)
+    old, after, _ = learner.rollout_values(block, columns, core.critic_input(columns))
+    next_old = learner.from_rows(later.old_values, E)
     ends = block.columns[TERMINATED] | block.columns[TRUNCATED]
     assert ends.any()
     assert not ends[-1].all()
@@ -100,13 +99,13 @@ def test_chunks_are_truncated_backpropagation_through_time(small: Any) -> None:
     algorithm, learner = build(small, recurrent=True, share_parameters=False)
     algorithm.train()
     block = algorithm.env_runner.sample()[0]
-    rows, core = learner.rows(block), learner.core
+    rows, core = learner.build_train_batch(block), learner.core
     weight = torch.randn(T, E, 3)
 
     def gradients(log_prob: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.autograd.grad((log_prob * weight).sum(), list(core.actor.parameters())))
 
-    found = gradients(learner.from_rows(core.evaluate(rows)[LOG_PROB], E)[..., 0])
+    found = gradients(learner.from_rows(core.evaluate(rows).log_prob, E)[..., 0])
     c = {name: torch.as_tensor(column) for name, column in block.columns.items()}
     hidden = torch.as_tensor(block.memory[ACTOR_HIDDEN])
     log_probs = []
@@ -139,16 +138,16 @@ def test_rows_of_some_agents_are_their_columns(
         share_critic=share_critic,
     )
     algorithm.train()
-    rows, core = learner.rows(algorithm.env_runner.sample()[0]), learner.core
+    rows, core = learner.build_train_batch(algorithm.env_runner.sample()[0]), learner.core
     everybody = core.evaluate(rows)
     agents = [2, 0]
     own = learner.of_agents(rows, agents)
     some = core.evaluate(own, agents)
-    torch.testing.assert_close(some[LOG_PROB], everybody[LOG_PROB][..., agents, :])
+    torch.testing.assert_close(some.log_prob, everybody.log_prob[..., agents, :])
     torch.testing.assert_close(core.values(own, agents), core.values(rows)[..., agents])
-    torch.testing.assert_close(own[ADVANTAGES], rows[ADVANTAGES][..., agents])
+    torch.testing.assert_close(own.advantages, rows.advantages[..., agents])
     if recurrent:
-        torch.testing.assert_close(own[IS_FIRST], rows[IS_FIRST])
+        torch.testing.assert_close(own.is_first, rows.is_first)
     algorithm.stop()
 
 
@@ -159,10 +158,12 @@ def test_what_a_value_depends_on(state: str, recurrent: bool, small: Any) -> Non
     algorithm, learner = build(small, state=state, recurrent=recurrent)
     algorithm.train()
     block = algorithm.env_runner.sample()[0]
-    before = learner.rows(block)[OLD_VALUES]
+    before = learner.build_train_batch(block).old_values
     generator = np.random.default_rng(0)
     block.columns[OBS][..., 0, :] += generator.normal(size=block.columns[OBS][..., 0, :].shape)
-    change = (learner.rows(block)[OLD_VALUES] - before).abs().flatten(0, -2).amax(0)  # [N]
+    change = (
+        (learner.build_train_batch(block).old_values - before).abs().flatten(0, -2).amax(0)
+    )  # [N]
     of_all = state != "observation"
     assert (change[0] > 1e-4) == (state != "environment")
     assert bool((change[1:] > 1e-4).all()) == (state == "observations")
@@ -170,14 +171,14 @@ def test_what_a_value_depends_on(state: str, recurrent: bool, small: Any) -> Non
     assert bool((before == before[..., :1]).all()) == of_all
     if state == "environment":
         block.columns[STATE][:] += generator.normal(size=block.columns[STATE].shape)
-        assert ((learner.rows(block)[OLD_VALUES] - before).abs() > 1e-4).any()
+        assert ((learner.build_train_batch(block).old_values - before).abs() > 1e-4).any()
     algorithm.stop()
 
 
 def test_a_critic_of_state_and_observation_reads_both(small: Any) -> None:
     algorithm, learner = build(small, state="environment_and_observation")
     block = algorithm.env_runner.sample()[0]
-    read = learner.from_rows(learner.rows(block)[CRITIC_INPUT], E)
+    read = learner.from_rows(learner.build_train_batch(block).critic_input, E)
     c = block.columns
     for agent in range(3):
         both = np.concatenate((c[STATE][:T], c[OBS][:T, :, agent]), axis=-1)
@@ -250,20 +251,20 @@ def test_agents_may_differ_in_observations_and_actions(
     result = algorithm.train()["learners"]["default_policy"]
     assert np.isfinite(result["total_loss"])
     learner = learner_of(algorithm)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
     out = learner.core.evaluate(rows)
-    torch.testing.assert_close(out[LOG_PROB], rows[LOG_PROB], atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.log_prob, rows.log_prob, atol=1e-5, rtol=0)
     if continuous:
         exists = torch.ones(3, 3, dtype=torch.bool).tril()
-        assert (rows[ACTION_MASK] == exists).all()
-        assert (out[LOG_PROB][..., ~exists] == 0).all()
-        assert (rows[ACTIONS][..., ~exists] == 0).all()
-        entropy = out["entropy"].flatten(0, -2)
+        assert (rows.action_mask == exists).all()
+        assert (out.log_prob[..., ~exists] == 0).all()
+        assert (rows.actions[..., ~exists] == 0).all()
+        entropy = out.entropy.flatten(0, -2)
         assert (entropy[:, 2] != entropy[:, 0]).all()
     else:  # the first agent has one action, and no choice
-        assert (out[LOG_PROB][..., 0, :] == 0).all()
-        assert (out["entropy"][..., 0] == 0).all()
-        assert (out["entropy"][..., 1:] > 0.1).all()
+        assert (out.log_prob[..., 0, :] == 0).all()
+        assert (out.entropy[..., 0] == 0).all()
+        assert (out.entropy[..., 1:] > 0.1).all()
     algorithm.stop()
 
 

@@ -10,6 +10,7 @@ import torch
 from helpers.learners import learner_of
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.base.batch import TrainBatch
 from rllib_seqmarl.returns import TIME_LIMITS
 from rllib_seqmarl.rollout.rollout_batch import REWARD, TERMINATED, TRUNCATED, FinalObservations
 
@@ -30,7 +31,7 @@ def test_learning_rate_and_entropy_follow_their_schedules(small: Any) -> None:
         result = algorithm.train()["learners"]["default_policy"]
         rates.append(result["default_optimizer_learning_rate"])
     assert rates == pytest.approx([5e-4, 0.0, 0.0])
-    assert float(learner.entropy_coeff.get_current_value()) == pytest.approx(0.0)
+    assert learner.scheduled("entropy_coeff") == pytest.approx(0.0)
     algorithm.stop()
 
 
@@ -44,9 +45,7 @@ def test_schedules_go_on_after_a_resume(small: Any, tmp_path: Any) -> None:
     resumed = type(algorithm).from_checkpoint(path)
     resumed.train()
     again = learner_of(resumed)
-    assert float(again.entropy_coeff.get_current_value()) == pytest.approx(
-        float(learner.entropy_coeff.get_current_value())
-    )
+    assert again.scheduled("entropy_coeff") == pytest.approx(learner.scheduled("entropy_coeff"))
     for name, value in learner.core.state_dict().items():
         torch.testing.assert_close(again.core.state_dict()[name], value, atol=0, rtol=0)
     for one in (algorithm, resumed):
@@ -99,12 +98,19 @@ def test_counters_and_time_split(small: Any) -> None:
 
 def test_minibatches_deal_out_every_row_once(small: Any) -> None:
     algorithm, learner = build(small, num_epochs=1, minibatch_size=25)
-    rows = {"number": torch.arange(83), "the_same_for_all": torch.tensor(5)}
-    minibatches = list(learner.minibatches(rows))
-    numbers = [minibatch["number"] for minibatch in minibatches]
+    numbered = torch.arange(83)
+    batch = TrainBatch(
+        obs=numbered,
+        actions=numbered,
+        log_prob=numbered,
+        alive=numbered,
+        targets=torch.tensor(5),
+    )
+    minibatches = list(learner.minibatches(batch))
+    numbers = [minibatch.obs for minibatch in minibatches]
     assert sorted(torch.cat(numbers).tolist()) == list(range(83))
     assert {len(n) for n in numbers} == {20, 21}
-    assert all(minibatch["the_same_for_all"] == 5 for minibatch in minibatches)
+    assert all(minibatch.targets == 5 for minibatch in minibatches)
     algorithm.stop()
 
 
@@ -148,7 +154,7 @@ def test_truncation_bootstraps_from_the_final_observation(name: str, small: Any)
         final = {k: block.columns[k][5, 2:3].copy() for k in observed}
         final["obs"] += scale * generator.standard_normal(final["obs"].shape).astype(np.float32)
         block.final = FinalObservations(np.array([4]), np.array([2]), final)
-        returns.append(learner.rows(block)["returns"].unflatten(0, (10, 8)))
+        returns.append(learner.build_train_batch(block).returns.unflatten(0, (10, 8)))
     changed = (returns[0] - returns[1]).abs().amax(-1) > 1e-6  # [T, E]
     assert changed[4, 2]
     assert not changed[5:, 2].any()
@@ -162,8 +168,8 @@ def test_advantages_have_mean_zero_and_unit_variance_over_the_living(small: Any)
     (block,) = algorithm.env_runner.sample()
     alive = np.random.default_rng(0).random(block.columns["alive"].shape) > 0.3
     block.columns["alive"] = alive
-    rows = learner.rows(block)
-    living = rows["advantages"][rows["alive"]]
+    rows = learner.build_train_batch(block)
+    living = rows.advantages[rows.alive]
     assert living.mean().item() == pytest.approx(0.0, abs=1e-5)
     assert living.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
     algorithm.stop()
@@ -197,11 +203,11 @@ def test_rows_are_those_of_a_plain_computation(name: str, time_limit: str, small
         return completions, values
 
     learner._values = listen
-    rows = learner.rows(block)
+    rows = learner.build_train_batch(block)
     steps, worlds = c[REWARD].shape
     v = tails[0].view(steps, worlds, -1).numpy()
     tail = tails[1].numpy()
-    returns = rows["returns"].view(steps, worlds, -1).numpy()
+    returns = rows.returns.view(steps, worlds, -1).numpy()
     at_truncation = {key: tail[worlds + i] for i, key in enumerate(zip(step, world, strict=True))}
     for e in range(worlds):
         advantage = np.zeros(v.shape[-1])

@@ -32,14 +32,14 @@ def test_bonus_has_the_same_gradient_in_whatever_unit_entropy_is_measured(
 ) -> None:
     """xi dH / H: a tenth of the entropy, with a tenth of the slope, pushes as hard."""
     algorithm, learner = build(small, name, entropy_ratio=ratio, entropy_coeff=0.2)
-    rows = learner.rows(algorithm.env_runner.sample()[0])
-    batch = {**rows, **learner.prepare_minibatch(rows)}
+    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    batch = learner.prepare_minibatch(rows)
     found = []
     for unit in (1.0, 0.1):
-        entropy = torch.linspace(0.5, 1.0, rows["actions"].numel()).view(rows["actions"].shape)
+        entropy = torch.linspace(0.5, 1.0, rows.actions.numel()).view(rows.actions.shape)
         entropy.requires_grad_()
         if ratio == "batch":
-            batch["entropy_level"] = (unit * entropy).mean().detach()
+            batch.entropy_level = (unit * entropy).mean().detach()
         bonus = learner.entropy_bonus(batch, unit * entropy)
         torch.testing.assert_close(bonus, torch.tensor(0.2))  # xi, whatever H is
         (gradient,) = torch.autograd.grad(bonus, entropy)
@@ -55,9 +55,9 @@ def test_level_of_a_minibatch_is_the_mean_over_living_agents(small: Any) -> None
     algorithm, learner = build(small, "LICA", micro_batch_size=30)
     block = algorithm.env_runner.sample()[0]
     block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.rows(block)
+    rows = learner.build_train_batch(block)
     with torch.no_grad():
-        entropy = learner.core.forward_train(rows)["entropy"]
-    found = learner.prepare_minibatch(rows)["entropy_level"]
-    torch.testing.assert_close(found, entropy[rows["alive"]].mean())
+        entropy = learner.core.forward_train(rows).entropy
+    found = learner.prepare_minibatch(rows).entropy_level
+    torch.testing.assert_close(found, entropy[rows.alive].mean())
     algorithm.stop()

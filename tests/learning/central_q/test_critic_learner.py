@@ -11,13 +11,13 @@ from helpers.learners import gradients, learner_of
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.central_q.learner import CriticLearner
+from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.rollout.rollout_batch import ALIVE, TERMINATED, TRUNCATED
 
 ALGORITHMS = [
     name
     for name in sorted(registry.ALGORITHMS)
-    if issubclass(registry.config_class(name)().get_default_learner_class(), CriticLearner)
+    if issubclass(registry.config_class(name)().get_default_learner_class(), CentralQLearner)
 ]
 
 
@@ -57,8 +57,8 @@ def test_rubbish_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
             c["log_prob"][dead[:-1]] = -50.0
             block.memory["hidden"][dead[0]] = 7.0
         learner.generator.manual_seed(0)
-        rows = learner.rows(block)
-        minibatch = {**rows, **learner.prepare_minibatch(rows)}
+        rows = learner.build_train_batch(block)
+        minibatch = learner.prepare_minibatch(rows)
         found = []
         for part, loss in (("critic", learner.critic_loss), ("agent", learner.loss)):
             learner.core.zero_grad()
@@ -80,7 +80,7 @@ def test_random_actions_follow_their_schedule(small: Any, tmp_path: Any) -> None
     for iteration in range(1, 3):
         (block,) = algorithm.env_runner.sample()  # not learned from
         with torch.no_grad():
-            policy = learner.core.forward_train(learner.rows(block))["policy"]
+            policy = learner.core.forward_train(learner.build_train_batch(block))["policy"]
         taken = torch.from_numpy(block.columns["actions"]).transpose(0, 1).unsqueeze(-1)
         mixed = torch.lerp(policy, torch.full_like(policy, 1 / policy.shape[-1]), behaviour.epsilon)
         stored = torch.from_numpy(block.columns["log_prob"]).transpose(0, 1)

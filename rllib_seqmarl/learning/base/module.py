@@ -1,0 +1,93 @@
+"""The RLModule that all teams share, and what is read from the spaces of an environment."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
+from typing_extensions import Self
+
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.nets.transformer.model import ActionSpec
+from rllib_seqmarl.rollout.rollout_batch import IS_FIRST, OBS
+
+#: Name of the entropy, [B, N], in what ``forward_train`` returns.
+ENTROPY = "entropy"
+
+
+def action_spec(space: spaces.Space[Any]) -> ActionSpec:
+    """What one agent may do, from the action space of one environment.
+
+    Raises:
+        UserError: neither ``MultiDiscrete([A] * N)`` nor ``Box [N, A]``.
+    """
+    if isinstance(space, spaces.MultiDiscrete) and len(set(space.nvec.tolist())) == 1:
+        return ActionSpec(int(space.nvec[0]), discrete=True)
+    if isinstance(space, spaces.Box) and len(space.shape) == 2:
+        return ActionSpec(space.shape[1], discrete=False)
+    raise UserError(
+        f"the action space {space} is not that of a team: it must be MultiDiscrete([A] * N) "
+        "or Box of shape [N, A]."
+    )
+
+
+def obs_dim(space: spaces.Space[Any]) -> int:
+    """Width D of one agent's observation, from the observation space of one environment.
+
+    Raises:
+        UserError: not a Dict with ``obs`` [N, D].
+    """
+    if isinstance(space, spaces.Dict) and OBS in space.spaces:
+        shape = space[OBS].shape
+        if shape is not None and len(shape) == 2:
+            return int(shape[1])
+    raise UserError(
+        f"the observation space {space} is not that of a team: it must be a Dict with "
+        "'obs' of shape [N, D], 'alive' [N], and 'action_mask' [N, A] for discrete actions."
+    )
+
+
+class TeamModule(TorchRLModule, InferenceOnlyAPI):
+    """What all modules of a team share: one way to act, greedily or not."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Changes the mode where it differs: RLlib sets it before and after every step."""
+        return self if mode == self.training else super().train(mode)
+
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self._act(batch, deterministic=True, **kwargs)
+
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return self._act(batch, deterministic=False, **kwargs)
+
+    def recurrent_state(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """The recurrent state of B environments, and where it must not be used.
+
+        Returns:
+            As of ``get_initial_state``, with a leading axis B; and bool [B], environments in which
+            an episode begins. A batch without them begins with the initial state.
+        """
+        obs = batch[Columns.OBS][OBS]
+        state, is_first = batch.get(Columns.STATE_IN), batch.get(IS_FIRST)
+        if state is None:
+            initial = self.get_initial_state()
+            state = {k: v.expand(len(obs), *v.shape) for k, v in initial.items()}
+        if is_first is None:
+            is_first = obs.new_zeros(len(obs), dtype=torch.bool)
+        return state, is_first
+
+    @abstractmethod
+    def _act(
+        self,
+        batch: dict[str, Any],
+        deterministic: bool,
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What the runner stores: actions, log-prob, and what is handed to the next step."""
