@@ -180,8 +180,8 @@ def test_dead_agents_count_where_the_config_says(masked: bool, small: Any) -> No
     block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
     rows = learner.build_train_batch(block)
     counted = rows.alive if masked else torch.ones_like(rows.alive)
-    for weight in ("policy_weight", "value_weight"):
-        found = learner.prepare_minibatch(rows)[weight]
+    prepared = learner.prepare_minibatch(rows)
+    for found in (prepared.policy_weight, prepared.value_weight):
         torch.testing.assert_close(found, counted.float() / counted.sum())
     algorithm.stop()
 

@@ -11,6 +11,7 @@ from helpers.learners import gradients, learner_of
 from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.central_q.module import RecurrentOutput
 from rllib_seqmarl.rollout.rollout_batch import ALIVE
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
@@ -34,7 +35,8 @@ def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:
 def loss_of_logits(learner: Any, batch: dict[str, Tensor], logits: Tensor) -> Tensor:
     """The learner's loss as a function of all agents' logits [E, T, N, A]."""
     policy = logits.softmax(-1)
-    forward = {"policy": policy, "entropy": -torch.xlogy(policy, policy).sum(-1)}
+    entropy = -torch.xlogy(policy, policy).sum(-1)
+    forward = RecurrentOutput(torch.zeros(()), entropy, policy, logits)
     loss: Tensor = learner.compute_loss_for_module(
         module_id="default_policy", config=learner.config, batch=batch, fwd_out=forward
     )

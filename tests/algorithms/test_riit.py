@@ -14,6 +14,7 @@ from ray import tune
 
 from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, check
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.central_q.module import RecurrentOutput
 from rllib_seqmarl.rollout.rollout_batch import ALIVE
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
@@ -64,7 +65,8 @@ def test_agents_follow_the_mixture(small: Any) -> None:
     batch = learner.prepare_minibatch(rows)
     logits = torch.randn(*rows.actions.shape, 3, requires_grad=True)
     policy = logits.softmax(-1)
-    forward = {"policy": policy, "entropy": -torch.xlogy(policy, policy).sum(-1)}
+    entropy = -torch.xlogy(policy, policy).sum(-1)
+    forward = RecurrentOutput(torch.zeros(()), entropy, policy, logits)
     loss = learner.compute_loss_for_module(
         module_id="default_policy", config=learner.config, batch=batch, fwd_out=forward
     )

@@ -131,7 +131,7 @@ def test_unrolled_log_probs_are_those_of_acting(small: Any) -> None:
         (block,) = algorithm.env_runner.sample()
         assert np.abs(block.memory["hidden"]).max() > 0  # episodes go on from block to block
         for (share,) in deal([block], 3):
-            log_prob = learner.core.forward_train(learner.build_train_batch(share))["log_prob"]
+            log_prob = learner.core.forward_train(learner.build_train_batch(share)).log_prob
             stored = torch.from_numpy(share.columns["log_prob"]).transpose(0, 1)
             assert stored.std() > 1e-3
             torch.testing.assert_close(log_prob, stored, atol=1e-5, rtol=0)

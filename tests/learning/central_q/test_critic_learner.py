@@ -80,7 +80,7 @@ def test_random_actions_follow_their_schedule(small: Any, tmp_path: Any) -> None
     for iteration in range(1, 3):
         (block,) = algorithm.env_runner.sample()  # not learned from
         with torch.no_grad():
-            policy = learner.core.forward_train(learner.build_train_batch(block))["policy"]
+            policy = learner.core.forward_train(learner.build_train_batch(block)).policy
         taken = torch.from_numpy(block.columns["actions"]).transpose(0, 1).unsqueeze(-1)
         mixed = torch.lerp(policy, torch.full_like(policy, 1 / policy.shape[-1]), behaviour.epsilon)
         stored = torch.from_numpy(block.columns["log_prob"]).transpose(0, 1)
