@@ -1,24 +1,26 @@
-"""Modules that pickles of checkpoints before version 0.2 name, by where they are today.
+"""What checkpoints before version 0.2 call otherwise: modules of classes, and keys of states.
 
 A pickle names classes by their module. The import system finds the old names here, so that a
-checkpoint from before loads as one from today.
+checkpoint from before loads as one from today. Keys of states are renamed where a state is read.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 #: Module before 0.2 -> module of today, below ``rllib_seqmarl``.
 MOVED = {
     "learning.module": "learning.sequential.module",
     "learning.actor_module": "learning.actor_critic.module",
     "learning.recurrent": "learning.central_q.module",
-    "rollout.block": "rollout.rollout_batch",
     # Modules that environments from outside import.
     "envs.team_env": "envs.core.contract",
     "envs.separate_worlds": "envs.core.sync_vector",
@@ -26,7 +28,18 @@ MOVED = {
     "envs.private_cue": "envs.toy.private_cue",
 }
 
+#: Fields of `RolloutBatch` and `FinalObservations` before 0.2 -> of today.
+ROLLOUT_FIELDS = {"memory": "recurrent_state", "world": "env"}
+
+#: Keys of a runner's state before 0.2 -> of today.
+RUNNER_KEYS = {"worlds": "envs", "memory": "recurrent_state", "starts": "num_resets"}
+
 _PACKAGE = __name__.rpartition(".")[0]
+
+
+def rename(state: Mapping[str, Value], names: Mapping[str, str]) -> dict[str, Value]:
+    """A state with today's keys, for one that may have been written before 0.2."""
+    return {names.get(key, key): value for key, value in state.items()}
 
 
 class _Alias(Loader):

@@ -231,7 +231,7 @@ def test_a_job_fails_where_its_trial_does(cluster: Nodes, tmp_path: Path) -> Non
     submit += ["rllib", "train", "file", "faulty.yaml", "--storage-path", str(tmp_path)]
     status, output = cluster.run(*here(submit, cluster, tmp_path), log=tmp_path / "log")
     assert status == 1, output
-    assert "gave nan in 'obs' at step 1, world 0" in output
+    assert "gave nan in 'obs' at step 1, env 0" in output
     assert "1 of 1 trials failed" in output
 
 

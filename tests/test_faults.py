@@ -249,7 +249,7 @@ nan-later:
             os.environ["PYTHONPATH"] = before
     printed = capfd.readouterr()
     assert status == 1, printed.out + printed.err
-    assert "gave nan in 'obs' at step 6, world 1, agent 2" in printed.out + printed.err
+    assert "gave nan in 'obs' at step 6, env 1, agent 2" in printed.out + printed.err
     checkpoints = sorted(tmp_path.glob("nan-later/*/checkpoint_*"))
     assert len(checkpoints) == 2
     arguments = ["--episodes", "4", "--env-config", '{"after": 1000}']

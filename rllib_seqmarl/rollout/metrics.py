@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +25,13 @@ from ray.rllib.utils.metrics import (
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+#: Statistics of episodes, by name, an entry per episode.
+EpisodeStatistics = dict[str, NDArray[np.float32]]
+
 #: Where the seconds of an iteration went, of runners, of learners, and of the whole.
 TIME_SPLIT = "time_split"
 
-#: Names of an environment's own per-episode figures, where they are others in results.
+#: Names of an environment's own per-episode metrics, where results have other ones.
 METRIC_NAMES = {"won": "win_rate"}
 
 #: Names of the mean, the least and the most of what every environment reports.
@@ -44,11 +46,11 @@ class TeamEpisode:
     """What a callback is told of a finished episode.
 
     Attributes:
-        world: which of the E worlds played it.
-        statistics: ``episode_return``, ``episode_length`` and the environment's own figures.
+        env_index: which of the E environments played it.
+        statistics: ``episode_return``, ``episode_length`` and the environment's own metrics.
     """
 
-    world: int
+    env_index: int
     statistics: dict[str, float]
 
     def __len__(self) -> int:
@@ -59,13 +61,13 @@ class TeamEpisode:
         return self.statistics["episode_return"]
 
 
-def mean_name(figure: str) -> str:
-    """Under which name the mean of an episode's figure stands in results."""
-    return _EPISODE_METRICS.get(figure, (METRIC_NAMES.get(figure, figure),))[0]
+def mean_name(statistic: str) -> str:
+    """Under which name the mean of an episode's statistic stands in results."""
+    return _EPISODE_METRICS.get(statistic, (METRIC_NAMES.get(statistic, statistic),))[0]
 
 
 def log_steps(logger: MetricsLogger, env_steps: int) -> None:
-    """Counts steps of single worlds; the team is one agent and one module to RLlib."""
+    """Counts steps of single environments; the team is one agent and one module to RLlib."""
     for path in (
         (NUM_ENV_STEPS_SAMPLED,),
         (NUM_AGENT_STEPS_SAMPLED, DEFAULT_AGENT_ID),
@@ -82,15 +84,13 @@ def log_steps(logger: MetricsLogger, env_steps: int) -> None:
     )
 
 
-def log_episodes(
-    logger: MetricsLogger, finished: Mapping[str, NDArray[np.float32]], window: int | None
-) -> None:
+def log_episodes(logger: MetricsLogger, finished: EpisodeStatistics, window: int | None) -> None:
     """Logs the statistics of finished episodes.
 
     Args:
         logger: of the runner.
-        finished: one array per figure, an entry per episode, the latest last.
-        window: over how many episodes the figures are smoothed; None: these and no others.
+        finished: the latest episode last.
+        window: over how many episodes metrics are smoothed; None: these and no others.
     """
     episodes = len(next(iter(finished.values()))) if finished else 0
     logger.log_value(NUM_EPISODES, episodes, reduce="sum")

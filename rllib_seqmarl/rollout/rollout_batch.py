@@ -1,15 +1,17 @@
-"""Blocks of columns: what a rollout hands to the learner, without an object per step or agent."""
+"""What runners hand to learners: arrays per column, without an object per step or agent."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
+from rllib_seqmarl._checkpoint_aliases import ROLLOUT_FIELDS, rename
 from rllib_seqmarl.errors import UserError
 
 OBS = "obs"
@@ -29,51 +31,71 @@ IS_FIRST = "is_first"
 #: Columns with a row T + 1: the observation that follows the last step.
 OBSERVATION_COLUMNS = (OBS, ACTION_MASK, ALIVE, STATE, NEIGHBOURS)
 
+Columns = dict[str, NDArray[Any]]
+
 
 @dataclass
 class FinalObservations:
-    """The last observations of the episodes that were truncated inside a block.
+    """The last observations of the K episodes that were truncated inside a rollout.
 
     Attributes:
         step: int64 [K], row t of the step that ended the episode.
-        world: int64 [K], its world e.
+        env: int64 [K], its environment e.
         columns: `OBSERVATION_COLUMNS`, each [K, ...].
     """
 
     step: NDArray[np.int64]
-    world: NDArray[np.int64]
-    columns: dict[str, NDArray[Any]]
+    env: NDArray[np.int64]
+    columns: Columns
+
+    @property
+    def world(self) -> NDArray[np.int64]:
+        """Former name, until its callers have been renamed."""
+        return self.env
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[FinalObservations]) -> FinalObservations | None:
+        """All of them, in the order of ``parts``; None where there are none."""
+        if not parts:
+            return None
+        columns = {
+            name: np.concatenate([part.columns[name] for part in parts])
+            for name in parts[0].columns
+        }
+        step = np.concatenate([part.step for part in parts])
+        return cls(step, np.concatenate([part.env for part in parts]), columns)
 
 
 @dataclass
 class RolloutBatch:
-    """T steps of E worlds, time first.
+    """T steps of E environments, time first.
 
     Attributes:
+        num_env_steps: T x E, or the steps of an evaluation, which keeps no columns.
+        num_agents: N.
         columns: observation columns [T + 1, E, N, ...]; ``actions`` [T, E, N(, A)]; ``log_prob``
             [T, E, N, K]; ``order`` [T, E, N] where it is not the index; ``order_log_prob`` [T, E]
             or [T, E, N] where it is learned; ``reward`` [T, E];
             ``terminated``, ``truncated``, ``is_first`` bool [T, E].
-        memory: what a recurrent policy carried into row 0, by name, each [E, N, ...]; to be
-            forgotten by worlds in which row 0 is the first of an episode. Empty for others.
         final: for the bootstrap at truncation.
-        num_env_steps: steps of single worlds.
-        num_agents: N.
+        recurrent_state: of the policy before row 0, by name, each [E, N, ...]; to be replaced by
+            the initial one in environments in which row 0 is the first of an episode. Empty
+            without recurrence.
         error: what went wrong in a runner of another process, which cannot raise it here.
     """
 
     num_env_steps: int
     num_agents: int
-    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    columns: Columns = field(default_factory=dict)
     final: FinalObservations | None = None
-    memory: dict[str, NDArray[Any]] = field(default_factory=dict)
+    recurrent_state: Columns = field(default_factory=dict)
     error: str | None = None
 
     def __len__(self) -> int:
         return self.num_env_steps
 
     def env_steps(self) -> int:
-        """Steps of single worlds, as RLlib counts them."""
+        """Steps of single environments, as RLlib counts them."""
         return self.num_env_steps
 
     def agent_steps(self) -> int:
@@ -81,13 +103,13 @@ class RolloutBatch:
         return self.num_env_steps
 
     @property
-    def num_worlds(self) -> int:
+    def num_envs(self) -> int:
         """E."""
         return int(self.columns[REWARD].shape[1])
 
-    def worlds(self, start: int, stop: int) -> RolloutBatch:
-        """The same steps of worlds ``start`` to ``stop``; the block itself where these are all."""
-        if (start, stop) == (0, self.num_worlds):
+    def select_envs(self, start: int, stop: int) -> RolloutBatch:
+        """The same steps of environments ``start`` to ``stop``; itself where these are all."""
+        if (start, stop) == (0, self.num_envs):
             return self
         # Contiguous, since Ray sends only such arrays as they are; others it pickles.
         columns = {
@@ -96,35 +118,63 @@ class RolloutBatch:
         }
         final = None
         if self.final is not None:
-            inside = (self.final.world >= start) & (self.final.world < stop)
+            inside = (self.final.env >= start) & (self.final.env < stop)
             final = FinalObservations(
                 self.final.step[inside],
-                self.final.world[inside] - start,
+                self.final.env[inside] - start,
                 {name: column[inside] for name, column in self.final.columns.items()},
             )
-        memory = {name: value[start:stop] for name, value in self.memory.items()}
+        recurrent_state = {name: value[start:stop] for name, value in self.recurrent_state.items()}
         steps = len(self.columns[REWARD])
-        return RolloutBatch(steps * (stop - start), self.num_agents, columns, final, memory)
+        return RolloutBatch(
+            steps * (stop - start), self.num_agents, columns, final, recurrent_state
+        )
+
+    # Former names, until their callers have been renamed.
+    num_worlds = num_envs
+    worlds = select_envs
+
+    @property
+    def memory(self) -> Columns:
+        """Former name, until its callers have been renamed."""
+        return self.recurrent_state
+
+    @memory.setter
+    def memory(self, value: Columns) -> None:
+        self.recurrent_state = value
+
+    def get_state(self) -> dict[str, Any]:
+        """Its fields as a dict of plain values, for a checkpoint."""
+        return {**vars(self), "final": self.final and dict(vars(self.final))}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """What `get_state` gave, here or in a version before."""
+        fields = rename(state, ROLLOUT_FIELDS)
+        final = fields.pop("final")
+        if final is not None:
+            final = FinalObservations(**rename(final, ROLLOUT_FIELDS))
+        return cls(final=final, **fields)
 
     def check(self, simulator: str) -> None:
         """Refuses observations and rewards that are not finite, and neighbours that do not exist.
 
         Raises:
-            UserError: names the first bad column, step, world and agent.
+            UserError: names the first bad column, step, environment and agent.
         """
         for name in (OBS, STATE, REWARD):
             column = self.columns.get(name)
-            # One sum is enough to see that all is well; only then look for the culprit.
+            # One sum shows that all is well; only otherwise is the bad entry looked for.
             if column is None or np.isfinite(column.sum(dtype=np.float64)):
                 continue
             bad = np.argwhere(~np.isfinite(column))
             if len(bad):
-                axes = ("step", "world", "agent") if name == OBS else ("step", "world")
+                axes = ("step", "env", "agent") if name == OBS else ("step", "env")
                 where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, bad[0], strict=False))
                 value = column[tuple(bad[0])]
                 raise UserError(
                     f"the environment ({simulator}) gave {value} in {name!r} at {where} of this "
-                    "rollout: mend the environment; nothing was learned from this rollout."
+                    "rollout: fix the environment; nothing was learned from this rollout."
                 )
         neighbours = self.columns.get(NEIGHBOURS)
         if neighbours is None or not neighbours.size:
@@ -134,62 +184,63 @@ class RolloutBatch:
             bad = np.argwhere((neighbours < -1) | (neighbours >= agents))[0]
             raise UserError(
                 f"the environment ({simulator}) gave {neighbours[tuple(bad)]} among the neighbours "
-                f"of agent {bad[2]} of world {bad[1]}: give slots from 0 to {agents - 1}, or -1."
+                f"of agent {bad[2]} of env {bad[1]}: give slots from 0 to {agents - 1}, or -1."
             )
 
 
-def concatenate(blocks: Sequence[RolloutBatch]) -> RolloutBatch:
-    """Blocks of equally many steps side by side, as one block of all their worlds."""
-    if len(blocks) == 1:
-        return blocks[0]
+def concatenate(rollouts: Sequence[RolloutBatch]) -> RolloutBatch:
+    """Rollouts of equally many steps as one rollout of all their environments."""
+    first = rollouts[0]
+    if len(rollouts) == 1:
+        return first
     columns = {
-        name: np.concatenate([block.columns[name] for block in blocks], axis=1)
-        for name in blocks[0].columns
+        name: np.concatenate([rollout.columns[name] for rollout in rollouts], axis=1)
+        for name in first.columns
     }
-    finals, first_world = [], 0
-    for block in blocks:
-        if block.final is not None:
-            finals.append((block.final, first_world))
-        first_world += block.num_worlds
-    final = None
-    if finals:
-        final = FinalObservations(
-            np.concatenate([one.step for one, _ in finals]),
-            np.concatenate([one.world + offset for one, offset in finals]),
-            {
-                name: np.concatenate([one.columns[name] for one, _ in finals])
-                for name in finals[0][0].columns
-            },
-        )
-    memory = {
-        name: np.concatenate([block.memory[name] for block in blocks]) for name in blocks[0].memory
+    offsets = itertools.accumulate((rollout.num_envs for rollout in rollouts), initial=0)
+    finals = [
+        FinalObservations(final.step, final.env + offset, final.columns)
+        for final, offset in zip((rollout.final for rollout in rollouts), offsets, strict=False)
+        if final is not None
+    ]
+    recurrent_state = {
+        name: np.concatenate([rollout.recurrent_state[name] for rollout in rollouts])
+        for name in first.recurrent_state
     }
-    num_env_steps = sum(block.num_env_steps for block in blocks)
-    return RolloutBatch(num_env_steps, blocks[0].num_agents, columns, final, memory)
+    return RolloutBatch(
+        sum(rollout.num_env_steps for rollout in rollouts),
+        first.num_agents,
+        columns,
+        FinalObservations.concatenate(finals),
+        recurrent_state,
+    )
 
 
-def deal(blocks: Sequence[RolloutBatch], parts: int) -> list[list[RolloutBatch]]:
-    """All worlds of ``blocks``, dealt out to ``parts`` learners as evenly as worlds allow.
+def shard(rollouts: Sequence[RolloutBatch], num_shards: int) -> list[list[RolloutBatch]]:
+    """All environments of ``rollouts``, spread over learners as evenly as they allow.
 
-    What is dealt out whole is not copied; a learner puts its share together itself.
+    A rollout that goes to one learner is not copied; a learner concatenates its shard itself.
 
     Raises:
-        UserError: fewer worlds than learners.
+        UserError: fewer environments than learners.
     """
-    ends = np.cumsum([block.num_worlds for block in blocks])
-    if ends[-1] < parts:
+    ends = np.cumsum([rollout.num_envs for rollout in rollouts])
+    if ends[-1] < num_shards:
         raise UserError(
-            f"{parts} learners cannot share {ends[-1]} worlds: "
+            f"{num_shards} learners cannot share {ends[-1]} environments: "
             "lower num_learners or raise num_envs_per_env_runner."
         )
-    bounds = np.linspace(0, ends[-1], parts + 1).astype(int)
-    shares = []
+    bounds = np.linspace(0, ends[-1], num_shards + 1).astype(int)
+    shards = []
     for low, high in itertools.pairwise(bounds):
-        share = []
-        for block, end in zip(blocks, ends, strict=True):
-            first = end - block.num_worlds
+        part = []
+        for rollout, end in zip(rollouts, ends, strict=True):
+            first = end - rollout.num_envs
             start, stop = max(low, first) - first, min(high, end) - first
             if start < stop:
-                share.append(block.worlds(start, stop))
-        shares.append(share)
-    return shares
+                part.append(rollout.select_envs(start, stop))
+        shards.append(part)
+    return shards
+
+
+deal = shard  # former name, until its callers have been renamed

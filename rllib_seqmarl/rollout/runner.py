@@ -1,7 +1,7 @@
-"""The team runner: an RLlib ``EnvRunner`` that fills blocks of columns.
+"""The team runner: an RLlib ``EnvRunner`` that fills arrays in place.
 
-RLlib's own runners keep one episode object per world, append to Python lists at every step and
-send them through connectors. Here a rollout is a handful of arrays [T, E, N, ...] that are
+RLlib's own runners keep one episode object per environment, append to Python lists at every step
+and send them through connectors. Here a rollout is a handful of arrays [T, E, N, ...] that are
 allocated once and written in place; what RLlib sees of a runner from outside (sampling,
 metrics, weights, state, callbacks, restarts) stays the same.
 """
@@ -11,58 +11,150 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
 import torch
+from gymnasium.spaces import MultiDiscrete
 from numpy.typing import NDArray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import ENV_STEP_FAILURE, EnvRunner
 from ray.rllib.utils import force_list
 from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.framework import get_device
 from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     SAMPLE_TIMER,
     WEIGHTS_SEQ_NO,
 )
+from torch import Tensor
 
+from rllib_seqmarl._checkpoint_aliases import RUNNER_KEYS, rename
+from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv
+from rllib_seqmarl.envs.core.contract import random_actions as uniform_actions
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.metrics import TIME_SPLIT, TeamEpisode, log_episodes, log_steps
-from rllib_seqmarl.rollout.rollout_batch import RolloutBatch
-from rllib_seqmarl.rollout.worlds import WorldsRunner
+from rllib_seqmarl.rollout.metrics import (
+    TIME_SPLIT,
+    EpisodeStatistics,
+    TeamEpisode,
+    log_episodes,
+    log_steps,
+)
+from rllib_seqmarl.rollout.rollout_batch import (
+    ACTION_MASK,
+    ACTIONS,
+    IS_FIRST,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    FinalObservations,
+    RolloutBatch,
+)
 
 logger = logging.getLogger(__name__)
 
 #: Environment state and random state: large, and of this runner alone, so never broadcast.
-COMPONENT_WORLDS = "worlds"
+COMPONENT_ENVS = "envs"
 
-#: How often a failing environment is built anew for one rollout, where that is asked for.
+#: How often a failing environment is built again for one rollout, where that is asked for.
 MAX_REBUILDS = 10
 
 
-class TeamEnvRunner(WorldsRunner, Checkpointable):
-    """Plays E worlds with one policy and returns blocks of columns.
+class EnvRestarted(Exception):
+    """The environment failed in a step and was built again; what was played is lost."""
 
-    ``sample()`` takes ``rollout_fragment_length`` steps of every world; worlds go on where they
-    were at the next call. ``sample(num_episodes=n)`` starts afresh, plays n whole episodes, an
-    equal share of them in every world so that short episodes are not favoured, and returns
-    step counts only.
+
+#: What ``env.step`` returns: observation, reward, terminated, truncated, infos.
+StepResult = tuple[
+    Observation, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
+]
+
+
+class TeamEnvRunner(EnvRunner, Checkpointable):
+    """Plays E environments with one policy and returns rollouts.
+
+    ``sample()`` takes ``rollout_fragment_length`` steps of every environment. The next call goes on
+    where it ended, a recurrent policy's state included. ``sample(num_episodes=n)`` resets all
+    environments and plays n whole episodes, an equal share of them in every environment so that
+    short episodes are not favoured; it returns step counts only.
     """
 
-    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        config: AlgorithmConfig,
+        env_creator: Callable[[Mapping[str, Any]], TeamVectorEnv],
+        spaces: Mapping[str, Any] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Builds environments and policy.
+
+        Args:
+            config: the algorithm's.
+            env_creator: makes E environments of ``env_config`` with ``num_envs``.
+            spaces: as of `get_spaces`, for a runner without environments.
+            kwargs: RLlib's; see ``EnvRunner``.
+        """
         super().__init__(config=config, **kwargs)
-        self._callbacks = [cls() for cls in force_list(self.config.callbacks_class)]
+        self.env_creator = env_creator
+        self.spaces = spaces or {}
+        self.env: TeamVectorEnv | None = None
+        self._device = get_device(
+            self.config, self.config.num_gpus_per_env_runner if self.worker_index else 0
+        )
+        self.generator = torch.Generator()  # on the CPU, so that its state fits any machine
+        if self._seed is not None:
+            self.generator.manual_seed(self._seed)
+        else:
+            self.generator.seed()
+        self._weights_seq_no = 0
+        self._num_resets = 0  # of all environments, with the present weights
+        self._obs: Observation | None = None  # None: reset before the next step
+        self._is_first: NDArray[np.bool_] = np.zeros(0, bool)
+        self._recurrent_state: dict[str, Tensor] = {}  # each [E, N, ...]; empty without recurrence
+        self._finished: list[EpisodeStatistics] = []
+        self._evaluated: list[EpisodeStatistics] = []
         self._error: str | None = None
-        self._notice = ""
-        self._evaluated: list[dict[str, NDArray[np.float32]]] = []
-        self._finished: list[dict[str, NDArray[np.float32]]] = []
+        self._warning = ""
+        self._seconds = {"environment": 0.0, "decode": 0.0, "sampling_other": 0.0}
+        self._callbacks = [cls() for cls in force_list(self.config.callbacks_class)]
         # Where others sample, the learner's own runner needs only spaces and a module.
         others_sample = not self.worker_index and self.config.num_env_runners > 0
         if not others_sample or self.config.create_env_on_local_worker:
             self.make_env()
         self.make_module()
+
+    def make_env(self) -> None:
+        """Builds the E environments, and closes those there were."""
+        self.stop()
+        context = {**self.config.env_config, "num_envs": self.config.num_envs_per_env_runner}
+        self.env = self.env_creator(context)
+        self._obs = None
+        self._call_back("on_environment_created", env=self.env, env_context=context)
+
+    def make_module(self) -> None:
+        """Builds the policy that acts."""
+        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
+        self.module: RLModule = spec.build().to(self._device).eval()
+
+    def get_spaces(self) -> Mapping[str, Any]:
+        """Spaces of the E environments, of one of them, and of the module."""
+        if self.env is None:
+            return self.spaces
+        single = (self.env.single_observation_space, self.env.single_action_space)
+        return {
+            INPUT_ENV_SPACES: (self.env.observation_space, self.env.action_space),
+            INPUT_ENV_SINGLE_SPACES: single,
+            DEFAULT_MODULE_ID: single,
+        }
 
     def assert_healthy(self) -> None:
         """Checks that construction has come to its end."""
@@ -70,7 +162,7 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
         assert self.module is not None
 
     def stop(self) -> None:
-        """Closes the worlds."""
+        """Closes the environments."""
         if self.env is not None:
             self.env.close()
 
@@ -85,107 +177,255 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
         random_actions: bool = False,
         force_reset: bool = False,
     ) -> list[RolloutBatch]:
-        """Steps the worlds.
+        """Steps the environments.
 
         Args:
-            num_timesteps: steps of single worlds, rounded up to whole steps of all E;
+            num_timesteps: steps of single environments, rounded up to whole steps of all E;
                 by default ``rollout_fragment_length`` steps of each.
-            num_episodes: whole episodes instead, from fresh worlds.
+            num_episodes: whole episodes instead, after a reset of all environments.
             explore: sample actions (True) or take the most likely ones; by default the config's.
             random_actions: uniform legal actions instead of the policy's.
-            force_reset: start all worlds afresh.
+            force_reset: reset all environments first.
 
         Returns:
-            One block.
+            One rollout.
 
         Raises:
             UserError: not finite observations or rewards, or a mask without any legal action.
         """
         if self.env is None:
             raise ValueError(f"{self} has no environment to sample from.")
+        if num_episodes is None and num_timesteps is None and self.config.in_evaluation:
+            num_episodes = self.env.num_envs
+        explore = self.config.explore if explore is None else explore
+        choose = partial(self._choose_actions, explore, random_actions)
+        play: Callable[[], RolloutBatch]
+        if num_episodes is not None:
+            play = partial(self._play_episodes, num_episodes, choose)
+        else:
+            steps = self.config.get_rollout_fragment_length(self.worker_index)
+            if num_timesteps is not None:
+                steps = math.ceil(num_timesteps / self.env.num_envs)
+            play = partial(self._collect_steps, steps, choose)
+        if force_reset or num_episodes is not None:
+            self._obs = None
         try:
-            return [self._sample(num_timesteps, num_episodes, explore, random_actions, force_reset)]
+            return [self._sample(play)]
         except UserError as error:
             if not self.worker_index:
                 raise
-            # RLlib takes an exception in another process for a crash and begins anew, for ever.
+            # RLlib takes an exception in another process for a crash and starts again, for ever.
             self._error = str(error)
             return [RolloutBatch(0, self.env.num_agents, error=self._error)]
 
-    def _sample(
-        self,
-        num_timesteps: int | None,
-        num_episodes: int | None,
-        explore: bool | None,
-        random_actions: bool,
-        force_reset: bool,
-    ) -> RolloutBatch:
+    def _sample(self, play: Callable[[], RolloutBatch]) -> RolloutBatch:
+        """Plays, again where the environment was restarted, and counts steps and seconds."""
         assert self.env is not None
         begin = time.perf_counter()
         # A rollout has one core: a second OpenMP thread on it slows both down.
         torch.set_num_threads(1)
-        explore = self.config.explore if explore is None else explore
-        if num_episodes is None and num_timesteps is None and self.config.in_evaluation:
-            num_episodes = self.env.num_envs
         with self.metrics.log_time(SAMPLE_TIMER):
-            if force_reset or num_episodes is not None:
-                self._obs = None
-            if num_episodes is not None:
-                block = self._until_the_worlds_hold(
-                    lambda: self._sample_episodes(num_episodes, explore, random_actions)
-                )
+            finished = len(self._finished)
+            for _ in range(MAX_REBUILDS + 1):
+                try:
+                    rollout = play()
+                    break
+                except EnvRestarted:
+                    del self._finished[finished:]  # episodes of the attempt that failed
             else:
-                steps = self.config.get_rollout_fragment_length(self.worker_index)
-                if num_timesteps is not None:
-                    steps = math.ceil(num_timesteps / self.env.num_envs)
-                block = self._until_the_worlds_hold(
-                    lambda: self._sample_steps(steps, explore, random_actions)
+                raise UserError(
+                    f"the environment ({self.env.simulator}) was built {MAX_REBUILDS} times and "
+                    "failed every time before a rollout was complete: fix the environment."
                 )
-                block.check(self.env.simulator)
-            self._call_back("on_sample_end", samples=[block])
-        self._log_env_steps(self._metrics_num_env_steps_sampled, block.num_env_steps)
-        log_steps(self.metrics, block.num_env_steps)
+            self._call_back("on_sample_end", samples=[rollout])
+        self._log_env_steps(self._metrics_num_env_steps_sampled, rollout.num_env_steps)
+        log_steps(self.metrics, rollout.num_env_steps)
         total = time.perf_counter() - begin
         self._seconds["sampling_other"] += (
             total - self._seconds["environment"] - self._seconds["decode"]
         )
-        return block
+        return rollout
 
-    def _until_the_worlds_hold(self, play: Callable[[], RolloutBatch | None]) -> RolloutBatch:
-        """Plays again where the environment failed and was built anew, a few times."""
-        assert self.env is not None
-        finished = len(self._finished)
-        for _ in range(MAX_REBUILDS + 1):
-            block = play()
-            if block is not None:
-                return block
-            del self._finished[finished:]  # episodes of the attempt that failed
-        raise UserError(
-            f"the environment ({self.env.simulator}) was built {MAX_REBUILDS} times and failed "
-            "every time before a rollout was complete: mend the environment."
+    def _collect_steps(
+        self, steps: int, choose: Callable[[], dict[str, NDArray[Any]]]
+    ) -> RolloutBatch:
+        """T steps of all environments."""
+        env, obs = self._start()
+        columns: dict[str, NDArray[Any]] = {
+            name: np.empty((steps + 1, *value.shape), value.dtype) for name, value in obs.items()
+        }
+        columns[REWARD] = np.empty((steps, env.num_envs), np.float32)
+        for name in (TERMINATED, TRUNCATED, IS_FIRST):
+            columns[name] = np.empty((steps, env.num_envs), np.bool_)
+        recurrent_state = {name: x.cpu().numpy() for name, x in self._recurrent_state.items()}
+        finals: list[FinalObservations] = []
+        for t in range(steps):
+            for name, value in obs.items():
+                columns[name][t] = value
+            columns[IS_FIRST][t] = self._is_first
+            chosen = choose()
+            for name, value in chosen.items():
+                if t == 0:
+                    columns[name] = np.empty((steps, *value.shape), value.dtype)
+                columns[name][t] = value
+            obs, reward, terminated, truncated, infos = self._step(chosen[ACTIONS])
+            columns[REWARD][t] = reward
+            columns[TERMINATED][t], columns[TRUNCATED][t] = terminated, truncated
+            ended = np.flatnonzero(truncated)
+            if len(ended):
+                last = {name: value[ended] for name, value in infos["final_obs"].items()}
+                finals.append(FinalObservations(np.full(len(ended), t), ended, last))
+        for name, value in obs.items():
+            columns[name][steps] = value
+        final = FinalObservations.concatenate(finals)
+        rollout = RolloutBatch(
+            steps * env.num_envs, env.num_agents, columns, final, recurrent_state
         )
+        rollout.check(env.simulator)
+        return rollout
+
+    def _play_episodes(
+        self, num_episodes: int, choose: Callable[[], dict[str, NDArray[Any]]]
+    ) -> RolloutBatch:
+        """``num_episodes`` episodes after a reset; nothing is kept but their statistics."""
+        env, _ = self._start()
+        # Environment e plays its share and no more: were the first n to end taken, short episodes
+        # (quick defeats, say) would count too often.
+        quota = np.full(env.num_envs, num_episodes // env.num_envs)
+        quota[: num_episodes % env.num_envs] += 1
+        env_steps = 0
+        while quota.any():
+            actions = choose()[ACTIONS]
+            env_steps += int((quota > 0).sum())
+            obs, reward, *_ = self._step(actions, quota)
+            columns = {name: value[None] for name, value in {**obs, REWARD: reward}.items()}
+            RolloutBatch(1, 0, columns).check(env.simulator)
+        self._obs = None
+        return RolloutBatch(env_steps, env.num_agents)
+
+    # -- one step ----------------------------------------------------------------------------
+
+    def _start(self) -> tuple[TeamVectorEnv, Observation]:
+        """The environments, each with an episode under way, and what is observed in them."""
+        assert self.env is not None
+        if self._obs is None:
+            seed = self._reset_seed()
+            if seed is not None:
+                self.generator.manual_seed(seed)
+            self._obs, _ = self._try_env_reset(seed=seed)
+            self._is_first = np.ones(self.env.num_envs, bool)
+            self._recurrent_state = self._initial_state()
+        return self.env, self._obs
+
+    def _reset_seed(self) -> int | None:
+        """Seed of a reset: of this runner, of its weights, of the resets with them.
+
+        So a runner that was restarted or resumed plays new episodes with new actions, and an
+        evaluation is the same whether or not the training was interrupted before it.
+        """
+        if self._seed is None:
+            return None
+        key = (self._seed, self._weights_seq_no, self._num_resets)
+        self._num_resets += 1
+        return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+    def _initial_state(self) -> dict[str, Tensor]:
+        """The state of a recurrent policy before its first observation, each [E, N, ...]."""
+        assert self.env is not None
+        num_envs = self.env.num_envs
+        return {
+            name: value.expand(num_envs, *value.shape).contiguous()
+            for name, value in self.module.get_initial_state().items()
+        }
+
+    def _choose_actions(self, explore: bool, random_actions: bool) -> dict[str, NDArray[Any]]:
+        """Actions [E, N(, A)] for the current observations, and what is stored beside them."""
+        assert self.env is not None
+        assert self._obs is not None
+        mask = self._obs.get(ACTION_MASK)
+        discrete = isinstance(self.env.single_action_space, MultiDiscrete)
+        if discrete and mask is not None and not mask.any(-1).all():
+            env, agent = np.argwhere(~mask.any(-1))[0]
+            raise UserError(
+                f"the environment ({self.env.simulator}) allows agent {agent} of env {env} "
+                "no action at all: its action_mask is all zero; a dead agent needs a no-op."
+            )
+        begin = time.perf_counter()
+        if random_actions:
+            seed = int(torch.randint(2**62, (), generator=self.generator))
+            rng = np.random.default_rng(seed)
+            chosen = {ACTIONS: uniform_actions(self.env, self._obs, rng)}
+            self._recurrent_state = self._initial_state()  # the policy saw nothing of this step
+        else:
+            forward = self.module.forward_exploration if explore else self.module.forward_inference
+            obs = {k: torch.from_numpy(v).to(self._device) for k, v in self._obs.items()}
+            is_first = torch.from_numpy(self._is_first).to(self._device)
+            batch = {Columns.OBS: obs, Columns.STATE_IN: self._recurrent_state, IS_FIRST: is_first}
+            out = forward(batch, generator=self.generator)
+            self._recurrent_state = out.pop(Columns.STATE_OUT, {})
+            chosen = {name: value.cpu().numpy() for name, value in out.items()}
+        self._seconds["decode"] += time.perf_counter() - begin
+        return chosen
+
+    def _step(self, actions: NDArray[Any], quota: NDArray[np.int64] | None = None) -> StepResult:
+        """One step of all environments; notes the episodes that end.
+
+        Args:
+            actions: [E, N(, A)].
+            quota: int64 [E], episodes that each environment still has to play, counted down
+                here; None counts all episodes.
+
+        Raises:
+            EnvRestarted: the environment failed and was built again.
+            RuntimeError: the environment failed and must not be built again.
+        """
+        assert self.env is not None
+        begin = time.perf_counter()
+        try:
+            result = self._try_env_step(actions)
+        except RuntimeError as error:  # RLlib's, of whatever the environment raised
+            cause = error.__cause__ or error
+            if isinstance(cause, UserError):
+                raise cause from None
+            raise RuntimeError(
+                f"the environment ({self.env.simulator}) failed in a step: "
+                f"{type(cause).__name__}: {cause}. Fix it, or let it be built again with "
+                "restart_failed_sub_environments: true."
+            ) from cause
+        self._seconds["environment"] += time.perf_counter() - begin
+        if isinstance(result, str) and result == ENV_STEP_FAILURE:
+            self._obs = None
+            raise EnvRestarted
+        self._obs, _, terminated, truncated, infos = result
+        self._is_first = terminated | truncated
+        if self._is_first.any():
+            counted = self._is_first
+            if quota is not None:
+                counted = counted & (quota > 0)
+                quota -= counted
+            if counted.any():
+                self._end_episodes(counted, infos["final_info"])
+        return result
 
     # -- episodes, metrics, callbacks ----------------------------------------------------------
 
-    def _episodes_ended(
-        self, ended: NDArray[np.bool_], statistics: dict[str, NDArray[np.float32]]
-    ) -> None:
-        chosen = {name: value[ended] for name, value in statistics.items()}
-        self._finished.append(chosen)
+    def _end_episodes(self, ended: NDArray[np.bool_], statistics: EpisodeStatistics) -> None:
+        """Notes the statistics, each [E], of environments (bool [E]) whose episodes ended."""
+        finished = {name: value[ended] for name, value in statistics.items()}
+        self._finished.append(finished)
         if not self.config.has_episode_end_callback():
             return
-        for i, world in enumerate(np.flatnonzero(ended)):
-            episode = TeamEpisode(int(world), {k: float(v[i]) for k, v in chosen.items()})
+        for i, env_index in enumerate(np.flatnonzero(ended).tolist()):
             self._call_back(
                 "on_episode_end",
-                episode=episode,
+                episode=TeamEpisode(env_index, {k: float(v[i]) for k, v in finished.items()}),
                 prev_episode_chunks=[],
                 env=self.env,
                 rl_module=self.module,
-                env_index=int(world),
+                env_index=env_index,
             )
 
-    def _call_back(self, name: str, **arguments: Any) -> None:
+    def _call_back(self, name: str, **arguments: object) -> None:
         """Calls the user's callbacks of that name, with what all of them are given."""
         make_callback(
             name,
@@ -194,8 +434,8 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
             kwargs={"env_runner": self, "metrics_logger": self.metrics, **arguments},
         )
 
-    def pop_episodes(self) -> dict[str, NDArray[np.float32]]:
-        """Statistics of the episodes that ended since the last call, one array per figure."""
+    def pop_episodes(self) -> EpisodeStatistics:
+        """Statistics of the episodes that ended since the last call, an entry per episode."""
         finished = {
             name: np.concatenate([one[name] for one in self._finished])
             for name in (self._finished[0] if self._finished else ())
@@ -203,38 +443,34 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
         self._finished.clear()
         return finished
 
-    def get_metrics(self) -> Any:
+    def get_metrics(self) -> dict[str, Any]:
         """Metrics since the last call, for RLlib to merge over runners."""
         finished = self.pop_episodes()
-        if self.config.in_evaluation and finished:
+        window = None  # an evaluation reports all of its episodes, training the most recent ones
+        if not self.config.in_evaluation:
+            # This runner's share of the episodes over which RLlib smooths.
+            episodes = self.config.metrics_num_episodes_for_smoothing
+            window = math.ceil(episodes / (self.config.num_env_runners or 1))
+        elif finished:
             self._evaluated.append(finished)
-        log_episodes(
-            self.metrics,
-            finished,
-            # An evaluation reports all of its episodes, training the most recent ones.
-            window=None if self.config.in_evaluation else self._smoothing_window(),
-        )
+        log_episodes(self.metrics, finished, window)
         for part, seconds in self._seconds.items():
             self.metrics.log_value((TIME_SPLIT, part), seconds, reduce="mean", window=1)
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="mean", window=1)
-        return self.metrics.reduce()
+        reduced: dict[str, Any] = self.metrics.reduce()
+        return reduced
 
-    def pop_evaluated(self) -> tuple[list[dict[str, NDArray[np.float32]]], str | None]:
+    def pop_evaluated(self) -> tuple[list[EpisodeStatistics], str | None]:
         """Statistics of all episodes reported by evaluations since the last call, and an error."""
         evaluated, error = self._evaluated, self._error
         self._evaluated, self._error = [], None
         return evaluated, error
 
-    def pop_notice(self) -> str:
+    def pop_warning(self) -> str:
         """What a user should know of the last restore; empty if nothing, or when already told."""
-        notice, self._notice = self._notice, ""
-        return notice
-
-    def _smoothing_window(self) -> int:
-        """This runner's share of the episodes over which RLlib smooths."""
-        episodes = self.config.metrics_num_episodes_for_smoothing
-        return math.ceil(episodes / (self.config.num_env_runners or 1))
+        warning, self._warning = self._warning, ""
+        return warning
 
     # -- state -------------------------------------------------------------------------------
 
@@ -243,48 +479,87 @@ class TeamEnvRunner(WorldsRunner, Checkpointable):
         components: str | Collection[str] | None = None,
         *,
         not_components: str | Collection[str] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> dict[str, Any]:
-        """Weights, step count, and the worlds with all their randomness."""
+        """Weights, step count, and the environments with all their randomness."""
         state: dict[str, Any] = {
             NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime
         }
         if self._check_component(COMPONENT_RL_MODULE, components, not_components):
             state[COMPONENT_RL_MODULE] = self.module.get_state(**kwargs)
             state[WEIGHTS_SEQ_NO] = self._weights_seq_no
-        if self._check_component(COMPONENT_WORLDS, components, not_components):
-            state[COMPONENT_WORLDS] = self._worlds_state()
+        if self._check_component(COMPONENT_ENVS, components, not_components):
+            state[COMPONENT_ENVS] = self._get_envs_state()
         return state
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Takes over what `get_state` gave, as far as it is there."""
+        state = rename(state, RUNNER_KEYS)
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
         if COMPONENT_RL_MODULE in state:
             # An older number than ours means that an older checkpoint was restored.
             number = state.get(WEIGHTS_SEQ_NO, 0)
             if number == 0 or number != self._weights_seq_no:
-                self._starts = 0
+                self._num_resets = 0
                 weights = state[COMPONENT_RL_MODULE]
                 if isinstance(weights, ray.ObjectRef):
                     weights = ray.get(weights)
                 self.module.set_state(weights.get(DEFAULT_MODULE_ID, weights))
             if number > 0:
                 self._weights_seq_no = number
-        worlds = state.get(COMPONENT_WORLDS)
-        if worlds is not None:
-            self._set_worlds_state(worlds)
-            if worlds["runner"] == self._identity and worlds.get("lost") is not None:
-                self._notice = (
-                    "the checkpoint does not hold the episodes that were under way, because "
-                    f"{worlds['lost']}: new episodes start."
-                )
-                logger.warning(self._notice)
+        # RLlib brings a restarted runner up to date with the state of another one, whose episodes
+        # and random numbers must not be played twice.
+        envs = state.get(COMPONENT_ENVS)
+        if envs is not None and envs["runner"] == self._identity:
+            self._set_envs_state(rename(envs, RUNNER_KEYS))
 
-    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    @property
+    def _identity(self) -> tuple[bool, int]:
+        return bool(self.config.in_evaluation), self.worker_index or 0
+
+    def _get_envs_state(self) -> dict[str, Any]:
+        """The environments with all their randomness, and the policy's recurrent state in them."""
+        env = None if self._obs is None else self.env  # None: no episodes are under way
+        lost = None if env is None else env.cannot_save_reason()
+        if lost is not None:
+            env = None
+        return {
+            "runner": self._identity,
+            "generator": self.generator.get_state().numpy(),
+            "env": None if env is None else env.get_state(),
+            "obs": None if env is None else self._obs,
+            "lost": lost,  # why the episodes under way are not in here
+            "is_first": self._is_first,
+            "recurrent_state": {k: v.cpu().numpy() for k, v in self._recurrent_state.items()},
+            "num_resets": self._num_resets,
+        }
+
+    def _set_envs_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `_get_envs_state` gave; new episodes where that does not fit."""
+        self.generator.set_state(torch.from_numpy(state["generator"]))
+        self._num_resets = state["num_resets"]
+        self._obs = None
+        same_number = len(state["is_first"]) == self.config.num_envs_per_env_runner
+        if state["obs"] is not None and self.env is not None and same_number:
+            self.env.reset(seed=0)  # set_state continues environments that have been reset
+            self.env.set_state(state["env"])
+            self._obs, self._is_first = state["obs"], state["is_first"]
+            self._recurrent_state = {
+                name: torch.from_numpy(value).to(self._device)
+                for name, value in state.get("recurrent_state", {}).items()
+            }
+        if state.get("lost") is not None:
+            self._warning = (
+                "the checkpoint does not hold the episodes that were under way, because "
+                f"{state['lost']}: new episodes start."
+            )
+            logger.warning(self._warning)
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
         """What `Checkpointable` needs to build this runner again."""
         return (), {"config": self.config, "env_creator": self.env_creator}
 
-    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+    def get_checkpointable_components(self) -> list[tuple[str, RLModule]]:
         """The module is saved apart; see `Checkpointable`."""
         return [(COMPONENT_RL_MODULE, self.module)]

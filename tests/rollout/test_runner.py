@@ -1,4 +1,4 @@
-"""The columnar runner, against the worlds that it plays and the interface that RLlib expects."""
+"""The runner, against the environments that it plays and the interface that RLlib expects."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def game(length: int = 3) -> dict[str, Any]:
     return {"episode_length": length, "num_agents": 3}
 
 
-def test_block_has_the_shapes_of_the_design(small: Any) -> None:
+def test_rollout_has_the_shapes_of_the_design(small: Any) -> None:
     runner = make_runner(small("MAT", env_config=game()))
-    (block,) = runner.sample()
-    shapes = {name: column.shape for name, column in block.columns.items()}
+    (rollout,) = runner.sample()
+    shapes = {name: column.shape for name, column in rollout.columns.items()}
     width = runner.env.single_observation_space[OBS].shape[1]
     assert shapes[OBS] == (T + 1, E, 3, width)
     assert shapes[ACTION_MASK] == (T + 1, E, 3, 3)
@@ -54,24 +54,24 @@ def test_block_has_the_shapes_of_the_design(small: Any) -> None:
     assert shapes["log_prob"] == (T, E, 3, 1)
     for name in (REWARD, TERMINATED, TRUNCATED, IS_FIRST):
         assert shapes[name] == (T, E)
-    assert block.env_steps() == T * E == len(block)
+    assert rollout.env_steps() == T * E == len(rollout)
 
 
 def test_rewards_follow_from_the_stored_actions(small: Any) -> None:
     """Every stored step is a step of the game: nothing shifted, lost or counted twice."""
     runner = make_runner(small("MAT", env_config=game()))
-    (block,) = runner.sample()
-    actions = block.columns[ACTIONS]
+    (rollout,) = runner.sample()
+    actions = rollout.columns[ACTIONS]
     distinct = np.array([[len(set(a)) == 3 for a in row] for row in actions.tolist()])
-    np.testing.assert_array_equal(block.columns[REWARD] > 0, distinct)
-    ended = block.columns[TERMINATED] | block.columns[TRUNCATED]
-    first = block.columns[IS_FIRST]
+    np.testing.assert_array_equal(rollout.columns[REWARD] > 0, distinct)
+    ended = rollout.columns[TERMINATED] | rollout.columns[TRUNCATED]
+    first = rollout.columns[IS_FIRST]
     assert first[0].all()
     np.testing.assert_array_equal(first[1:], ended[:-1])
     assert (np.diff(np.flatnonzero(first[:, 0])) == 3).all()
 
 
-def test_worlds_go_on_in_the_next_block(small: Any) -> None:
+def test_episodes_go_on_in_the_next_rollout(small: Any) -> None:
     runner = make_runner(small("MAT", env_config=game()))
     (one,), (two,) = runner.sample(), runner.sample()
     for name in (OBS, ACTION_MASK):
@@ -80,28 +80,28 @@ def test_worlds_go_on_in_the_next_block(small: Any) -> None:
     np.testing.assert_array_equal(two.columns[IS_FIRST][0], ended[-1])
 
 
-def test_a_block_is_not_written_again(small: Any) -> None:
+def test_a_rollout_is_not_written_again(small: Any) -> None:
     runner = make_runner(small("MAT", env_config=game()))
-    (block,) = runner.sample()
-    kept = {name: column.copy() for name, column in block.columns.items()}
+    (rollout,) = runner.sample()
+    before = {name: column.copy() for name, column in rollout.columns.items()}
     runner.sample()
-    for name, column in block.columns.items():
-        np.testing.assert_array_equal(column, kept[name])
+    for name, column in rollout.columns.items():
+        np.testing.assert_array_equal(column, before[name])
 
 
 def test_random_actions_are_legal_and_stored(small: Any) -> None:
     runner = make_runner(small("MAT", env_config=game()))
-    (block,) = runner.sample(random_actions=True)
-    assert set(np.unique(block.columns[ACTIONS])) == {0, 1, 2}
+    (rollout,) = runner.sample(random_actions=True)
+    assert set(np.unique(rollout.columns[ACTIONS])) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("episodes", [1, 5, 8, 21])
 def test_episode_mode_plays_exactly_as_many(episodes: int, small: Any) -> None:
     runner = make_runner(small("MAT", env_config=game()))
-    (block,) = runner.sample(num_episodes=episodes, explore=False)
+    (rollout,) = runner.sample(num_episodes=episodes, explore=False)
     played = runner.pop_episodes()
     assert all(len(values) == episodes for values in played.values())
-    assert block.env_steps() == 3 * episodes
+    assert rollout.env_steps() == 3 * episodes
 
 
 def test_metrics_have_rllibs_names(small: Any) -> None:
@@ -127,16 +127,16 @@ def test_state_continues_bit_for_bit(small: Any) -> None:
             np.testing.assert_array_equal(column, two.columns[name])
 
 
-def test_state_fits_another_number_of_worlds(small: Any) -> None:
+def test_state_fits_another_number_of_envs(small: Any) -> None:
     runner = make_runner(small("MAT", env_config=game()))
     runner.sample()
     other = make_runner(small("MAT", env_config=game(), num_envs_per_env_runner=3))
     other.set_state(runner.get_state())
-    (block,) = other.sample()
-    assert block.columns[IS_FIRST][0].all()
+    (rollout,) = other.sample()
+    assert rollout.columns[IS_FIRST][0].all()
 
 
-def test_state_of_another_runner_brings_no_worlds(small: Any) -> None:
+def test_state_of_another_runner_brings_no_episodes(small: Any) -> None:
     """RLlib copies one runner's state to those that it restarted."""
     config = small("MAT", env_config=game(), num_env_runners=2)
     one, two = (make_runner(config.copy(copy_frozen=False), worker_index=i) for i in (1, 2))
@@ -178,12 +178,12 @@ def test_weights_are_taken_unless_they_are_those_in_use(small: Any) -> None:
 
 
 def test_runners_of_a_group_play_different_episodes(small: Any) -> None:
-    blocks = []
+    rollouts = []
     for index in (1, 2):
         config = small("MAT", env_config={"continuous": True, "num_agents": 3}, num_env_runners=2)
-        blocks.append(make_runner(config, worker_index=index).sample()[0])
-    assert not np.array_equal(blocks[0].columns[OBS], blocks[1].columns[OBS])
-    assert not np.array_equal(blocks[0].columns[ACTIONS], blocks[1].columns[ACTIONS])
+        rollouts.append(make_runner(config, worker_index=index).sample()[0])
+    assert not np.array_equal(rollouts[0].columns[OBS], rollouts[1].columns[OBS])
+    assert not np.array_equal(rollouts[0].columns[ACTIONS], rollouts[1].columns[ACTIONS])
 
 
 class Listener(RLlibCallback):
@@ -200,25 +200,25 @@ def test_callbacks(small: Any) -> None:
     Listener.seen.clear()
     config = small("MAT", env_config=game()).callbacks(Listener)
     runner = make_runner(config)
-    blocks = runner.sample()
+    rollouts = runner.sample()
     assert Listener.seen[-1] is not None
-    assert Listener.seen[-1][0] is blocks[0]
+    assert Listener.seen[-1][0] is rollouts[0]
     ended = Listener.seen[:-1]
     assert len(ended) == 3 * E
-    assert {world for _, world in ended} == set(range(E))
+    assert {env for _, env in ended} == set(range(E))
     total = sum(episode.get_return() for episode, _ in ended)
-    finished = block_return(blocks[0])
+    finished = rollout_return(rollouts[0])
     assert total == pytest.approx(finished)
     assert all(len(episode) == 3 for episode, _ in ended)
 
 
-def block_return(block: Any) -> float:
-    """Reward of all episodes that ended in a block which began with all of them."""
-    return float(block.columns[REWARD][:9].sum())
+def rollout_return(rollout: Any) -> float:
+    """Reward of all episodes that ended in a rollout which began with all of them."""
+    return float(rollout.columns[REWARD][:9].sum())
 
 
-class Spoilt:
-    """A creator of worlds of which one thing goes wrong, once."""
+class Faulty:
+    """A creator of environments in which one thing goes wrong, once."""
 
     def __init__(self, fault: str, at: int = 4) -> None:
         self.fault, self.at, self.count, self.built = fault, at, 0, 0
@@ -249,62 +249,62 @@ class Spoilt:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("obs", "gave nan in 'obs' at step 4, world 5, agent 2"),
-        ("reward", "gave inf in 'reward' at step 3, world 6"),
-        ("mask", "agent 2 of world 1 no action at all"),
+        ("obs", "gave nan in 'obs' at step 4, env 5, agent 2"),
+        ("reward", "gave inf in 'reward' at step 3, env 6"),
+        ("mask", "agent 2 of env 1 no action at all"),
     ],
 )
-def test_bad_worlds_are_named(fault: str, message: str, small: Any) -> None:
-    runner = make_runner(small("MAT", env_config=game()), Spoilt(fault))
+def test_bad_envs_are_named(fault: str, message: str, small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()), Faulty(fault))
     with pytest.raises(UserError, match=message):
         runner.sample()
 
 
-def test_a_failing_environment_is_built_anew_where_asked(small: Any) -> None:
-    creator = Spoilt("raise")
+def test_a_failing_environment_is_built_again_where_asked(small: Any) -> None:
+    creator = Faulty("raise")
     config = small("MAT", env_config=game(), restart_failed_sub_environments=True)
     runner = make_runner(config, creator)
-    (block,) = runner.sample()
+    (rollout,) = runner.sample()
     assert creator.built == 2
-    assert block.columns[IS_FIRST][0].all()
-    assert np.isfinite(block.columns["log_prob"]).all()
+    assert rollout.columns[IS_FIRST][0].all()
+    assert np.isfinite(rollout.columns["log_prob"]).all()
 
 
 def test_an_environment_that_always_fails_is_given_up(small: Any) -> None:
     config = small("MAT", env_config=game(), restart_failed_sub_environments=True)
-    runner = make_runner(config, lambda context: Spoilt("raise", at=1)(context))
+    runner = make_runner(config, lambda context: Faulty("raise", at=1)(context))
     with pytest.raises(UserError, match="built 10 times and failed every time"):
         runner.sample()
 
 
 def test_episodes_of_a_failed_attempt_do_not_count(small: Any) -> None:
-    creator = Spoilt("raise", at=5)
+    creator = Faulty("raise", at=5)
     config = small("MAT", env_config=game(), restart_failed_sub_environments=True)
     runner = make_runner(config, creator)
-    (block,) = runner.sample(num_episodes=16)
+    (rollout,) = runner.sample(num_episodes=16)
     assert creator.built == 2
     assert len(runner.pop_episodes()["episode_return"]) == 16
-    assert block.env_steps() == 3 * 16
+    assert rollout.env_steps() == 3 * 16
 
 
 @pytest.mark.parametrize("fault", ["obs", "reward"])
-def test_bad_worlds_are_named_in_evaluations_too(fault: str, small: Any) -> None:
-    runner = make_runner(small("MAT", env_config=game()), Spoilt(fault))
-    with pytest.raises(UserError, match=f"in '{fault}' at step 0, world"):
+def test_bad_envs_are_named_in_evaluations_too(fault: str, small: Any) -> None:
+    runner = make_runner(small("MAT", env_config=game()), Faulty(fault))
+    with pytest.raises(UserError, match=f"in '{fault}' at step 0, env"):
         runner.sample(num_episodes=16)
 
 
-def test_in_another_process_the_block_carries_the_error(small: Any) -> None:
-    """An exception there would be taken for a crash, and the runner would begin anew for ever."""
+def test_in_another_process_the_rollout_carries_the_error(small: Any) -> None:
+    """An exception there would be taken for a crash, and the runner would start again for ever."""
     config = small("MAT", env_config=game(), num_env_runners=1)
-    runner = make_runner(config, Spoilt("obs"), worker_index=1)
-    (block,) = runner.sample()
-    assert block.env_steps() == 0
-    assert "gave nan in 'obs'" in str(block.error)
+    runner = make_runner(config, Faulty("obs"), worker_index=1)
+    (rollout,) = runner.sample()
+    assert rollout.env_steps() == 0
+    assert "gave nan in 'obs'" in str(rollout.error)
 
 
 def test_a_failing_environment_raises_otherwise(small: Any) -> None:
-    runner = make_runner(small("MAT", env_config=game()), Spoilt("raise"))
+    runner = make_runner(small("MAT", env_config=game()), Faulty("raise"))
     message = r"\(distinct_actions\) failed in a step: RuntimeError: the simulator is gone"
     with pytest.raises(RuntimeError, match=message):
         runner.sample()
@@ -312,14 +312,14 @@ def test_a_failing_environment_raises_otherwise(small: Any) -> None:
 
 def test_log_probs_are_those_of_the_module(small: Any) -> None:
     runner = make_runner(small("MAT", env_config=game(), decode="cached"))
-    (block,) = runner.sample()
+    (rollout,) = runner.sample()
     policy = runner.module.policy
     obs, actions, mask = (
-        torch.from_numpy(block.columns[name][:T]).flatten(0, 1)
+        torch.from_numpy(rollout.columns[name][:T]).flatten(0, 1)
         for name in (OBS, ACTIONS, ACTION_MASK)
     )
     encoded = policy.encoder(obs)
     logits = policy.decoder.head(policy.decoder(policy.decoder.shift(actions), encoded))
     expected = policy.distribution.log_prob(logits, mask, actions)
-    stored = torch.from_numpy(block.columns["log_prob"]).flatten(0, 1)
+    stored = torch.from_numpy(rollout.columns["log_prob"]).flatten(0, 1)
     torch.testing.assert_close(stored, expected, atol=1e-5, rtol=0)

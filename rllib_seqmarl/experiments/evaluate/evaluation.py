@@ -26,7 +26,7 @@ from rllib_seqmarl.envs.core.contract import TeamVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.metrics import METRIC_NAMES
 from rllib_seqmarl.rollout.rollout_batch import ACTIONS
-from rllib_seqmarl.rollout.runner import TeamEnvRunner
+from rllib_seqmarl.rollout.runner import StepResult, TeamEnvRunner
 
 #: Where in a checkpoint the trained module lies.
 MODULE_PATH = Path(
@@ -140,7 +140,7 @@ class _Player(TeamEnvRunner):
 
     def play(self, episodes: int, explore: bool) -> dict[str, Any]:
         """``metrics`` (name -> mean) and ``per_episode`` (name -> list)."""
-        self._starts = 0  # equal seeds, so equal worlds
+        self._num_resets = 0  # equal seeds, so equal worlds
         self.sample(num_episodes=episodes, explore=explore)
         per_episode = {METRIC_NAMES.get(k, k): v.tolist() for k, v in self.pop_episodes().items()}
         return {
@@ -148,17 +148,15 @@ class _Player(TeamEnvRunner):
             "per_episode": per_episode,
         }
 
-    def _decide(self, explore: bool, random_actions: bool) -> dict[str, NDArray[Any]]:
+    def _choose_actions(self, explore: bool, random_actions: bool) -> dict[str, NDArray[Any]]:
         assert self.env is not None
         if self.watch is not None:
             self.watch(self.env)
         if self.controller is not None:
             return {ACTIONS: self.env.scripted_actions(self.controller)}
-        return super()._decide(explore, random_actions)
+        return super()._choose_actions(explore, random_actions)
 
-    def _step(
-        self, actions: NDArray[Any], quota: NDArray[np.int64] | None = None
-    ) -> tuple[Any, ...] | None:
+    def _step(self, actions: NDArray[Any], quota: NDArray[np.int64] | None = None) -> StepResult:
         result = super()._step(actions, quota)
         if self._is_first[0]:
             self.watch = None

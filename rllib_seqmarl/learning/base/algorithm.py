@@ -239,7 +239,7 @@ class TeamAlgorithm(Algorithm):
         ``notice`` is a line for the user: what a restore could not bring back, and which runners
         hang or failed. Empty if there is nothing to say.
         """
-        notices = [self.env_runner.pop_notice()]
+        notices = [self.env_runner.pop_warning()]
         result = super().step()
         for runners in self._runners, self._evaluation_runners:
             notices += runners.pop_notices() if runners is not None else []

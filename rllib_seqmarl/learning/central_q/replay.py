@@ -55,18 +55,13 @@ class SequenceStore:
 
     def get_state(self) -> dict[str, Any]:
         """The fields of a block of all sequences, oldest first; empty where there are none."""
-        if not self._sequences:
-            return {}
-        block = concatenate(self._sequences)
-        return {**vars(block), "final": block.final and vars(block.final)}
+        return concatenate(self._sequences).get_state() if self._sequences else {}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Holds what `get_state` gave, and nothing else."""
         self._sequences.clear()
         if state:
-            final = state["final"]
-            block = RolloutBatch(**{**state, "final": final and FinalObservations(**final)})
-            self.add(block)
+            self.add(RolloutBatch.from_state(state))
 
 
 def _copy(block: RolloutBatch) -> RolloutBatch:
