@@ -25,7 +25,7 @@ from rllib_seqmarl.errors import UserError
 
 
 def not_a_number_later(num_envs: int, after: int) -> Any:
-    """Worlds that give a NaN observation once ``after`` steps have been made."""
+    """Environments that give a NaN observation once ``after`` steps have been made."""
     env = make(num_envs, num_agents=3)
     step, made = env.step, 0
 
@@ -42,10 +42,10 @@ def not_a_number_later(num_envs: int, after: int) -> Any:
 
 
 def faulty_once(num_envs: int, after: int, faults: Mapping[str, str] = MappingProxyType({})) -> Any:
-    """Worlds of which each fault happens in one process, after so many steps, and never again.
+    """Environments with faults, each in one process after so many steps, and never again.
 
     Args:
-        num_envs: how many worlds.
+        num_envs: E.
         after: steps.
         faults: "hang" (on a simulator in a process of its own) or "raise" -> a file that is made
             when it happens.
@@ -93,16 +93,16 @@ def test_runners_that_hang_or_raise_are_named_and_replaced(
         delay_between_env_runner_restarts_s=0,
         sync_filters_on_rollout_workers_timeout_s=0.5,
     ).build_algo()
-    notices, steps = [], [0]
+    warnings, steps = [], [0]
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         result = algorithm.train()
         steps.append(result["env_runners"]["num_env_steps_sampled_lifetime"])
-        notices.append(result["notice"])
+        warnings.append(result["notice"])
         if len(steps) > 3 and steps[-1] - steps[-2] == 160:
             break
-    assert steps[-1] - steps[-2] == 160, (steps, notices)
-    told = " ".join(notices)
+    assert steps[-1] - steps[-2] == 160, (steps, warnings)
+    told = " ".join(warnings)
     assert re.findall(r"runner \d is restarted: it did not answer within 10 s", told)
     failed = (
         r"the environment \(distinct_actions\) failed in a step: ValueError: the simulator is gone"
@@ -113,7 +113,7 @@ def test_runners_that_hang_or_raise_are_named_and_replaced(
         simulator = int(stream.read())
     with contextlib.suppress(psutil.NoSuchProcess):
         assert psutil.Process(simulator).status() == psutil.STATUS_ZOMBIE
-    assert notices[-1] == ""
+    assert warnings[-1] == ""
     assert set(steps[1:]) <= set(range(80, int(steps[-1]) + 1, 80))
     # Only while a runner hangs is it waited for, and then once.
     begin = time.monotonic()
@@ -125,7 +125,7 @@ def test_runners_that_hang_or_raise_are_named_and_replaced(
 def test_an_environment_that_always_raises_ends_the_training(
     small: Any, own_environments: None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rllib_seqmarl.learning.base.algorithm.MAX_ITERATIONS_WITHOUT_ANSWER", 0)
+    monkeypatch.setattr("rllib_seqmarl.learning.base.algorithm.MAX_ITERATIONS_WITHOUT_ROLLOUT", 0)
     context = {"faults": {"raise": str(tmp_path / "raise")}, "after": 0}
     parts = {"num_env_runners": 1, "delay_between_env_runner_restarts_s": 0}
     algorithm = small("MAT", env="faulty_once", env_config=context, **parts).build_algo()

@@ -1,4 +1,4 @@
-"""The runners of other processes: asked for work, named and replaced where they hang or fail.
+"""Runners in other processes: requests to them; those that hang or fail are named and replaced.
 
 RLlib brings back a runner whose process is gone, but takes one that does not answer in time for a
 healthy one: it would be waited for in every iteration again. And of a runner whose environment
@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from rllib_seqmarl import _ray_compat
@@ -24,17 +25,17 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Work = Callable[[TeamEnvRunner], T]
 
-#: Tag of work that was asked for and not waited for.
-AHEAD = "ahead"
+#: Tag of requests whose results are fetched later.
+ASYNC = "async"
 
 
 @dataclass(frozen=True)
-class Answer(Generic[T]):
-    """What a runner sends back.
+class Success(Generic[T]):
+    """What the work of a runner gave.
 
     Attributes:
         runner: its index.
-        value: what its work gave.
+        value: the result.
     """
 
     runner: int
@@ -49,10 +50,10 @@ class Failure:
     reason: str
 
 
-def _do(runner: TeamEnvRunner, work: Work[T]) -> Answer[T] | Failure:
+def _run(runner: TeamEnvRunner, work: Work[T]) -> Success[T] | Failure:
     """Works, in the runner's process; an exception is sent and not raised."""
     try:
-        return Answer(runner.worker_index, work(runner))
+        return Success(runner.worker_index, work(runner))
     except Exception as error:
         logger.exception("runner %s failed", runner.worker_index)
         reason = " ".join(str(error).split())
@@ -64,28 +65,28 @@ class RemoteRunners:
 
     Args:
         group: RLlib's.
-        name: what its runners are called in notices.
+        name: what its runners are called in warnings.
         config: of the runners.
     """
 
-    def __init__(self, group: EnvRunnerGroup, name: str, config: Any) -> None:
+    def __init__(self, group: EnvRunnerGroup, name: str, config: AlgorithmConfig) -> None:
         self._group = group
         self._name = name
         self._config = config
-        self._asked_ahead: set[int] = set()
-        self.notices: list[str] = []
+        self._pending: set[int] = set()  # runners with an asynchronous request
+        self.warnings: list[str] = []
 
-    def pop_notices(self) -> list[str]:
+    def pop_warnings(self) -> list[str]:
         """Lines on runners that hang or failed, since the last call."""
-        notices, self.notices = self.notices, []
-        return notices
+        warnings, self.warnings = self.warnings, []
+        return warnings
 
     @property
     def healthy(self) -> list[int]:
-        """Indices of those who can be asked."""
+        """Indices of those to whom requests can be sent."""
         return list(self._group.healthy_env_runner_ids())
 
-    def ask(
+    def request(
         self, work: Work[T], timeout: float | None, only: Collection[int] | None = None
     ) -> list[T]:
         """Lets all healthy runners, or some of them, work at the same time.
@@ -93,62 +94,62 @@ class RemoteRunners:
         Args:
             work: done in the runner's process.
             timeout: seconds after which a runner is taken to hang; None waits for ever.
-            only: indices of those who are asked.
+            only: indices of those that work.
 
         Returns:
-            What the work gave, of those who did it.
+            The results, of runners that finished.
 
         Raises:
             RuntimeError: a runner hangs or failed, and the config wants none restarted or left out.
         """
-        asked = [runner for runner in self.healthy if only is None or runner in only]
-        if not asked:
+        runners = [runner for runner in self.healthy if only is None or runner in only]
+        if not runners:
             return []
-        answers = self._group.foreach_env_runner(
-            functools.partial(_do, work=work),
+        results = self._group.foreach_env_runner(
+            functools.partial(_run, work=work),
             local_env_runner=False,
-            remote_worker_ids=asked,
+            remote_worker_ids=runners,
             timeout_seconds=timeout,
         )
-        return self._settle(asked, answers, timeout)
+        return self._settle(runners, results, timeout)
 
-    def ask_ahead(self, work: Work[Any]) -> None:
-        """Lets those healthy runners begin who are not at work already."""
-        idle = sorted(set(self.healthy) - self._asked_ahead)
+    def request_async(self, work: Work[Any]) -> None:
+        """Lets those healthy runners begin that have no asynchronous request already."""
+        idle = sorted(set(self.healthy) - self._pending)
         if idle:
             self._group.foreach_env_runner_async(
-                functools.partial(_do, work=work), tag=AHEAD, remote_worker_ids=idle
+                functools.partial(_run, work=work), tag=ASYNC, remote_worker_ids=idle
             )
-            self._asked_ahead.update(idle)
+            self._pending.update(idle)
+
+    def fetch_async(self, timeout: float | None) -> list[Any]:
+        """The results of asynchronous requests; the rest as in `request`."""
+        fetched = self._group.fetch_ready_async_reqs(tags=ASYNC, timeout_seconds=timeout)
+        runners, self._pending = self._pending, set()
+        return self._settle(runners, [result for _, result in fetched], timeout)
 
     def forget(self, restarted: Collection[int]) -> None:
-        """Runners that have been restarted no longer do what they were asked for ahead."""
-        self._asked_ahead.difference_update(restarted)
-
-    def collect(self, timeout: float | None) -> list[Any]:
-        """What the work gave that was asked for ahead; the rest as in `ask`."""
-        fetched = self._group.fetch_ready_async_reqs(tags=AHEAD, timeout_seconds=timeout)
-        asked, self._asked_ahead = self._asked_ahead, set()
-        return self._settle(asked, [answer for _, answer in fetched], timeout)
+        """Runners that have been restarted have lost their asynchronous requests."""
+        self._pending.difference_update(restarted)
 
     def _settle(
         self,
-        asked: Collection[int],
-        answers: Sequence[Answer[T] | Failure],
+        runners: Collection[int],
+        results: Sequence[Success[T] | Failure],
         timeout: float | None,
     ) -> list[T]:
-        answers = sorted(answers, key=lambda answer: answer.runner)  # each world keeps its place
+        results = sorted(results, key=lambda result: result.runner)  # each env keeps its place
         # Runners whose process is gone are no longer healthy; RLlib has seen to that.
-        silent = set(asked) & set(self.healthy) - {answer.runner for answer in answers}
+        silent = set(runners) & set(self.healthy) - {result.runner for result in results}
         for runner in sorted(silent):
             limit = "at all" if timeout is None else f"within {timeout:g} s"
-            self._end(runner, f"it did not answer {limit}.")
-        for answer in answers:
-            if isinstance(answer, Failure):
-                self._end(answer.runner, answer.reason)
-        return [answer.value for answer in answers if isinstance(answer, Answer)]
+            self._restart(runner, f"it did not answer {limit}.")
+        for result in results:
+            if isinstance(result, Failure):
+                self._restart(result.runner, result.reason)
+        return [result.value for result in results if isinstance(result, Success)]
 
-    def _end(self, runner: int, why: str) -> None:
+    def _restart(self, runner: int, why: str) -> None:
         """Ends a runner's process and says so; Ray starts it again where the config wants that."""
         restarts = self._config.restart_failed_env_runners
         if not restarts and not self._config.ignore_env_runner_failures:
@@ -156,6 +157,6 @@ class RemoteRunners:
                 f"{self._name} {runner} is not restarted, as the config wants: {why}"
             )
         _ray_compat.restart_runner(self._group, runner)
-        notice = f"{self._name} {runner} is {'restarted' if restarts else 'left out'}: {why}"
-        logger.warning(notice)
-        self.notices.append(notice)
+        warning = f"{self._name} {runner} is {'restarted' if restarts else 'left out'}: {why}"
+        logger.warning(warning)
+        self.warnings.append(warning)

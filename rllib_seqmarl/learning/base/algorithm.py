@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow.fs
 import ray
 import torch
 from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.metrics import (
@@ -32,52 +33,56 @@ from ray.rllib.utils.metrics import (
 from rllib_seqmarl import _ray_compat, manifest, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.group import RemoteRunners
-from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
-from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, deal
+from rllib_seqmarl.rollout.metrics import TIME_SPLIT, EpisodeStatistics, mean_name
+from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, shard
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
+
+Metrics = dict[str, Any]
 
 #: How long to wait until runners have taken the last weights. RLlib sends none to a runner that
 #: has yet to confirm its last ones, which right after a rollout would be left out by chance.
 WEIGHTS_TIMEOUT_S = 10.0
 
 #: Iterations on end without any rollout before training gives up.
-MAX_ITERATIONS_WITHOUT_ANSWER = 5
+MAX_ITERATIONS_WITHOUT_ROLLOUT = 5
 
 
-def _remote(group: EnvRunnerGroup | None, name: str, config: Any) -> RemoteRunners | None:
+def _remote(
+    group: EnvRunnerGroup | None, name: str, config: AlgorithmConfig
+) -> RemoteRunners | None:
     if group is None or group.num_remote_env_runners() == 0:
         return None
     return RemoteRunners(group, name, config)
 
 
-def _sample_and_report(runner: TeamEnvRunner) -> tuple[list[RolloutBatch], Any]:
+def _sample_and_report(runner: TeamEnvRunner) -> tuple[list[RolloutBatch], Metrics]:
     return runner.sample(), runner.get_metrics()
 
 
 def _evaluate(
     runner: TeamEnvRunner, *, shares: Mapping[int, int], unit: str, force_reset: bool
-) -> tuple[int, int, Any]:
+) -> tuple[int, int, Metrics]:
     """Plays a runner's share of so many ``unit``; the share, environment steps and metrics."""
     share = shares[runner.worker_index]
     amount: dict[str, Any] = {f"num_{unit}": share}
-    blocks = runner.sample(**amount, force_reset=force_reset)
-    return share, sum(block.num_env_steps for block in blocks), runner.get_metrics()
+    rollouts = runner.sample(**amount, force_reset=force_reset)
+    return share, sum(rollout.num_env_steps for rollout in rollouts), runner.get_metrics()
 
 
-def _pop_evaluated(runner: TeamEnvRunner) -> tuple[list[dict[str, Any]], str | None]:
+def _pop_evaluated(runner: TeamEnvRunner) -> tuple[list[EpisodeStatistics], str | None]:
     return runner.pop_evaluated()
 
 
 class TeamAlgorithm(Algorithm):
-    """Sample blocks of columns, learn from them, send the weights to the runners."""
+    """Samples rollouts, learns from them, and sends the weights to the runners."""
 
-    def setup(self, config: Any) -> None:
+    def setup(self, config: AlgorithmConfig) -> None:
         """Builds runners and learners; see RLlib's ``Algorithm.setup``."""
         threads = getattr(config, "num_threads_per_learner", None)
         if threads is not None:
             # Before any weight is drawn: the initialisation depends on the number of threads.
             torch.set_num_threads(threads)
-        self._iterations_without_answer = 0
+        self._iterations_without_rollout = 0
         super().setup(config)
         self._runners = _remote(self.env_runner_group, "runner", self.config)
         self._evaluation_runners = _remote(
@@ -92,14 +97,14 @@ class TeamAlgorithm(Algorithm):
     def training_step(self) -> None:
         """One iteration; everything it reports goes through ``self.metrics``."""
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            blocks, runner_results = self._sample()
-            if not blocks:
+            rollouts, runner_results = self._sample()
+            if not rollouts:
                 return
             self.metrics.aggregate(runner_results, key=ENV_RUNNER_RESULTS)
 
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             learner_results = self.learner_group.update(
-                batches=deal(blocks, max(1, self.config.num_learners)),
+                batches=shard(rollouts, max(1, self.config.num_learners)),
                 timesteps={
                     NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(
                         (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
@@ -121,37 +126,37 @@ class TeamAlgorithm(Algorithm):
             )
         self._log_time_split(time.perf_counter() - begin)
 
-    def _sample(self) -> tuple[list[RolloutBatch], list[Any]]:
-        """A block and metrics of every runner that answers.
+    def _sample(self) -> tuple[list[RolloutBatch], list[Metrics]]:
+        """A rollout and metrics of every runner that answers.
 
         Raises:
             UserError: the environment is at fault, in whatever process.
             RuntimeError: no runner answered in several iterations on end.
         """
-        timeout = self.config.sample_timeout_s
-        if self._runners is None:
-            answers = [_sample_and_report(self.env_runner)]
+        timeout, runners = self.config.sample_timeout_s, self._runners
+        if runners is None:
+            results = [_sample_and_report(self.env_runner)]
         elif self.config.sample_ahead:
             # At first all; later those who have been restarted.
-            self._runners.ask_ahead(_sample_and_report)
-            answers = self._runners.collect(timeout)
+            runners.request_async(_sample_and_report)
+            results = runners.fetch_async(timeout)
             # Their next weights reach the runners after these rollouts, which are under way.
-            self._runners.ask_ahead(_sample_and_report)
+            runners.request_async(_sample_and_report)
         else:
-            answers = self._runners.ask(_sample_and_report, timeout)
-        blocks = [block for sampled, _ in answers for block in sampled]
-        for block in blocks:
-            if block.error is not None:
-                raise UserError(block.error)
+            results = runners.request(_sample_and_report, timeout)
+        rollouts = [rollout for sampled, _ in results for rollout in sampled]
+        for rollout in rollouts:
+            if rollout.error is not None:
+                raise UserError(rollout.error)
         # RLlib restarts runners that are gone before the next iteration.
-        self._iterations_without_answer = 0 if blocks else self._iterations_without_answer + 1
-        if self._iterations_without_answer > MAX_ITERATIONS_WITHOUT_ANSWER:
-            notices = self._runners.notices if self._runners is not None else []
+        self._iterations_without_rollout = 0 if rollouts else self._iterations_without_rollout + 1
+        if self._iterations_without_rollout > MAX_ITERATIONS_WITHOUT_ROLLOUT:
+            warnings = runners.warnings if runners is not None else []
             raise RuntimeError(
-                f"no runner answered in {self._iterations_without_answer} iterations on end: "
-                f"{notices[-1] if notices else 'see their logs.'}"
+                f"no runner answered in {self._iterations_without_rollout} iterations on end: "
+                f"{warnings[-1] if warnings else 'see their logs.'}"
             )
-        return blocks, [metrics for _, metrics in answers]
+        return rollouts, [metrics for _, metrics in results]
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """RLlib's; where all runners are gone, it waits until one is back.
@@ -170,23 +175,23 @@ class TeamAlgorithm(Algorithm):
             self._runners.forget(restored)
         return restored
 
-    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+    def evaluate(self, parallel_train_future: object = None) -> Metrics:
         """RLlib's evaluation, with means over all episodes and not over the runners' means.
 
         Raises:
             UserError: the environment is at fault, in whatever process.
         """
-        results: dict[str, Any] = super().evaluate(parallel_train_future)
+        results: Metrics = super().evaluate(parallel_train_future)
         if self._evaluation_runners is not None:
             timeout = self.config.evaluation_sample_timeout_s
-            answers = self._evaluation_runners.ask(_pop_evaluated, timeout)
+            popped = self._evaluation_runners.request(_pop_evaluated, timeout)
         else:
-            answers = [_pop_evaluated(self.eval_env_runner or self.env_runner)]
-        for _, error in answers:
+            popped = [_pop_evaluated(self.eval_env_runner or self.env_runner)]
+        for _, error in popped:
             if error is not None:
                 raise UserError(error)
-        played = [episodes for evaluated, _ in answers for episodes in evaluated]
-        if not played:  # nobody answered: RLlib would repeat the figures of the last evaluation
+        played = [episodes for evaluated, _ in popped for episodes in evaluated]
+        if not played:  # nobody answered: RLlib would repeat the metrics of the last evaluation
             results.pop(ENV_RUNNER_RESULTS, None)
         reported = results.get(ENV_RUNNER_RESULTS, {})
         for name in played[0] if played else ():
@@ -195,7 +200,7 @@ class TeamAlgorithm(Algorithm):
         return results
 
     def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
-        """Deals an evaluation out to healthy runners until all of it has been played.
+        """Shares an evaluation among healthy runners until all of it has been played.
 
         RLlib's own version asks runners that hang again and again, and where a runner is gone it
         may give the rest of the work to that one for ever.
@@ -209,12 +214,12 @@ class TeamAlgorithm(Algorithm):
                 runner: left // len(healthy) + (i < left % len(healthy))
                 for i, runner in enumerate(healthy)
             }
-            answers = runners.ask(
-                functools.partial(_evaluate, shares=shares, unit=unit, force_reset=force_reset),
+            results = runners.request(
+                partial(_evaluate, shares=shares, unit=unit, force_reset=force_reset),
                 self.config.evaluation_sample_timeout_s,
                 only=[runner for runner, share in shares.items() if share],
             )
-            for share, steps, reported in answers:
+            for share, steps, reported in results:
                 left -= share
                 env_steps += steps
                 metrics.append(reported)
@@ -233,17 +238,17 @@ class TeamAlgorithm(Algorithm):
         for name, seconds in parts.items():
             self.metrics.log_value((TIME_SPLIT, name), seconds, reduce="mean", window=1)
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> Metrics:
         """One iteration and, when due, an evaluation; the result names the simulator.
 
-        ``notice`` is a line for the user: what a restore could not bring back, and which runners
-        hang or failed. Empty if there is nothing to say.
+        ``notice`` holds warnings for the user: what a restore could not bring back, and which
+        runners hang or failed. Empty if there are none.
         """
-        notices = [self.env_runner.pop_warning()]
+        warnings = [self.env_runner.pop_warning()]
         result = super().step()
         for runners in self._runners, self._evaluation_runners:
-            notices += runners.pop_notices() if runners is not None else []
-        notice = " ".join(filter(None, notices))
+            warnings += runners.pop_warnings() if runners is not None else []
+        notice = " ".join(filter(None, warnings))
         return {**result, "simulator": self.config.simulator, "notice": notice}
 
     def get_metadata(self) -> dict[str, Any]:
@@ -274,7 +279,7 @@ class TeamAlgorithm(Algorithm):
         manifest.write(folder, filesystem)
         return folder
 
-    def save(self, checkpoint_dir: str | None = None) -> Any:
+    def save(self, checkpoint_dir: str | None = None) -> object:
         """A checkpoint in the storage of the trial; see Ray Tune's ``Trainable.save``.
 
         Raises:
@@ -299,5 +304,5 @@ class TeamAlgorithm(Algorithm):
             reason = " ".join(str(error).split())
             raise UserError(
                 f"the checkpoint after iteration {self.training_iteration} could not be written to "
-                f"{target}: {reason}. Those before are good: make room and go on with --resume."
+                f"{target}: {reason}. Those before are good: free space and go on with --resume."
             ) from None

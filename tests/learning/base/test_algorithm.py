@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.rollout_batch import deal
+from rllib_seqmarl.rollout.rollout_batch import shard
 
 
 @pytest.mark.parametrize("sample_ahead", [False, True])
@@ -35,19 +35,19 @@ def test_sampling_ahead_needs_other_processes(small: Any) -> None:
         small("MAT", sample_ahead=True).validate()
 
 
-def test_learners_who_share_blocks_step_as_one_with_all_of_them(small: Any) -> None:
-    """Of three runners' blocks two learners get one whole each, and half of the second."""
+def test_learners_that_share_rollouts_step_as_one_with_all_of_them(small: Any) -> None:
+    """Of three rollouts two learners get one each, and half of the second."""
 
     def gradients(learner: Any) -> dict[str, np.ndarray]:
         named = learner.module["default_policy"].unwrapped().named_parameters()
         return {name: p.grad.numpy().copy() for name, p in named if p.grad is not None}
 
-    found, blocks = [], []
+    found, rollouts = [], []
     for num_learners in (0, 2):
         algorithm = small("MAT", num_learners=num_learners, num_epochs=1).build_algo()
-        if not blocks:
-            blocks = [copy.deepcopy(algorithm.env_runner.sample()[0]) for _ in range(3)]
-        shares = deal(blocks, max(1, num_learners))
+        if not rollouts:
+            rollouts = [copy.deepcopy(algorithm.env_runner.sample()[0]) for _ in range(3)]
+        shares = shard(rollouts, max(1, num_learners))
         algorithm.learner_group.update(batches=shares, timesteps={})
         found += [one.get() for one in algorithm.learner_group.foreach_learner(gradients)]
         algorithm.stop()
