@@ -40,6 +40,22 @@ def probability_ratio(
     return difference.exp()
 
 
+def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
+    """(r - 1) - log r of whole actions, r = pi_new / pi_old: an estimate of KL(pi_old || pi_new).
+
+    Its mean over actions of pi_old is without bias, and it is never negative (Schulman 2020, "k3").
+
+    Args:
+        log_prob: [B, N, K] under the policy that learns.
+        old_log_prob: [B, N, K] under the policy that acted.
+
+    Returns:
+        [B, N], without gradient.
+    """
+    log_ratio = (log_prob - old_log_prob).detach().sum(-1)
+    return torch.expm1(log_ratio) - log_ratio
+
+
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float | Tensor) -> Tensor:
     """-sum_k min(ratio A, clip(ratio, 1 - eps, 1 + eps) A) (Schulman et al. 2017, eq. 7).
 

@@ -5,6 +5,7 @@ import torch
 
 from rllib_seqmarl.losses import (
     adaptive_entropy,
+    approximate_kl,
     clipped_surrogate,
     clipped_value_loss,
     huber,
@@ -92,3 +93,14 @@ def test_adaptive_entropy_by_the_level_of_all() -> None:
     found = adaptive_entropy(entropy, entropy.mean())
     torch.testing.assert_close(found, torch.tensor([1.0, 2.0, 0.0]))
     assert adaptive_entropy(entropy)[2] == 0.0  # one legal action: nothing to divide
+
+
+def test_approximate_kl_is_an_unbiased_estimate_and_never_negative() -> None:
+    """Its mean over all actions of the old policy is KL(old || new); two components add up."""
+    generator = torch.Generator().manual_seed(0)
+    old, new = torch.randn(2, 2, 5, generator=generator).log_softmax(-1)  # [K, A] each
+    exact = (old.exp() * (old - new)).sum()
+    joint = [torch.stack((x[0].repeat_interleave(5), x[1].repeat(5)), dim=-1) for x in (old, new)]
+    found = approximate_kl(joint[1], joint[0])
+    assert (found >= 0).all()
+    torch.testing.assert_close((joint[0].sum(-1).exp() * found).sum(), exact)

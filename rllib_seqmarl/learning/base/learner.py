@@ -5,6 +5,7 @@ A family of algorithms says in `build_train_batch` what is trained on, and an al
 
     on_rollout(rollout)
     batch = build_train_batch(rollout)            advantages, targets
+    log_batch(batch)
     update_epochs(batch)                          for each epoch, for each minibatch:
         update_minibatch(minibatch)
             prepare_minibatch(minibatch)          weights, and what else needs the whole of it
@@ -58,14 +59,14 @@ ModuleT = TypeVar("ModuleT", bound=TeamModule)
 if TYPE_CHECKING:
 
     class _Learner(TorchLearner, Generic[BatchT, ModuleT]):
-        """RLlib's, with the types of batch and module."""
+        """RLlib's learner, with the types of batch and module for the type checker."""
 else:
 
-    class _Learner(TorchLearner):
-        """RLlib's. ``Learner[Batch, Module]`` is the class itself: types are not needed to run."""
+    class _Learner:
+        """``_Learner[Batch, Module]`` is RLlib's learner itself: no class in between."""
 
         def __class_getitem__(cls, types):
-            return cls
+            return TorchLearner
 
 
 class TeamLearner(_Learner[BatchT, ModuleT]):
@@ -83,6 +84,11 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
     schedules: ClassVar[tuple[str, ...]] = ("entropy_coeff",)
     generator: torch.Generator
     extra_state: dict[str, Tensor]
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, types):
+            return cls
 
     # -- what an algorithm must define -----------------------------------------------------------
 
@@ -104,6 +110,9 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
 
     def on_rollout(self, rollout: RolloutBatch) -> None:
         """Called with each rollout before it is trained on; does nothing here."""
+
+    def log_batch(self, batch: BatchT) -> None:
+        """Logs what can be said of a batch before it is trained on; nothing here."""
 
     def steps_per_row(self, batch: BatchT) -> int:
         """Environment steps that a row holds."""
@@ -189,6 +198,7 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
         self._network_seconds = 0.0
         self.on_rollout(rollout)
         batch = self.build_train_batch(rollout)
+        self.log_batch(batch)
         self._metric_sums = {}
         self.update_epochs(batch)
         self._weights_seq_no += 1
@@ -391,6 +401,30 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
             value, sums = value.detach(), self._metric_sums
             sums[name] = sums[name] + value if name in sums else value
 
+    def log_once(self, **metrics: float) -> None:
+        """Logs metrics that an update has once."""
+        for name, value in metrics.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, name), value, reduce="mean", window=1)
+
+    def log_explained_variance(self, values: Tensor, targets: Tensor, counted: Tensor) -> None:
+        """Logs 1 - Var[y - v] / Var[y] of targets y and values v over what counts, of all learners.
+
+        1 is a perfect value, 0 one that says no more than a constant, also where y does not vary.
+
+        Args:
+            values: before the update, in the units of ``targets``.
+            targets: the same shape.
+            counted: bool, the same shape.
+        """
+        y = targets[counted].double()
+        error = y - values[counted].double()
+        sums = torch.stack([m for x in (y, error) for m in (x.sum(), x.square().sum())])
+        count = self.sum_over_learners(y.new_tensor(float(len(y)))).clamp(min=1.0)
+        mean_y, square_y, mean_error, square_error = self.sum_over_learners(sums) / count
+        variance = square_y - mean_y.square()
+        unexplained = (square_error - mean_error.square()) / variance.clamp(min=1e-12)
+        self.log_once(explained_variance=float(1.0 - unexplained) if variance > 1e-12 else 0.0)
+
     @staticmethod
     def require_finite(**values: Tensor) -> None:
         """Stops before a value that is not finite corrupts what is learned.
@@ -420,9 +454,7 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
     def _log_update(self, env_steps: int, gradient_steps: int) -> None:
         for name, value in self._metric_sums.items():
             # float64: a mean over many minibatches, and RLlib merges Python floats.
-            self.metrics.log_value(
-                (DEFAULT_MODULE_ID, name), float(value) / gradient_steps, reduce="mean", window=1
-            )
+            self.log_once(**{name: float(value) / gradient_steps})
         self.metrics.log_value(
             (DEFAULT_MODULE_ID, WEIGHTS_SEQ_NO), self._weights_seq_no, reduce="mean", window=1
         )

@@ -175,6 +175,25 @@ def test_advantages_have_mean_zero_and_unit_variance_over_the_living(small: Any)
     algorithm.stop()
 
 
+def test_explained_variance_is_the_formula(small: Any) -> None:
+    algorithm, learner = build(small)
+    logged: dict[str, float] = {}
+    learner.log_once = lambda **metrics: logged.update(metrics)
+    generator = torch.Generator().manual_seed(0)
+    targets = 5.0 + torch.randn(50, 3, generator=generator)
+    values = targets + 0.5 * torch.randn(50, 3, generator=generator)
+    counted = torch.rand(50, 3, generator=generator) > 0.3
+    learner.log_explained_variance(values.masked_fill(~counted, torch.nan), targets, counted)
+    y, error = targets[counted], (targets - values)[counted]
+    expected = 1.0 - (error.var(correction=0) / y.var(correction=0)).item()
+    assert logged["explained_variance"] == pytest.approx(expected, abs=1e-5)
+    learner.log_explained_variance(targets, targets, counted)
+    assert logged["explained_variance"] == pytest.approx(1.0)
+    learner.log_explained_variance(values, torch.ones(50, 3), counted)
+    assert logged["explained_variance"] == 0.0
+    algorithm.stop()
+
+
 @pytest.mark.parametrize("time_limit", TIME_LIMITS)
 @pytest.mark.parametrize("name", ["MAT", "SrSv"])
 def test_rows_are_those_of_a_plain_computation(name: str, time_limit: str, small: Any) -> None:
