@@ -1,4 +1,4 @@
-"""Trainings on a cluster of three nodes: the commands of README.md's "Scaling out", lost nodes."""
+"""Trainings on a cluster of three nodes: the commands of docs/guides/scaling.md, lost nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rllib_seqmarl.experiments.train.ray_session import RunOptions, check_shared
 
 ROOT = Path(__file__).parent.parent
 
-#: How the chapter's commands begin.
+#: How the page's commands begin.
 TRAIN = "rllib train file tuned_examples/srsv_smac.yaml"
 TRAIN_MANY = "rllib train file tuned_examples/mat_dubins_car_1024.yaml"
 EXPORT, TOKEN = "export RAY_AUTH_MODE=token RAY_JOB", "ray get-auth-token"
@@ -45,24 +45,24 @@ TINY: dict[str, Any] = {
 SHARE = 16 * 50
 
 
-def chapter() -> list[str]:
-    """The chapter's commands, but for those of its part on containers."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = readme.partition("\n## Scaling out\n")[2].partition("\n### Containers")[0]
+def page() -> list[str]:
+    """The page's commands, but for those of its part on containers."""
+    text = (ROOT / "docs" / "guides" / "scaling.md").read_text(encoding="utf-8")
+    text = text.partition("\n## Containers")[0]
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
 def written(begin: str) -> list[str]:
-    """The words of the chapter's only command that begins so."""
-    (command,) = (line for line in chapter() if line.startswith(begin))
+    """The words of the page's only command that begins so."""
+    (command,) = (line for line in page() if line.startswith(begin))
     return shlex.split(command)
 
 
 def here(
     words: list[str], cluster: Nodes, folder: Path, experiment: dict[str, Any] | None = None
 ) -> list[str]:
-    """A command of the chapter with this cluster's addresses, for two runners.
+    """A command of the page with this cluster's addresses, for two runners.
 
     ``folder`` stands for the shared folder, and there lies the experiment: the example with one
     short iteration, or the one that is given.
@@ -114,15 +114,15 @@ def cluster() -> Iterator[Nodes]:
             assert cluster.actors(class_name) == []
 
 
-# --- the chapter's commands ----------------------------------------------------------------------
+# --- the page's commands --------------------------------------------------------------------------
 
 
 def test_no_command_escapes_the_tests() -> None:
     tested = [TRAIN, TRAIN_MANY, EXPORT, TOKEN, HEAD, WORKER, SUBMIT, STOP]
-    others = [line for line in chapter() if not line.startswith(tuple(tested))]
+    others = [line for line in page() if not line.startswith(tuple(tested))]
     # The workers', of which the cluster's nodes here get what the head's says.
     assert others == [shlex.join(written(EXPORT)[:2])]
-    assert len(chapter()) == len(tested) + 1
+    assert len(page()) == len(tested) + 1
 
 
 def test_a_token_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
