@@ -62,7 +62,8 @@ def env_config(environment: str) -> str:
     if registry.is_import_path(environment):
         cls = registry.import_target(environment, "env config")
     else:
-        cls = registry.table("environment")[environment].settings_class()
+        entry = registry.table("environment").get(environment)
+        cls = entry.settings_class() if entry else None
     return settings_table(describe(cls) if cls else [])
 
 
