@@ -97,7 +97,9 @@ def print_bytes(player: Player) -> None:
     """The table of columns."""
     block = player.block()
     parts = {name: column.nbytes for name, column in block.columns.items()}
-    parts |= {f"memory {name}": value.nbytes for name, value in block.memory.items()}
+    parts |= {
+        f"recurrent state {name}": value.nbytes for name, value in block.recurrent_state.items()
+    }
     if block.final is not None:
         parts["at truncation"] = sum(column.nbytes for column in block.final.columns.values())
     stored, steps = stored_bytes(block), block.num_env_steps
@@ -281,7 +283,7 @@ def main() -> None:
         object_store_memory=2 * 1024**3,
     )
     driver: Stamps = {}
-    stamp(training, "deal", driver)
+    stamp(training, "shard", driver)
     for case in [options.env] if options.env else options.cases:
         for algorithm in options.algorithms:
             settings = case_settings(case, algorithm, options)

@@ -159,7 +159,7 @@ class Player:
             "ask the runners": min(first for first, _ in plays) - asked,
             "sample": max(last for _, last in plays) - min(first for first, _ in plays),
             "blocks and metrics to the driver": got - max(last for _, last in plays),
-            "deal out to learners": spent(driver, "deal"),
+            "shard over learners": spent(driver, "shard"),
             "blocks to learners": max(first for first, _ in learns) - update,
             "put shares together": joining,
             "learn": max(last for _, last in learns) - max(first for first, _ in learns) - joining,

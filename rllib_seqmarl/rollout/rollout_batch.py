@@ -48,11 +48,6 @@ class FinalObservations:
     env: NDArray[np.int64]
     columns: Columns
 
-    @property
-    def world(self) -> NDArray[np.int64]:
-        """Former name, until its callers have been renamed."""
-        return self.env
-
     @classmethod
     def concatenate(cls, parts: Sequence[FinalObservations]) -> FinalObservations | None:
         """All of them, in the order of ``parts``; None where there are none."""
@@ -129,19 +124,6 @@ class RolloutBatch:
         return RolloutBatch(
             steps * (stop - start), self.num_agents, columns, final, recurrent_state
         )
-
-    # Former names, until their callers have been renamed.
-    num_worlds = num_envs
-    worlds = select_envs
-
-    @property
-    def memory(self) -> Columns:
-        """Former name, until its callers have been renamed."""
-        return self.recurrent_state
-
-    @memory.setter
-    def memory(self, value: Columns) -> None:
-        self.recurrent_state = value
 
     def get_state(self) -> dict[str, Any]:
         """Its fields as a dict of plain values, for a checkpoint."""
@@ -241,6 +223,3 @@ def shard(rollouts: Sequence[RolloutBatch], num_shards: int) -> list[list[Rollou
                 part.append(rollout.select_envs(start, stop))
         shards.append(part)
     return shards
-
-
-deal = shard  # former name, until its callers have been renamed

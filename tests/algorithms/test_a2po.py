@@ -164,7 +164,7 @@ def test_agents_learn_from_what_those_before_them_have_changed(
             assert own.clip.unique().item() == pytest.approx(
                 EPS * (0.5 * place / len(blocks) + 0.5)
             )
-            by_time = learner.from_rows(rho.unsqueeze(-1), block.num_worlds).squeeze(-1)
+            by_time = learner.from_rows(rho.unsqueeze(-1), block.num_envs).squeeze(-1)
             advantages, returns = corrected(block, values, by_time)
             for name, expected in (("advantages", advantages), ("returns", returns)):
                 expected = learner.to_rows(expected)[..., agents]
@@ -230,7 +230,7 @@ def test_shared_parameters_learn_in_cumulative_blocks(
                     others = others * ratio[:, other]
             held = others.clamp(1 - EPS / 2, 1 + EPS / 2)
             torch.testing.assert_close(own.factor[:, place, 0], held, atol=1e-5, rtol=1e-4)
-        by_time = learner.from_rows(ratio.prod(-1, keepdim=True), block.num_worlds).squeeze(-1)
+        by_time = learner.from_rows(ratio.prod(-1, keepdim=True), block.num_envs).squeeze(-1)
         advantages, returns = corrected(block, values, by_time)
         for name, expected in (("advantages", advantages), ("returns", returns)):
             expected = learner.to_rows(expected)[..., agents]

@@ -60,7 +60,7 @@ def test_last_actions_are_those_of_the_same_episode(small: Any) -> None:
     rows = learner.build_train_batch(block)
     read = rows.critic_state[..., -3 * 3 :].unflatten(-1, (3, 3))
     actions, last = rows.actions, torch.where(read.any(-1), read.argmax(-1), -1)
-    before = torch.from_numpy(block.memory["previous_actions"])
+    before = torch.from_numpy(block.recurrent_state["previous_actions"])
     for e in range(actions.shape[0]):
         for t in range(actions.shape[1]):
             expected = before[e] if t == 0 else actions[e, t - 1]
@@ -147,7 +147,7 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
         return core.agent.step(torch.as_tensor(obs)[None], memory, going_on)[0][0].softmax(-1)
 
     for e in range(shape[1]):
-        memory = {k: torch.from_numpy(v[e : e + 1]) for k, v in block.memory.items()}
+        memory = {k: torch.from_numpy(v[e : e + 1]) for k, v in block.recurrent_state.items()}
         memories = []
         for t in range(shape[0]):
             first = torch.tensor([bool(c["is_first"][t, e])])

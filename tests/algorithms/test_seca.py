@@ -19,7 +19,7 @@ from rllib_seqmarl.rollout.rollout_batch import (
     TERMINATED,
     TRUNCATED,
     FinalObservations,
-    deal,
+    shard,
 )
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
@@ -129,8 +129,10 @@ def test_unrolled_log_probs_are_those_of_acting(small: Any) -> None:
         algorithm.train()
     for _ in range(3):
         (block,) = algorithm.env_runner.sample()
-        assert np.abs(block.memory["hidden"]).max() > 0  # episodes go on from block to block
-        for (share,) in deal([block], 3):
+        assert (
+            np.abs(block.recurrent_state["hidden"]).max() > 0
+        )  # episodes go on from block to block
+        for (share,) in shard([block], 3):
             log_prob = learner.core.forward_train(learner.build_train_batch(share)).log_prob
             stored = torch.from_numpy(share.columns["log_prob"]).transpose(0, 1)
             assert stored.std() > 1e-3
@@ -143,7 +145,7 @@ def test_random_actions_leave_no_memory(small: Any) -> None:
     algorithm.env_runner.sample()
     algorithm.env_runner.sample(num_timesteps=8, random_actions=True)
     (block,) = algorithm.env_runner.sample()
-    assert not block.memory["hidden"].any()
+    assert not block.recurrent_state["hidden"].any()
     algorithm.stop()
 
 
@@ -154,8 +156,8 @@ def test_runners_memory_is_part_of_their_state(small: Any) -> None:
     other.env_runner.set_state(algorithm.env_runner.get_state())
     for _ in range(2):
         (one,), (two,) = algorithm.env_runner.sample(), other.env_runner.sample()
-        for name, column in [*one.columns.items(), *one.memory.items()]:
-            np.testing.assert_array_equal(column, {**two.columns, **two.memory}[name])
+        for name, column in [*one.columns.items(), *one.recurrent_state.items()]:
+            np.testing.assert_array_equal(column, {**two.columns, **two.recurrent_state}[name])
     for each in (algorithm, other):
         each.stop()
 
@@ -242,7 +244,7 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
         return float(core.target(torch.as_tensor(obs).flatten()[None], vectors.unsqueeze(0)))
 
     for e in range(shape[1]):
-        memory = {k: torch.from_numpy(v[e : e + 1]) for k, v in block.memory.items()}
+        memory = {k: torch.from_numpy(v[e : e + 1]) for k, v in block.recurrent_state.items()}
         memories = []
         for t in range(shape[0]):
             first = torch.tensor([bool(c["is_first"][t, e])])

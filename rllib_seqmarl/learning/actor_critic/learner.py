@@ -289,7 +289,7 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
             tail = torch.cat((tail, last))  # [E + K, V, S]
         chunk_states: dict[str, Any] = {}
         if self.config.recurrent:
-            state = {k: self.to_device(v) for k, v in rollout.memory.items()}
+            state = {k: self.to_device(v) for k, v in rollout.recurrent_state.items()}
             is_first = columns[IS_FIRST].t()  # [E, T]
             values, hidden = core.critic_pass(
                 x.transpose(0, 1), Memory(state[CRITIC_HIDDEN], is_first)
@@ -302,7 +302,7 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
                 chunk_states[name] = self._chunk_states(state[name], after)
             last_hidden = hidden[:, -1]
             if final is not None:
-                last_hidden = torch.cat((last_hidden, hidden[final.world, final.step]))
+                last_hidden = torch.cat((last_hidden, hidden[final.env, final.step]))
             no_first = torch.zeros(len(tail), 1, dtype=torch.bool, device=tail.device)
             tail_values = core.critic_pass(tail.unsqueeze(1), Memory(last_hidden, no_first))[0]
             old, tail_values = values.transpose(0, 1), tail_values[:, 0]
@@ -313,7 +313,7 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
             old, tail_values = self.from_rows(old, num_envs), core.critic_pass(tail)[0]
         next_values = torch.cat((old[1:], tail_values[:num_envs].unsqueeze(0)))
         if final is not None:
-            next_values[final.step, final.world] = tail_values[num_envs:]
+            next_values[final.step, final.env] = tail_values[num_envs:]
         return RolloutValues(old, next_values, chunk_states)
 
     def _chunk_states(self, before: Tensor, after: Tensor) -> Tensor:

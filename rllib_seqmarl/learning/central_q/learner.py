@@ -192,7 +192,9 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
         """
         c = {k: self.to_device(column).transpose(0, 1) for k, column in rollout.columns.items()}
         steps = c[REWARD].shape[1]
-        hidden, previous = (self.to_device(rollout.memory[k]) for k in (HIDDEN, PREVIOUS_ACTIONS))
+        hidden, previous = (
+            self.to_device(rollout.recurrent_state[name]) for name in (HIDDEN, PREVIOUS_ACTIONS)
+        )
         not_done = ~(c[TERMINATED] | c[TRUNCATED])
         begins = torch.cat((c[IS_FIRST], ~not_done[:, -1:]), dim=1).unsqueeze(-1)  # [E, T + 1, 1]
         last_actions = torch.cat((previous.unsqueeze(1), c[ACTIONS]), dim=1)
@@ -224,7 +226,7 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
             next_values = next_values[:, :, 0]  # [E, T(, N)]
             final = rollout.final
             if final is not None:
-                where = self.to_device(final.world), self.to_device(final.step)
+                where = self.to_device(final.env), self.to_device(final.step)
                 next_values[where] = self._final_values(final, batch, unrolled)
             policy = self.core.policy(unrolled.logits, batch.action_mask)
         targets = td_lambda(  # [T, E(, N)]
@@ -258,7 +260,7 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
     def _final_values(self, final: FinalObservations, batch: BatchT, unrolled: Unrolled) -> Tensor:
         """Q(s, pi) of the final states of truncated episodes, [K(, N)]."""
         obs = {k: self.to_device(column) for k, column in final.columns.items()}
-        env, step = self.to_device(final.world), self.to_device(final.step)
+        env, step = self.to_device(final.env), self.to_device(final.step)
         policy = self._next_policy(obs, batch, unrolled, env, step)
         state = self.core.state_of(obs | {LAST_ACTIONS: batch.actions[env, step]})
         return self.values(self.core.target, state, policy.unsqueeze(1))[:, 0]

@@ -45,8 +45,8 @@ class SequenceStore:
                     f"the replay store of this run holds sequences of {stored} steps, and rollouts "
                     f"are now of {new}: set rollout_fragment_length to {stored}, or begin anew."
                 )
-        for world in range(block.num_worlds):
-            self._sequences.append(_copy(block.worlds(world, world + 1)))
+        for env in range(block.num_envs):
+            self._sequences.append(_copy(block.select_envs(env, env + 1)))
 
     def draw(self, count: int, generator: torch.Generator) -> RolloutBatch:
         """Some of the sequences side by side, none twice, each choice equally likely."""
@@ -69,13 +69,13 @@ def _copy(block: RolloutBatch) -> RolloutBatch:
     final = block.final
     if final is not None:
         columns = {name: column.copy() for name, column in final.columns.items()}
-        final = FinalObservations(final.step.copy(), final.world.copy(), columns)
+        final = FinalObservations(final.step.copy(), final.env.copy(), columns)
     return RolloutBatch(
         block.num_env_steps,
         block.num_agents,
         {name: column.copy() for name, column in block.columns.items()},
         final,
-        {name: value.copy() for name, value in block.memory.items()},
+        {name: value.copy() for name, value in block.recurrent_state.items()},
     )
 
 

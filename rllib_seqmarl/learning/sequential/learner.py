@@ -127,12 +127,12 @@ class SequentialLearner(TeamLearner[SequentialBatch, SequentialModule]):
         if ORDER in c:
             tail[0][ORDER] = c[ORDER][steps - 1]
             if final is not None:
-                tail[1][ORDER] = c[ORDER][final.step, final.world]
+                tail[1][ORDER] = c[ORDER][final.step, final.env]
         rows = {k: torch.cat([one[k] for one in tail]) for k in tail[0]}
         _, tail_values = self._values(rows, agents)
         next_values = torch.cat((values[1:], tail_values[:num_envs].unsqueeze(0)))
         if final is not None:
-            next_values[final.step, final.world] = tail_values[num_envs:]
+            next_values[final.step, final.env] = tail_values[num_envs:]
         return next_values
 
     def update_minibatch(self, minibatch: SequentialBatch) -> None:

@@ -107,7 +107,7 @@ def test_chunks_are_truncated_backpropagation_through_time(small: Any) -> None:
 
     found = gradients(learner.from_rows(core.evaluate(rows).log_prob, E)[..., 0])
     c = {name: torch.as_tensor(column) for name, column in block.columns.items()}
-    hidden = torch.as_tensor(block.memory[ACTOR_HIDDEN])
+    hidden = torch.as_tensor(block.recurrent_state[ACTOR_HIDDEN])
     log_probs = []
     for t in range(T):
         if t % L == 0:

@@ -55,7 +55,7 @@ def test_rubbish_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
         if rubbish:
             c["obs"][dead] = 1e3
             c["log_prob"][dead[:-1]] = -50.0
-            block.memory["hidden"][dead[0]] = 7.0
+            block.recurrent_state["hidden"][dead[0]] = 7.0
         learner.generator.manual_seed(0)
         rows = learner.build_train_batch(block)
         minibatch = learner.prepare_minibatch(rows)

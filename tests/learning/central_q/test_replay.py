@@ -37,12 +37,12 @@ def numbers_of(drawn: RolloutBatch) -> list[int]:
     numbers = drawn.columns["obs"][0, :, 0]
     for column in (drawn.columns["obs"], drawn.columns["reward"][..., None]):
         assert (column == numbers[None, :, None]).all()
-    assert (drawn.memory["hidden"] == numbers[:, None]).all()
+    assert (drawn.recurrent_state["hidden"] == numbers[:, None]).all()
     odd = np.flatnonzero(numbers % 2)
     if len(odd):
         assert drawn.final is not None
-        assert sorted(drawn.final.world) == list(odd)
-        assert (drawn.final.columns["obs"] == numbers[drawn.final.world][:, None]).all()
+        assert sorted(drawn.final.env) == list(odd)
+        assert (drawn.final.columns["obs"] == numbers[drawn.final.env][:, None]).all()
     assert drawn.num_env_steps == len(drawn.columns["reward"]) * len(numbers)
     return [int(number) for number in numbers]
 
@@ -70,7 +70,7 @@ def test_draws_are_uniform_and_without_repeats() -> None:
 def test_what_is_stored_is_a_copy() -> None:
     store, one = SequenceStore(2), block([3])
     store.add(one)
-    for column in (*one.columns.values(), *one.memory.values()):
+    for column in (*one.columns.values(), *one.recurrent_state.values()):
         column[:] = 0
     assert numbers_of(store.draw(1, torch.Generator())) == [3]
 
