@@ -222,13 +222,13 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
             taken = F.one_hot(batch.actions, last_policy.shape[-1]).to(last_policy.dtype)
             # Q(s_t, u_t); at the last row pi stands for an action that was not chosen yet.
             joint = torch.cat((taken, last_policy.unsqueeze(1)), dim=1)  # [E, T + 1, N, A]
-            next_values = self.values(self.core.target, state[:, 1:], joint[:, 1:].unsqueeze(2))
-            next_values = next_values[:, :, 0]  # [E, T(, N)]
+            policy = self.core.policy(unrolled.logits, batch.action_mask)
+            policy = torch.cat((policy, last_policy.unsqueeze(1)), dim=1)  # [E, T + 1, N, A]
+            next_values = self.next_values(state[:, 1:], joint[:, 1:], policy[:, 1:])
             final = rollout.final
             if final is not None:
                 where = self.to_device(final.env), self.to_device(final.step)
                 next_values[where] = self._final_values(final, batch, unrolled)
-            policy = self.core.policy(unrolled.logits, batch.action_mask)
         targets = td_lambda(  # [T, E(, N)]
             c[REWARD].transpose(0, 1),
             next_values.transpose(0, 1),
@@ -238,7 +238,6 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
             lambda_=self.config.lambda_ if lambda_ is None else lambda_,
             time_limit=self.config.time_limit,
         )
-        policy = torch.cat((policy, last_policy.unsqueeze(1)), dim=1)
         batch = batch.replace(targets=targets.transpose(0, 1))
         return self.extend_train_batch(batch, Path(state, policy, not_done))
 
@@ -263,7 +262,22 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
         env, step = self.to_device(final.env), self.to_device(final.step)
         policy = self._next_policy(obs, batch, unrolled, env, step)
         state = self.core.state_of(obs | {LAST_ACTIONS: batch.actions[env, step]})
-        return self.values(self.core.target, state, policy.unsqueeze(1))[:, 0]
+        return self.next_values(state, policy, policy)
+
+    def next_values(self, state: Tensor, joint_action: Tensor, policy: Tensor) -> Tensor:
+        """Bootstrap values of the target copy.
+
+        Args:
+            state: what the critic reads, [..., S].
+            joint_action: the actions that were taken there, one-hot, or pi where none was chosen
+                yet, [..., N, A].
+            policy: pi there, [..., N, A].
+
+        Returns:
+            [...], or [..., N] of a critic that has a value for every agent.
+        """
+        values = self.values(self.core.target, state, joint_action.unsqueeze(-3))
+        return values.squeeze(state.ndim - 1)
 
     def values(
         self, critic: Callable[[Tensor, Tensor], Tensor], state: Tensor, joint_actions: Tensor
