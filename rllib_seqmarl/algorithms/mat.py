@@ -53,9 +53,10 @@ from rllib_seqmarl.losses import (
     weighted_sum,
 )
 from rllib_seqmarl.nets.decoding.decode import METHODS
-from rllib_seqmarl.nets.networks import ATTENTIONS, NETWORKS, check_network
-from rllib_seqmarl.nets.values.values import SUCCESSORS
-from rllib_seqmarl.nets.values.values import VALUES as VALUE_FUNCTIONS
+from rllib_seqmarl.nets.networks import ATTENTIONS, check_network, value_class
+from rllib_seqmarl.registry import NETWORKS
+from rllib_seqmarl.registry import VALUES as VALUE_FUNCTIONS
+from rllib_seqmarl.nets.values.sequential import SUCCESSORS
 from rllib_seqmarl.returns import TIME_LIMITS
 from rllib_seqmarl.rollout.rollout_batch import LOG_PROB
 
@@ -91,7 +92,7 @@ class MATConfig(OrderConfig):
     """
 
     _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = OrderConfig._CHOICES | {
-        "network": tuple(NETWORKS),
+        "network": (*NETWORKS, "decentralised"),
         "attention": ATTENTIONS,
         "value": tuple(VALUE_FUNCTIONS),
         "decode": METHODS,
@@ -158,7 +159,6 @@ class MATConfig(OrderConfig):
             decode=self.decode,
             num_heads=self.num_heads,
             attention=self.attention,
-            value_agents=self.value_agents,
         )
 
     @property
@@ -186,8 +186,12 @@ class MATConfig(OrderConfig):
                 "value": self.value_function,
                 "autoregressive": self.autoregressive,
                 "decoding": "parallel" if seeded else self.decode,
-                "successors": self.successors,
-                "value_chunk_size": self.value_chunk_size,
+                "value_settings": {
+                    argument: getattr(self, key)
+                    for key, argument in value_class(
+                        self.network, self.value_function
+                    ).settings.items()
+                },
                 "value_norm_beta": self.value_norm_beta,
             },
         )

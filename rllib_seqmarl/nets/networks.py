@@ -5,11 +5,11 @@
 | network | what is different | name in the literature |
 |---|---|---|
 | ``mlp`` | a learned matrix over positions mixes them | SrSv-mlp |
-| ``gnn`` | all positions are heard alike | SrSv-gnn |
+| ``gnn`` | all positions are weighted alike | SrSv-gnn |
 | ``encoder`` | no decoder: all agents decide at once, from o_hat | SrSv-enc, `mat_encoder` |
 | ``decoder`` | no encoder: agents see their own observation only | SrSv-dec, `mat_decoder` |
 | ``gru`` | recurrent layers over the agents | `mat_gru` |
-| ``decentralised`` | agents act on their own observation | MAT-Dec, `mat_dec` |
+| ``mat_dec`` | agents act on their own observation | MAT-Dec, `mat_dec` |
 
 SrSv-mlp to SrSv-dec are Fig. 6 of the SrSv paper, MAT-Dec is an ablation of the MAT paper.
 Names in backquotes are those of the official MAT code. The embedding of an observation ends with a
@@ -21,175 +21,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.nets.orders.base import ChosenOrder
+from rllib_seqmarl.registry import NETWORKS, ORDERS, VALUES
+from rllib_seqmarl.nets.transformer.ablations import (
+    EncoderOnly,
+    MeanTokenMixer,
+    OwnObservation,
+    SimultaneousActor,
+    StaticTokenMixer,
+)
 from rllib_seqmarl.nets.transformer.gru import GRUDecoder, GRUEncoder
-from rllib_seqmarl.nets.transformer.layers import GAIN_BEFORE_GELU, embedding, head, linear
 from rllib_seqmarl.nets.transformer.model import (
     ActionDecoder,
-    ActionSpec,
+    Attention,
     Decoder,
     Encoder,
-    EncoderBlock,
     TokenMixerClass,
 )
-from rllib_seqmarl.nets.transformer.token_mixers import (
-    Attention,
-    MeanTokenMixer,
-    StaticTokenMixer,
-    TokenMixer,
-)
-from rllib_seqmarl.nets.values.values import (
-    VALUES,
+from rllib_seqmarl.nets.values.base import NetworkSizes, ValueFunction
+from rllib_seqmarl.nets.values.decoder import (
     DecoderValue,
-    EncoderValue,
-    GreedyContinuations,
-    ValueFunction,
+    EncoderAttentionValue,
+    EncoderOnlyValue,
 )
-
-
-class Sizes(NamedTuple):
-    """What networks are built from."""
-
-    obs_dim: int
-    action: ActionSpec
-    agents: int | None  # None where any number may come
-    width: int
-    blocks: int
-    heads: int
-
-
-# -- networks whose agents all decide at once ----------------------------------------------------
-
-
-class SimultaneousActor(nn.Module):
-    """What stands in a decoder's place where nobody reads an action: tokens play no part."""
-
-    head: nn.Module
-
-    def shift(self, actions: Tensor | None) -> Tensor | None:
-        """Nothing to do, since no action is read."""
-        return actions
-
-
-class OwnObservation(SimultaneousActor):
-    """MAT-Dec: layers that all agents share, each on its own observation."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
-        width = sizes.width
-        self.body = nn.Sequential(
-            *embedding(sizes.obs_dim, width),
-            nn.LayerNorm(width),
-            linear(width, width, GAIN_BEFORE_GELU),
-            nn.GELU(),
-            nn.LayerNorm(width),
-        )
-        self.head = linear(width, sizes.action.size)
-
-    def forward(self, tokens: Tensor | None, obs: Tensor) -> Tensor:
-        """Observations [B, N, obs_dim] -> what the head reads, [B, N, D]."""
-        return self.body(obs)
-
-
-class EncoderOnly(SimultaneousActor):
-    """The encoder's blocks, with the action head on o_hat."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            EncoderBlock(sizes.width, Attention(sizes.width, sizes.heads))
-            for _ in range(sizes.blocks)
-        )
-        self.head = head(sizes.width, sizes.action.size)
-
-    def forward(self, tokens: Tensor | None, embedded: Tensor) -> Tensor:
-        """Embedded observations [B, N, D] -> o_hat [B, N, D]."""
-        return self.with_weights(embedded)[0]
-
-    def with_weights(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """o_hat, and the last block's attention weights, mean over heads: [B, N, N]."""
-        x = embedded
-        for block in self.blocks:
-            assert isinstance(block, EncoderBlock)
-            attention = block.attention
-            query, message = attention.split(attention.project(x))
-            x = block.after(x, query, message)
-        return x, attention.weights(query, message, causal=False)
-
-
-class CentralValue(EncoderValue):
-    """MAT-Dec's critic: MAT's, in a network of its own, which acting does not need."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        super().__init__(sizes.width)
-        self.encoder = Encoder(sizes.obs_dim, sizes.width, sizes.blocks, sizes.heads)
-
-    def values(
-        self,
-        decoder: Any,
-        encoded: Tensor,
-        actions: Tensor | None,
-        completions: GreedyContinuations | None,
-    ) -> Tensor:
-        """Observations [B, N, obs_dim] -> [B, N]; actions play no part."""
-        return super().values(decoder, self.encoder(encoded), actions, completions)
-
-
-class EncoderOnlyValue(DecoderValue):
-    """MAT's value where the encoder is all there is: one per agent, from its o_hat."""
-
-    reads_actions = False
-
-    def values(
-        self,
-        decoder: Any,
-        encoded: Tensor,
-        actions: Tensor | None,
-        completions: GreedyContinuations | None,
-    ) -> Tensor:
-        """Embedded observations [B, N, D] -> [B, N]; actions play no part."""
-        return self.head(decoder(None, encoded)).squeeze(-1)
-
-
-class EncoderAttentionValue(ValueFunction):
-    """SrSv-enc: V^i = sum_j w_{i,j} f_theta(o_hat^j), w the last attention of the encoder.
-
-    The paper does not say how eq. 6 is read without a decoder; there are no actions to read.
-    """
-
-    reads_actions = False
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.position_value = head(width, 1)
-
-    def forward(
-        self,
-        decoder: Any,
-        encoded: Tensor,
-        actions: Tensor | None,
-        completions: GreedyContinuations | None,
-    ) -> tuple[Tensor, Tensor]:
-        """See `ValueFunction`."""
-        decoded, weights = decoder.with_weights(encoded)
-        return decoded, (weights @ self.position_value(decoded)).squeeze(-1)
-
-    def values(
-        self,
-        decoder: Any,
-        encoded: Tensor,
-        actions: Tensor | None,
-        completions: GreedyContinuations | None,
-    ) -> Tensor:
-        """Embedded observations [B, N, D] -> [B, N]; actions play no part."""
-        return self(decoder, encoded, actions, completions)[1]
-
-
-# -- all of them ---------------------------------------------------------------------------------
+from rllib_seqmarl.nets.values.encoder import CentralValue, EncoderValue
+from rllib_seqmarl.nets.values.sequential import SequentialValue
+from rllib_seqmarl.nets.values.sequential_without_policy import SequentialValueWithoutPolicy
 
 
 @dataclass(frozen=True)
@@ -199,80 +60,100 @@ class Network:
     Attributes:
         encoder: makes o_hat, or what else the decoder reads, of observations.
         decoder: turns it into the actions, an `ActionDecoder` or a `SimultaneousActor`.
-        values: name in the config -> the value function.
+        values: name in the config -> the value function, of this package's own names. Values from
+            outside go with every network whose agents decide one after another.
         sequential: whether the agents decide one after another.
         has_heads: whether there are attention heads.
-        local: whether agents can hear their neighbours only (see `neighbours`).
+        sparse: whether attention may be to neighbours only (see `sparse_attention`).
     """
 
-    encoder: Callable[[Sizes], nn.Module]
-    decoder: Callable[[Sizes], ActionDecoder | SimultaneousActor]
-    values: Mapping[str, Callable[[Sizes], ValueFunction]]
+    encoder: Callable[[NetworkSizes], nn.Module]
+    decoder: Callable[[NetworkSizes], ActionDecoder | SimultaneousActor]
+    values: Mapping[str, type[ValueFunction]]
     sequential: bool = True
     has_heads: bool = True
-    local: bool = False
+    sparse: bool = False
 
 
-def _encoder(sizes: Sizes, mixing: TokenMixerClass = Attention) -> Encoder:
-    return Encoder(sizes.obs_dim, sizes.width, sizes.blocks, sizes.heads, mixing, sizes.agents)
-
-
-def _decoder(sizes: Sizes, mixing: TokenMixerClass = Attention) -> Decoder:
-    return Decoder(sizes.action, sizes.width, sizes.blocks, sizes.heads, mixing, sizes.agents)
-
-
-def _by_width(make: Callable[[int], ValueFunction], sizes: Sizes) -> ValueFunction:
-    return make(sizes.width)
-
-
-_VALUES = {name: partial(_by_width, value) for name, value in VALUES.items()}
-
-
-def _mixed_by(mixing: type[TokenMixer], has_heads: bool, local: bool) -> Network:
-    """MAT's network with another layer in the place of attention."""
-    return Network(
-        partial(_encoder, mixing=mixing),
-        partial(_decoder, mixing=mixing),
-        _VALUES,
-        has_heads=has_heads,
-        local=local,
-    )
-
-
-#: Name -> network.
-NETWORKS: dict[str, Network] = {
-    "transformer": _mixed_by(Attention, has_heads=True, local=True),
-    "mlp": _mixed_by(StaticTokenMixer, has_heads=True, local=False),
-    "gnn": _mixed_by(MeanTokenMixer, has_heads=False, local=True),
-    "encoder": Network(
-        lambda sizes: Encoder(sizes.obs_dim, sizes.width, 0, sizes.heads),
-        EncoderOnly,
-        {
-            "encoder": partial(_by_width, EncoderOnlyValue),
-            "sequential": partial(_by_width, EncoderAttentionValue),
-        },
-        sequential=False,
-    ),
-    "decoder": Network(
-        lambda sizes: Encoder(sizes.obs_dim, sizes.width, 0, sizes.heads),
-        _decoder,
-        {name: value for name, value in _VALUES.items() if name != "encoder"},
-        local=True,
-    ),
-    "gru": Network(
-        lambda sizes: GRUEncoder(sizes.obs_dim, sizes.width, sizes.blocks),
-        lambda sizes: GRUDecoder(sizes.action, sizes.width, sizes.blocks),
-        {name: _VALUES[name] for name in ("encoder", "decoder")},
-        has_heads=False,
-    ),
-    "decentralised": Network(
-        lambda sizes: nn.Identity(), OwnObservation, {"encoder": CentralValue}, sequential=False
-    ),
+VALUES_OF_A_DECODER: dict[str, type[ValueFunction]] = {
+    "decoder": DecoderValue,
+    "sequential": SequentialValue,
+    "sequential_without_policy": SequentialValueWithoutPolicy,
+}
+VALUES_OF_A_TRANSFORMER: dict[str, type[ValueFunction]] = {
+    "encoder": EncoderValue,
+    **VALUES_OF_A_DECODER,
 }
 
 
-#: Whom agents hear: all, or those that the environment names (see `neighbours`).
+def _transformer(mixer: TokenMixerClass, has_heads: bool, sparse: bool) -> Network:
+    """MAT's network, with a mixer of tokens in the place of attention."""
+
+    def encoder(sizes: NetworkSizes) -> Encoder:
+        return Encoder(sizes.obs_dim, sizes.width, sizes.blocks, sizes.heads, mixer, sizes.agents)
+
+    return Network(
+        encoder, partial(_decoder, mixer=mixer), VALUES_OF_A_TRANSFORMER, True, has_heads, sparse
+    )
+
+
+def _decoder(sizes: NetworkSizes, mixer: TokenMixerClass = Attention) -> Decoder:
+    return Decoder(sizes.action, sizes.width, sizes.blocks, sizes.heads, mixer, sizes.agents)
+
+
+def _embedding_only(sizes: NetworkSizes) -> Encoder:
+    return Encoder(sizes.obs_dim, sizes.width, 0, sizes.heads)
+
+
+TRANSFORMER = _transformer(Attention, has_heads=True, sparse=True)
+MLP = _transformer(StaticTokenMixer, has_heads=True, sparse=False)
+GNN = _transformer(MeanTokenMixer, has_heads=False, sparse=True)
+ENCODER = Network(
+    _embedding_only,
+    lambda sizes: EncoderOnly(sizes.action, sizes.width, sizes.blocks, sizes.heads),
+    {"encoder": EncoderOnlyValue, "sequential": EncoderAttentionValue},
+    sequential=False,
+)
+DECODER = Network(_embedding_only, _decoder, VALUES_OF_A_DECODER, sparse=True)
+GRU = Network(
+    lambda sizes: GRUEncoder(sizes.obs_dim, sizes.width, sizes.blocks),
+    lambda sizes: GRUDecoder(sizes.action, sizes.width, sizes.blocks),
+    {"encoder": EncoderValue, "decoder": DecoderValue},
+    has_heads=False,
+)
+MAT_DEC = Network(
+    lambda sizes: nn.Identity(),
+    lambda sizes: OwnObservation(sizes.obs_dim, sizes.action, sizes.width),
+    {"encoder": CentralValue},
+    sequential=False,
+)
+
+#: Whom agents attend to: all, or those that the environment names (see `sparse_attention`).
 ATTENTIONS = ("all", "neighbours")
+
+
+def value_class(network: str, value: str) -> type[ValueFunction]:
+    """The value function of that name, or import path, for a network.
+
+    Raises:
+        UserError: the network cannot have it; the line says what goes together.
+    """
+    parts: Network = NETWORKS.resolve(network)
+    if value in parts.values:
+        return parts.values[value]
+    if not VALUES.is_own(value) and parts.sequential:
+        found: type[ValueFunction] = VALUES.resolve(value)
+        return found
+    fitting = [
+        name
+        for name in NETWORKS
+        if value in (other := NETWORKS.resolve(name)).values
+        or (other.sequential and not VALUES.is_own(value))
+    ]
+    raise UserError(
+        f"network {network!r} has no value {value!r}: use value "
+        f"{' or '.join(parts.values)}, or one of the networks {', '.join(fitting)}."
+    )
 
 
 def check_network(
@@ -284,51 +165,42 @@ def check_network(
     decode: str = "auto",
     num_heads: int = 1,
     attention: str = "all",
-    value_agents: int | None = None,
 ) -> None:
     """Refuses settings that a network has no use for.
 
     Args:
-        network: a name in `NETWORKS`.
+        network: a name of `registry.NETWORKS`, or an import path.
         value: what each agent's baseline sees.
         order: who decides when.
         autoregressive: False where the decoder shall not see actions.
         decode: how actions are decoded.
         num_heads: attention heads.
-        attention: whom agents hear, one of `ATTENTIONS`.
-        value_agents: how many agents' sequential values are computed; None: all.
+        attention: whom agents attend to, one of `ATTENTIONS`.
 
     Raises:
         UserError: one line that says which setting, and what to use instead.
     """
-    parts = NETWORKS[network]
-    if value not in parts.values:
-        fitting = ", ".join(name for name, other in NETWORKS.items() if value in other.values)
-        raise UserError(
-            f"network {network!r} has no value {value!r}: use value "
-            f"{' or '.join(parts.values)}, or one of the networks {fitting}."
-        )
+    network = NETWORKS.name(network)
+    parts: Network = NETWORKS.resolve(network)
+    value_class(network, value)
     if num_heads != 1 and not parts.has_heads:
         raise UserError(f"network {network!r} has no attention heads: leave num_heads at 1.")
-    if attention == "neighbours" and not parts.local:
+    if attention == "neighbours" and not parts.sparse:
+        others = ", ".join(name for name in NETWORKS if NETWORKS.resolve(name).sparse)
         raise UserError(
             f"network {network!r} cannot be restricted to neighbours: set attention 'all', "
-            f"or use one of the networks {', '.join(n for n, p in NETWORKS.items() if p.local)}."
+            f"or use one of the networks {others}."
         )
-    if attention == "neighbours" and order == "next_agent":
+    known_before = issubclass(ORDERS.resolve(order), ChosenOrder)
+    if attention == "neighbours" and not known_before:
         raise UserError(
-            "order 'next_agent' is found while agents decide, too late to say who hears whom: "
+            f"order {order!r} is found while agents decide, too late to say who attends to whom: "
             "leave attention at 'all', or use another order."
         )
-    if value_agents is not None and not (parts.sequential and value == "sequential"):
+    if not autoregressive and not known_before:
         raise UserError(
-            f"value_agents bounds what the value 'sequential' costs; with network {network!r} and "
-            f"value {value!r} leave it at null."
-        )
-    if value_agents is not None and order != "index":
-        raise UserError(
-            f"value_agents needs every agent to keep its place: with order {order!r} leave it at "
-            "null, or use order 'index'."
+            f"order {order!r} needs autoregressive: true: agents who see no actions cannot "
+            "say who decides next."
         )
     if parts.sequential:
         return

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rllib_seqmarl.nets.decoding.decode import Choices, Decoded, Decoding
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
-from rllib_seqmarl.nets.networks import NETWORKS, Sizes, check_network
-from rllib_seqmarl.nets.orders.orders import (
-    ORDERS,
+from rllib_seqmarl.nets.networks import Network, check_network, value_class
+from rllib_seqmarl.nets.orders.base import (
     ChosenOrder,
-    NextAgent,
+    DecisionOrder,
     OrderEvaluation,
+    OrderInputs,
     neighbours_in_order,
     to_order,
     to_slots,
 )
-from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec, Decoder
-from rllib_seqmarl.nets.transformer.sparse_attention import in_slots
-from rllib_seqmarl.nets.values.values import GreedyContinuations, complete, splice
+from rllib_seqmarl.nets.orders.next_agent import NextAgent
+from rllib_seqmarl.registry import NETWORKS, ORDERS
+from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec, DecoderTrace
+from rllib_seqmarl.nets.transformer.sparse_attention import OrderedNeighbours, attended_by_agents
+from rllib_seqmarl.nets.values.base import JointActions, NetworkSizes, ValueFunction
 
 
 class Decision(NamedTuple):
@@ -46,30 +48,26 @@ class Evaluation(NamedTuple):
 class SequentialPolicy(nn.Module):
     """Encoder over all observations, decoder over the actions, an order and a value function.
 
-    Where its verbs are given ``neighbours``, int [B, N, K] by slots, -1 where there are fewer,
-    agents hear their neighbours only (see `neighbours`). It takes a network that can do so, and an
-    order that is known before anybody decides.
+    Where its methods are given ``neighbours``, int [B, N, K] by slots, -1 where there are fewer,
+    agents attend to their neighbours only (see `sparse_attention`). It takes a network that can do
+    so, and an order that is known before anybody decides.
 
     Args:
         obs_dim: length of one agent's observation.
         action: what one agent may do.
         num_agents: N; only a next-agent head with an output per agent and the network ``mlp``
             depend on it.
-        network: a name in `networks.NETWORKS`.
+        network: a name in `registry.NETWORKS`, or an import path.
         embed_dim: width D.
         num_blocks: blocks of the encoder and of the decoder.
         num_heads: attention heads.
-        order: who decides when, a name in `orders.ORDERS`.
+        order: who decides when, a name in `registry.ORDERS`, or an import path.
         order_settings: what the class of that order takes beside the width and N.
-        train_in_sampled_order: False judges actions as if agents had decided by their slots, in
-            whatever order they did: the published code of PMAT.
-        value: what each agent's baseline sees, a name in `values.VALUES`.
+        value: what each agent's baseline sees, a name in `registry.VALUES`, or an import path.
+        value_settings: what the class of that value takes beside the sizes.
         autoregressive: False hides the predecessors' actions from the decoder: the agents then
             decide simultaneously, with a network of the same size.
-        decoding: how N actions are decoded, a name in `decoding.METHODS`.
-        successors: how the completions of the sequential value are made, one of
-            `values.SUCCESSORS`.
-        value_chunk_size: decoder positions that the sequential value computes at once; None: all.
+        decoding: how N actions are decoded, a name in `decode.METHODS`.
     """
 
     def __init__(
@@ -83,19 +81,16 @@ class SequentialPolicy(nn.Module):
         num_blocks: int = 1,
         num_heads: int = 1,
         order: str = "index",
-        order_settings: Mapping[str, Any] | None = None,
-        train_in_sampled_order: bool = True,
+        order_settings: Mapping[str, object] | None = None,
         value: str = "encoder",
+        value_settings: Mapping[str, object] | None = None,
         autoregressive: bool = True,
         decoding: str = "parallel",
-        successors: str = "greedy",
-        value_chunk_size: int | None = None,
     ) -> None:
         super().__init__()
         self.action = action
         self.autoregressive = autoregressive
         self.decode = Decoding(decoding)
-        self.successors = successors
         check_network(
             network,
             value=value,
@@ -103,19 +98,16 @@ class SequentialPolicy(nn.Module):
             autoregressive=autoregressive,
             num_heads=num_heads,
         )
-        parts = NETWORKS[network]
-        sizes = Sizes(obs_dim, action, num_agents, embed_dim, num_blocks, num_heads)
+        parts: Network = NETWORKS.resolve(network)
+        sizes = NetworkSizes(obs_dim, action, num_agents, embed_dim, num_blocks, num_heads)
         self.encoder = parts.encoder(sizes)
         self.decoder = parts.decoder(sizes)
         self.distribution: Categorical | DiagonalGaussian = (
             Categorical(action.size) if action.discrete else DiagonalGaussian(action.size)
         )
-        self.train_in_sampled_order = train_in_sampled_order
-        self.order = ORDERS[order](embed_dim, num_agents, **(order_settings or {}))
-        if isinstance(self.order, NextAgent) and not autoregressive:
-            raise ValueError("Agents who see no actions cannot say who decides next.")
-        self.value = parts.values[value](sizes)
-        self.value.chunk_size = value_chunk_size
+        order_class: type[DecisionOrder] = ORDERS.resolve(order)
+        self.order = order_class(embed_dim, num_agents, **(order_settings or {}))
+        self.value: ValueFunction = value_class(network, value)(sizes, **(value_settings or {}))
 
     # -- rollout -----------------------------------------------------------------------------
 
@@ -138,8 +130,8 @@ class SequentialPolicy(nn.Module):
                 None where all are.
             deterministic: every agent takes its most likely action, and its successors see that.
             generator: source of the noise; torch's global one without it.
-            previous: the orders of the step before, see `ChosenOrder.choose`.
-            neighbours: int [B, N, K]; None: agents hear all.
+            previous: the orders of the step before, see `OrderInputs`.
+            neighbours: int [B, N, K]; None: agents attend to all.
         """
         encoded = self._encode(obs, neighbours)
         order = order_log_prob = choices = None
@@ -148,17 +140,20 @@ class SequentialPolicy(nn.Module):
             choices = Choices(self.order, noise)
         else:
             assert isinstance(self.order, ChosenOrder)
-            order, order_log_prob = self.order.choose(encoded, deterministic, generator, previous)
+            inputs = OrderInputs(obs, encoded, deterministic, generator, previous)
+            order, order_log_prob = self.order.choose(inputs)
         encoded = to_order(encoded, order)
         mask = None if mask is None else to_order(mask, order)
         noise = None
         if not deterministic:
             noise = self.distribution.noise(obs.shape[:2], obs.device, generator)
-        decoder = self._decoder(neighbours, order)
-        if self.autoregressive and isinstance(decoder, ActionDecoder):
-            decoded = self.decode(decoder, self.distribution, encoded, mask, noise, choices)
+        attended = self._neighbours_in_order(neighbours, order)
+        if self.autoregressive and isinstance(self.decoder, ActionDecoder):
+            decoded = self.decode(
+                self.decoder, self.distribution, encoded, mask, noise, choices, attended
+            )
         else:
-            parameters = self.decoder.head(self._simultaneous(decoder, encoded))
+            parameters = self.decoder.head(self._simultaneous(encoded, attended).output)
             actions = self.distribution.choose(parameters, mask, noise)
             decoded = Decoded(actions, self.distribution.log_prob(parameters, mask, actions))
         if decoded.order is not None and decoded.order_log_prob is not None:
@@ -178,124 +173,132 @@ class SequentialPolicy(nn.Module):
         obs: Tensor,
         mask: Tensor | None,
         actions: Tensor,
-        order: Tensor | None,
-        completions: GreedyContinuations | None,
+        order: Tensor | None = None,
+        prepared: Tensor | None = None,
+        *,
+        agent_ids: Tensor | None = None,
         neighbours: Tensor | None = None,
+        drawn_order: Tensor | None = None,
     ) -> Evaluation:
-        """One teacher-forced pass over joint actions that were taken, in the order they were.
+        """One teacher-forced pass over joint actions that were taken.
 
         Args:
             obs: [B, N, obs_dim].
             mask: bool [B, N, A] or None.
             actions: int [B, N] or float [B, N, A].
-            order: int [B, N] or None.
-            completions: from `completions`, where the value needs them.
+            order: in which the actions are evaluated, int [B, N] or None.
+            prepared: from `prepare_value`.
+            agent_ids: whose values are wanted, int [I], ascending; None: all.
             neighbours: int [B, N, K] or None.
+            drawn_order: the order whose probability is evaluated, int [B, N]; None: ``order``.
         """
-        slots = self._encode(obs, neighbours)
-        sequence = self._sequence(order)
-        decoder = self._decoder(neighbours, sequence)
-        encoded = to_order(slots, sequence)
-        mask = None if mask is None else to_order(mask, sequence)
-        actions = to_order(actions, sequence)
-        if self.autoregressive:  # one pass serves the policy and the value
-            decoded, values = self.value(decoder, encoded, actions, completions)
-        else:
-            values = self.value.values(decoder, encoded, actions, completions)
-            decoded = self._simultaneous(decoder, encoded)
-        parameters = self.decoder.head(decoded)
+        in_slots = self._encode(obs, neighbours)
+        attended = self._neighbours_in_order(neighbours, order)
+        encoded = to_order(in_slots, order)
+        mask = None if mask is None else to_order(mask, order)
+        actions = to_order(actions, order)
+        trace = self._value_trace(encoded, actions, attended, policy_follows=self.autoregressive)
+        values = self.value(trace, self.decoder, prepared, agent_ids)
+        if not self.autoregressive:
+            trace = self._simultaneous(encoded, attended)
+        assert trace.output is not None
+        parameters = self.decoder.head(trace.output)
         log_prob = self.distribution.log_prob(parameters, mask, actions)
         entropy = self.distribution.entropy(parameters, mask)
+        drawn_order = order if drawn_order is None else drawn_order
         return Evaluation(
-            to_slots(log_prob, sequence),
-            to_slots(entropy, sequence),
-            to_slots(values, sequence),
-            None if order is None else self.order.evaluate(slots, decoded, order),
+            to_slots(log_prob, order),
+            to_slots(entropy, order),
+            to_slots(values, order),
+            None
+            if drawn_order is None
+            else self.order.evaluate(in_slots, trace.output, drawn_order),
         )
 
     def values(
         self,
         obs: Tensor,
         actions: Tensor | None,
-        order: Tensor | None,
-        completions: GreedyContinuations | None,
+        order: Tensor | None = None,
+        prepared: Tensor | None = None,
+        *,
+        agent_ids: Tensor | None = None,
         neighbours: Tensor | None = None,
     ) -> Tensor:
         """Normalised values alone, [B, N]; arguments as in `evaluate`.
 
         ``actions`` may be None where the value function reads none.
+
+        Raises:
+            ValueError: it reads some.
         """
-        sequence = self._sequence(order)
-        encoded = to_order(self._encode(obs, neighbours), sequence)
-        actions = None if actions is None else to_order(actions, sequence)
-        decoder = self._decoder(neighbours, sequence)
-        values = self.value.values(decoder, encoded, actions, completions)
-        return to_slots(values, sequence)
+        if actions is None and self.value.reads_actions:
+            raise ValueError(f"{type(self.value).__name__} reads actions.")
+        encoded = to_order(self._encode(obs, neighbours), order)
+        actions = None if actions is None else to_order(actions, order)
+        attended = self._neighbours_in_order(neighbours, order)
+        trace = self._value_trace(encoded, actions, attended)
+        return to_slots(self.value(trace, self.decoder, prepared, agent_ids), order)
 
     @torch.no_grad()
-    def completions(
+    def prepare_value(
         self,
         obs: Tensor,
         mask: Tensor | None,
         actions: Tensor | None,
-        order: Tensor | None,
-        agents: Tensor | None = None,
+        order: Tensor | None = None,
+        *,
+        agent_ids: Tensor | None = None,
         neighbours: Tensor | None = None,
-    ) -> GreedyContinuations | None:
-        """The joint actions that the sequential value reads; None where it needs none.
+    ) -> Tensor | None:
+        """What the value function reads beside the decoder's pass (`ValueFunction.prepare`).
 
-        Args:
-            obs: [B, N, obs_dim].
-            mask: bool [B, N, A] or None.
-            actions: int [B, N] or float [B, N, A].
-            order: int [B, N] or None.
-            agents: whose values are wanted, by their positions, from `branches.sample_agents`;
-                None: all.
-            neighbours: int [B, N, K] or None.
+        Arguments as in `evaluate`. None where the value needs nothing, or reads no actions.
         """
-        if not self.value.needs_completions or actions is None:
+        if actions is None or not self.value.prepares:
             return None
-        sequence = self._sequence(order)
-        encoded = to_order(self._encode(obs, neighbours), sequence)
-        decoder = self._decoder(neighbours, sequence)
-        mask = None if mask is None else to_order(mask, sequence)
-        actions = to_order(actions, sequence)
-        if not self.autoregressive:  # whatever the others do, an agent's most likely action
-            parameters = decoder.head(self._simultaneous(decoder, encoded))
-            own = self.distribution.choose(parameters, mask, None)
-            return splice(actions, own, agents)
-        assert isinstance(decoder, ActionDecoder)
-        return complete(
-            decoder,
+        assert isinstance(self.decoder, ActionDecoder)
+        taken = JointActions(
+            self.decoder,
             self.distribution,
-            encoded,
-            mask,
-            actions,
-            self.successors,
-            self.value.chunk_size,
-            agents,
+            to_order(self._encode(obs, neighbours), order),
+            None if mask is None else to_order(mask, order),
+            to_order(actions, order),
+            self.autoregressive,
+            self._neighbours_in_order(neighbours, order),
         )
+        return self.value.prepare(taken, agent_ids)
 
-    def _sequence(self, order: Tensor | None) -> Tensor | None:
-        """In which order actions that were taken in ``order`` are judged."""
-        return order if self.train_in_sampled_order else None
+    # -- parts -------------------------------------------------------------------------------
 
     def _encode(self, obs: Tensor, neighbours: Tensor | None) -> Tensor:
         """o_hat [B, N, D], in slots."""
-        return self.encoder(obs) if neighbours is None else self.encoder(obs, in_slots(neighbours))
-
-    def _decoder(self, neighbours: Tensor | None, sequence: Tensor | None) -> Any:
-        """The decoder, in which agents hear their neighbours only where these are given."""
         if neighbours is None:
-            return self.decoder
-        assert isinstance(self.decoder, Decoder)
-        return self.decoder.among(neighbours_in_order(neighbours, sequence))
+            return self.encoder(obs)
+        return self.encoder(obs, attended_by_agents(neighbours))
 
-    def _simultaneous(self, decoder: Any, encoded: Tensor) -> Tensor:
-        """The decoder's rows [B, N, D] when nobody sees an action: start symbols everywhere."""
-        shape = encoded.shape[:2]
-        if self.action.discrete:
-            tokens = torch.zeros(shape, dtype=torch.long, device=encoded.device)
-        else:
-            tokens = encoded.new_zeros(*shape, self.action.size)
-        return decoder(tokens, encoded)
+    @staticmethod
+    def _neighbours_in_order(
+        neighbours: Tensor | None, order: Tensor | None
+    ) -> OrderedNeighbours | None:
+        return None if neighbours is None else neighbours_in_order(neighbours, order)
+
+    def _value_trace(
+        self,
+        encoded: Tensor,
+        actions: Tensor | None,
+        neighbours: OrderedNeighbours | None,
+        policy_follows: bool = False,
+    ) -> DecoderTrace:
+        """The teacher-forced pass; none where neither the value nor the policy reads it."""
+        if not (self.value.reads_decoder or policy_follows):
+            return DecoderTrace(encoded)
+        tokens = None if actions is None else self.decoder.shift(actions)
+        return self.decoder(tokens, encoded, neighbours)
+
+    def _simultaneous(self, encoded: Tensor, neighbours: OrderedNeighbours | None) -> DecoderTrace:
+        """The decoder's pass when nobody sees an action: start symbols everywhere."""
+        tokens = None
+        if isinstance(self.decoder, ActionDecoder):
+            tokens = self.decoder.start_tokens(*encoded.shape[:2])
+        return self.decoder(tokens, encoded, neighbours)

@@ -11,12 +11,9 @@ from helpers.learners import learner_of
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
-from rllib_seqmarl.nets.values.values import (
-    SUCCESSORS,
-    EncoderValue,
-    SequentialValue,
-    SequentialValueWithoutPolicy,
-)
+from rllib_seqmarl.nets.values.encoder import EncoderValue
+from rllib_seqmarl.nets.values.sequential import SUCCESSORS, SequentialValue
+from rllib_seqmarl.nets.values.sequential_without_policy import SequentialValueWithoutPolicy
 
 
 def build(small: Any, name: str = "SrSv", **settings: Any) -> tuple[Any, Any]:
@@ -50,16 +47,16 @@ def test_greedy_per_minibatch_is_computed_before_every_step(
     settings = {"minibatch_size": minibatch_size, "num_epochs": 3}
     algorithm, learner = build(small, successors="greedy_per_minibatch", **settings)
     policy, calls = learner.core.policy, 0
-    completions = policy.completions
+    prepare = policy.prepare_value
 
-    def counting(*args: Any) -> Any:
+    def counting(*args: Any, **more: Any) -> Any:
         nonlocal calls
         calls += 1
-        return completions(*args)
+        return prepare(*args, **more)
 
     block = algorithm.env_runner.sample()[0]
     rows = learner.build_train_batch(block)
-    policy.completions = counting
+    policy.prepare_value = counting
     learner.build_train_batch = lambda _: rows
     algorithm.learner_group.update(batches=[block])
     assert calls == 3 * (1 if minibatch_size is None else 2)
@@ -156,7 +153,7 @@ def test_only_agents_with_a_value_are_learned_from(successors: str, small: Any) 
         ({"value_agents": 8, "use_successor_policy": False}, "leave it at null"),
         ({"value_agents": 8, "network": "encoder"}, "leave it at null"),
         ({"network": "gru"}, "network 'gru' has no value 'sequential'"),
-        ({"network": "decentralised"}, "network 'decentralised' has no value 'sequential'"),
+        ({"network": "decentralised"}, "network 'mat_dec' has no value 'sequential'"),
         (
             {"network": "encoder", "use_successor_policy": False},
             "network 'encoder' has no value 'sequential_without_policy'",

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.learning.sequential.objectives import NEXT_AGENT_ADVANTAGES, NEXT_AGENT_LOSSES
-from rllib_seqmarl.nets.orders.orders import GRANULARITIES, NEXT_AGENT_HEADS, ORDERS
+from rllib_seqmarl.nets.orders.given import GRANULARITIES
+from rllib_seqmarl.nets.orders.next_agent import NEXT_AGENT_HEADS
+from rllib_seqmarl.registry import ORDERS
 
 
 class OrderConfig(TeamConfig):

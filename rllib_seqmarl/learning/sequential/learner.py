@@ -106,10 +106,13 @@ class SequentialLearner(TeamLearner[SequentialBatch, SequentialModule]):
                     neighbours=near,
                 )
                 actions, order = decision.actions, decision.order
-            complete = policy.completions(obs, mask, actions, order, agents, near)
+            if not self.core.train_in_sampled_order:
+                order = None
+            of = {"agent_ids": agents, "neighbours": near}
+            complete = policy.prepare_value(obs, mask, actions, order, **of)
             if complete is not None:
-                completions.append(complete.actions)
-            values.append(policy.values(obs, actions, order, complete, near))
+                completions.append(complete)
+            values.append(policy.values(obs, actions, order, complete, **of))
         return torch.cat(completions) if completions else None, torch.cat(values)
 
     def _next_values(
@@ -149,16 +152,14 @@ class SequentialLearner(TeamLearner[SequentialBatch, SequentialModule]):
             row_weight=self.mean_weights(returns.new_ones(len(returns))),
         )
         policy = self.core.policy
-        if policy.value.needs_completions and batch.completions is None:
+        if policy.value.prepares and batch.completions is None:
             with self.network_time():
-                completions = policy.completions(
+                batch.completions = policy.prepare_value(
                     batch.obs,
                     batch.action_mask,
                     batch.actions,
-                    batch.order,
-                    completed_agents(mask),
-                    batch.neighbours if self.core.attends_to_neighbours else None,
+                    batch.order if self.core.train_in_sampled_order else None,
+                    agent_ids=completed_agents(mask),
+                    neighbours=batch.neighbours if self.core.attends_to_neighbours else None,
                 )
-            assert completions is not None
-            batch.completions = completions.actions
         return batch

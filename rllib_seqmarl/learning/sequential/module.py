@@ -14,10 +14,8 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.advantages import AdvantageBatch
 from rllib_seqmarl.learning.base.batch import SET_LATER
 from rllib_seqmarl.learning.base.module import ENTROPY, TeamModule, action_spec, obs_dim
-from rllib_seqmarl.nets.orders.orders import ChosenOrder
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.value_norm import ValueNorm
-from rllib_seqmarl.nets.values.values import GreedyContinuations
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
@@ -70,6 +68,9 @@ class SequentialModule(TeamModule):
                 "attention 'neighbours' needs an environment that names them, such as dubins_car "
                 "with `neighbours: true` in its env_config: set that, or attention 'all'."
             )
+        self.train_in_sampled_order = settings.get("train_in_sampled_order", True)
+        for old in ("successors", "value_chunk_size", "train_in_sampled_order"):
+            settings.pop(old, None)
         self.policy = SequentialPolicy(
             obs_dim=obs_dim(self.observation_space),
             action=action_spec(self.action_space),
@@ -101,7 +102,7 @@ class SequentialModule(TeamModule):
 
     @property
     def _keeps_order(self) -> bool:
-        return isinstance(self.policy.order, ChosenOrder) and self.policy.order.kept
+        return self.policy.order.kept_for_episode
 
     def _act(
         self,
@@ -136,16 +137,15 @@ class SequentialModule(TeamModule):
 
         Where orders are learned, also what `OrderEvaluation` says of them.
         """
-        completions = None
-        if batch.completions is not None:
-            completions = GreedyContinuations(batch.completions, completed_agents(batch.value_mask))
         evaluation = self.policy.evaluate(
             batch.obs,
             batch.action_mask,
             batch.actions,
-            batch.order,
-            completions,
-            batch.neighbours if self.attends_to_neighbours else None,
+            batch.order if self.train_in_sampled_order else None,
+            batch.completions,
+            agent_ids=completed_agents(batch.value_mask),
+            neighbours=batch.neighbours if self.attends_to_neighbours else None,
+            drawn_order=batch.order,
         )
         out = {
             LOG_PROB: evaluation.log_prob,

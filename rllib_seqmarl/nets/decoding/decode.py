@@ -9,15 +9,15 @@ cached: N passes over one position each; keys and values are kept.
 parallel: the joint action is the fixed point of the teacher-forced pass with that noise (Jacobi
     iteration: Song et al. 2021, arXiv 2002.03629; Wiggers & Hoogeboom, ICML 2020). Every pass
     settles at least the next agent, and all that follow up to the first whose action changed.
-    Each pass starts behind the settled ones, rows that have settled drop out, and what does not
-    settle fast enough to pay is left to narrower passes, in the end to `cached`.
+    Each pass starts behind the settled ones, batch rows that have settled drop out, and what does
+    not settle fast enough to pay is left to narrower passes, in the end to `cached`.
 
 Discrete actions are equal in all three ways, up to ties within float32 rounding. Continuous
 actions change a little in every pass, so `parallel` takes an action as settled once it moves by
 less than `distributions.TOLERANCE`; the log-prob is that of exactly the actions it returns.
 
 Where the agents also choose who decides next, the order is found together with the actions
-(`decoding_next_agent`), in the same three ways.
+(`next_agent`), in the same three ways.
 """
 
 from __future__ import annotations
@@ -30,23 +30,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.nets.decoding import methods as decoding_methods
-from rllib_seqmarl.nets.decoding import next_agent as decoding_next_agent
+from rllib_seqmarl.nets.decoding import methods, next_agent
+from rllib_seqmarl.nets.decoding.methods import DecodeInputs
+from rllib_seqmarl.nets.decoding.next_agent import NextAgentInputs
 from rllib_seqmarl.nets.distributions import ActionDistribution
-from rllib_seqmarl.nets.orders.orders import NextAgent, next_agent_log_prob, to_order
+from rllib_seqmarl.nets.orders.base import to_order
+from rllib_seqmarl.nets.orders.next_agent import NextAgent, next_agent_log_prob
 from rllib_seqmarl.nets.transformer.model import ActionDecoder
+from rllib_seqmarl.nets.transformer.sparse_attention import OrderedNeighbours
 
 FIXED_METHODS = {
-    "parallel": decoding_methods.parallel,
-    "cached": decoding_methods.cached,
-    "stepwise": decoding_methods.stepwise,
+    "parallel": methods.parallel,
+    "cached": methods.cached,
+    "stepwise": methods.stepwise,
 }
 
 #: The same, where the agents choose who decides next.
 NEXT_AGENT_METHODS = {
-    "parallel": decoding_next_agent.parallel,
-    "cached": decoding_next_agent.cached,
-    "stepwise": decoding_next_agent.stepwise,
+    "parallel": next_agent.parallel,
+    "cached": next_agent.cached,
+    "stepwise": next_agent.stepwise,
 }
 
 #: The names a user may give.
@@ -90,6 +93,7 @@ def decode(
     noise: Tensor | None,
     method: str = "parallel",
     choices: Choices | None = None,
+    neighbours: OrderedNeighbours | None = None,
 ) -> Decoded:
     """The joint action of N agents that decide one after another.
 
@@ -103,6 +107,7 @@ def decode(
         noise: [B, N, A] from ``distribution.noise``; None for the greedy joint action.
         method: a key of `FIXED_METHODS`.
         choices: where the agents choose who decides next.
+        neighbours: whom each agent attends to; None: all.
 
     Raises:
         ValueError: ``method`` is none of these.
@@ -113,10 +118,19 @@ def decode(
     with torch.inference_mode():
         offset = distribution.offset(mask, noise)
         if choices is None:
-            actions, parameters = FIXED_METHODS[method](decoder, distribution, encoded, offset)
+            inputs = DecodeInputs(decoder, distribution, encoded, offset, neighbours)
+            actions, parameters = FIXED_METHODS[method](inputs)
         else:
+            head, choice_noise = choices
             actions, parameters, order, logits = NEXT_AGENT_METHODS[method](
-                decoder, distribution, encoded, offset, *choices
+                NextAgentInputs(
+                    decoder,
+                    distribution,
+                    encoded,
+                    offset,
+                    next_agent=head,
+                    choice_noise=choice_noise,
+                )
             )
             order_log_prob, _ = next_agent_log_prob(logits, order)
             mask = None if mask is None else to_order(mask, order)
@@ -148,7 +162,7 @@ class Decoding:
         if method not in METHODS:
             raise ValueError(f"The decoding is one of {', '.join(METHODS)}, not {method!r}.")
         self.method = method
-        self._contests: dict[tuple[int, int, bool], Autotuner] = {}
+        self._autotuners: dict[tuple[int, int, bool], Autotuner] = {}
 
     def __call__(
         self,
@@ -158,29 +172,31 @@ class Decoding:
         mask: Tensor | None,
         noise: Tensor | None,
         choices: Choices | None = None,
+        neighbours: OrderedNeighbours | None = None,
     ) -> Decoded:
         """The joint action, as `decode` with the same arguments finds it."""
+        inputs = decoder, distribution, encoded, mask, noise
         if self.method != "auto":
-            return decode(decoder, distribution, encoded, mask, noise, self.method, choices)
+            return decode(*inputs, self.method, choices, neighbours)
         batch, agents, _ = encoded.shape
         shape = (batch, agents, noise is None)
-        if shape not in self._contests:
-            self._contests[shape] = Autotuner()
-        contest = self._contests[shape]
-        method = contest.next()
+        if shape not in self._autotuners:
+            self._autotuners[shape] = Autotuner()
+        autotuner = self._autotuners[shape]
+        method = autotuner.next()
         _wait(encoded.device)
         begin = time.perf_counter()
-        decoded = decode(decoder, distribution, encoded, mask, noise, method, choices)
+        decoded = decode(*inputs, method, choices, neighbours)
         _wait(encoded.device)
-        contest.took(method, time.perf_counter() - begin)
+        autotuner.record(method, time.perf_counter() - begin)
         return decoded
 
     def chosen(self, batch: int, agents: int, greedy: bool = False) -> str:
         """The method in use for this shape, for reports; ``auto`` where none was chosen yet."""
         if self.method != "auto":
             return self.method
-        contest = self._contests.get((batch, agents, greedy))
-        return contest.best if contest is not None and contest.decided else "auto"
+        autotuner = self._autotuners.get((batch, agents, greedy))
+        return autotuner.best if autotuner is not None and autotuner.decided else "auto"
 
 
 class Autotuner:
@@ -204,15 +220,15 @@ class Autotuner:
             return self.best
         return next(name for name in CANDIDATES if name != self.best)
 
-    def took(self, method: str, seconds: float) -> None:
-        """Notes the time of one call."""
+    def record(self, method: str, seconds: float) -> None:
+        """Adds the time of one call."""
         self.trials[method] += 1
         if self.trials[method] == 2:
             self.seconds[method].clear()  # the first call allocates and warms up
         self.seconds[method].append(seconds)
         if self.decided:
             if self.until_remeasured <= 0:
-                self._judge()
+                self._evaluate()
             return
         if not all(self.trials.values()):
             return
@@ -220,15 +236,15 @@ class Autotuner:
         hopeless = shortest[-1] > HOPELESS * shortest[0] and max(self.trials.values()) > 1
         if hopeless or min(self.trials.values()) >= TRIALS:
             self.decided = True
-            self._judge()
+            self._evaluate()
 
-    def _judge(self) -> None:
+    def _evaluate(self) -> None:
         best, other = sorted(CANDIDATES, key=self._time)
         if best != self.best:
             self._share = FIRST_REMEASURING
         self.best = best
         if self.seconds[other][-1] < self._time(best):
-            self.until_remeasured = 1  # the slower one no longer looks it: ask again at once
+            self.until_remeasured = 1  # the slower one no longer looks it: measure it again at once
             return
         ratio = self._time(other) / self._time(best)
         self.until_remeasured = math.ceil(ratio / self._share)
@@ -241,6 +257,6 @@ class Autotuner:
 
 
 def _wait(device: torch.device) -> None:
-    """Until the device has done what was asked of it: a GPU computes in the background."""
+    """Until the device has done its work: a GPU computes in the background."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,98 +1,115 @@
-"""The three ways to decode N actions; `decoding` says what they are.
+"""Three ways to decode N actions, for an order that is known; `decode` says what they are.
 
-All take ``(decoder, distribution, encoded, offset)``: the causal decoder, what turns the head's
-output into an action, o_hat in decision order [B, N, D], and what mask and noise do to the head's
-output as one tensor [B, N, W] (`ActionDistribution.offset`). All return the actions, int [B, N] or
-float [B, N, A], and the parameters of their distributions, [B, N, A]. Gradients are not kept.
+All return the actions, int [B, N] or float [B, N, A], and the parameters of their distributions,
+[B, N, A], in decision order. Gradients are not kept.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rllib_seqmarl.nets.distributions import ActionDistribution
-from rllib_seqmarl.nets.transformer.kv_cache import ActionCache
+from rllib_seqmarl.nets.transformer.kv_cache import ActionCache, action_cache
 from rllib_seqmarl.nets.transformer.model import ActionDecoder
+from rllib_seqmarl.nets.transformer.sparse_attention import OrderedNeighbours
 
 #: What a pass costs before its first position, in positions. A GPU computes many positions
 #: in the time that it takes to launch a pass.
 PASS_OVERHEAD = {"cpu": 64, "cuda": 16384}
 
-#: Rows that have settled are dropped once the others are no more than this share: dropping
+#: Batch rows that have settled are dropped once the others are no more than this share: dropping
 #: copies what is kept.
 DROP = 0.75
 
 
-def stepwise(
-    decoder: ActionDecoder, distribution: ActionDistribution, encoded: Tensor, offset: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """N passes over all N positions, of each of which one row is used."""
+@dataclass(frozen=True)
+class DecodeInputs:
+    """What a joint action is a function of.
+
+    Attributes:
+        decoder: the causal decoder.
+        distribution: what turns the head's output into an action.
+        encoded: o_hat in decision order, [B, N, D]; in slots, like ``offset``, where the order is
+            found while agents decide.
+        offset: what mask and noise do to the head's output (`ActionDistribution.offset`),
+            [B, N, W]; None: nothing.
+        neighbours: whom each agent attends to; None: all.
+    """
+
+    decoder: ActionDecoder
+    distribution: ActionDistribution
+    encoded: Tensor
+    offset: Tensor | None
+    neighbours: OrderedNeighbours | None = None
+
+    def cache(self) -> ActionCache:
+        """For passes over ``encoded``."""
+        return action_cache(self.decoder, self.encoded, self.neighbours)
+
+
+def stepwise(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
+    """N passes over all N positions, of each of which one position is used."""
+    decoder, distribution, encoded = inputs.decoder, inputs.distribution, inputs.encoded
     batch, agents, _ = encoded.shape
-    tokens = torch.cat([decoder.start_token(batch)] * agents, 1)  # the later ones to be written
-    actions, rows = [], []
+    tokens = decoder.start_tokens(batch, agents)  # the later ones are written on the way
+    actions, parameters = [], []
     for m in range(agents):
-        row = decoder.head(decoder(tokens, encoded))[:, m : m + 1]
-        chosen = distribution.decide(row, None if offset is None else offset[:, m : m + 1])
+        output = decoder(tokens, encoded, inputs.neighbours).output
+        own = decoder.head(output)[:, m : m + 1]
+        offset = None if inputs.offset is None else inputs.offset[:, m : m + 1]
+        chosen = distribution.decide(own, offset)
         if m + 1 < agents:
             tokens[:, m + 1 : m + 2] = decoder.as_tokens(chosen)
         actions.append(chosen)
-        rows.append(row)
-    return torch.cat(actions, 1), torch.cat(rows, 1)
+        parameters.append(own)
+    return torch.cat(actions, 1), torch.cat(parameters, 1)
 
 
-def cached(
-    decoder: ActionDecoder, distribution: ActionDistribution, encoded: Tensor, offset: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def cached(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
     """N passes over one position each."""
-    cache = decoder.cache(encoded)
-    return _one_by_one(decoder, distribution, cache, offset, decoder.start_token(len(encoded)), 0)
+    token = inputs.decoder.start_tokens(len(inputs.encoded))
+    return _one_by_one(inputs, inputs.cache(), inputs.offset, token, 0)
 
 
 def _one_by_one(
-    decoder: ActionDecoder,
-    distribution: ActionDistribution,
-    cache: ActionCache,
-    offset: Tensor | None,
-    token: Tensor,
-    start: int,
+    inputs: DecodeInputs, cache: ActionCache, offset: Tensor | None, token: Tensor, start: int
 ) -> tuple[Tensor, Tensor]:
     """Actions and parameters of the positions from ``start``, whose token is given, to the last."""
-    actions, rows = [], []
+    actions, parameters = [], []
     agents = cache.encoded.shape[1]
     offsets = [None] * agents if offset is None else offset.split(1, dim=1)
     for m in range(start, agents):
-        row = cache.head(cache.extend(token, m))
-        chosen = distribution.decide(row, offsets[m])
-        token = decoder.as_tokens(chosen)
+        own = cache.head(cache.extend(token, m))
+        chosen = inputs.distribution.decide(own, offsets[m])
+        token = inputs.decoder.as_tokens(chosen)
         actions.append(chosen)
-        rows.append(row)
-    return torch.cat(actions, 1), torch.cat(rows, 1)
+        parameters.append(own)
+    return torch.cat(actions, 1), torch.cat(parameters, 1)
 
 
-def parallel(
-    decoder: ActionDecoder, distribution: ActionDistribution, encoded: Tensor, offset: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def parallel(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
     """The fixed point, from the guess that every agent decides as if it were the first."""
+    decoder, distribution, encoded = inputs.decoder, inputs.distribution, inputs.encoded
+    offset = inputs.offset
     batch, agents, _ = encoded.shape
-    cache = decoder.cache(encoded)
-    start_token = decoder.start_token(batch)
-    parameters = cache.head(cache.first_rows(start_token[:1]))
+    cache = inputs.cache()
+    start_tokens = decoder.start_tokens(batch)
+    parameters = cache.head(cache.as_first(start_tokens[:1]))
     actions = distribution.decide(parameters, offset)
     if agents == 1:
         return actions, parameters
-    tokens = torch.cat((start_token, decoder.as_tokens(actions[:, :-1])), 1)
-    result = actions, parameters  # of all rows; those below are of the rows not yet settled
+    tokens = torch.cat((start_tokens, decoder.as_tokens(actions[:, :-1])), 1)
+    result = actions, parameters  # of all batch rows; those below are of the rows not yet settled
     rows: Tensor | None = None
     passes = Passes(batch, agents, PASS_OVERHEAD.get(encoded.device.type, PASS_OVERHEAD["cuda"]))
     while True:
         start, stop = passes.start, passes.stop
         if passes.single:
-            rest = _one_by_one(
-                decoder, distribution, cache, offset, tokens[:, start : start + 1], start
-            )
+            rest = _one_by_one(inputs, cache, offset, tokens[:, start : start + 1], start)
             actions[:, start:], parameters[:, start:] = rest
             break
         window = slice(start, stop)
@@ -132,12 +149,12 @@ def parallel(
 
 
 class Passes:
-    """Which positions the next pass is over: as many as pay, judged by the agents that settle.
+    """Which positions the next pass is over: as many as pay, by the agents that settle.
 
-    The unit of cost is one position of one row; a pass costs ``overhead`` more.
+    The unit of cost is one position of one batch row; a pass costs ``overhead`` more.
 
     Args:
-        batch: rows.
+        batch: batch rows.
         agents: positions.
         overhead: cost of a pass over nothing.
     """

@@ -1,133 +1,144 @@
 """Decoding where the agents also say who decides next (AOAD-MAT): the same three ways.
 
 The noise of the choices of a successor is drawn first too, so the order is as much a function of
-the rows as the actions are, and the pair (order, actions) is a fixed point of the teacher-forced
-pass. All noise belongs to the agent who decides and not to its position: an agent that a better
-guess of the order moves keeps what it would do.
+the decoder's output as the actions are, and the pair (order, actions) is a fixed point of the
+teacher-forced pass. All noise belongs to the agent who decides and not to its position: an agent
+that a better guess of the order moves keeps what it would do.
 
-All take what `DecodeInputs` holds: as `decoding_methods`, but o_hat and offset in slots; then the
-head that chooses, and its noise, or None for the most likely choices. All return the actions and
-their parameters in decision order, the order, int [B, N], and the head's logits of the first
-N - 1 positions, [B, N - 1, N].
+All return `Decisions`, in decision order.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.nets.decoding.methods import PASS_OVERHEAD, Passes
-from rllib_seqmarl.nets.distributions import UNAVAILABLE, ActionDistribution
-from rllib_seqmarl.nets.orders.orders import NextAgent, ranks, to_order
+from rllib_seqmarl.nets.decoding.methods import PASS_OVERHEAD, DecodeInputs, Passes
+from rllib_seqmarl.nets.distributions import UNAVAILABLE
+from rllib_seqmarl.nets.orders.base import ranks, to_order
+from rllib_seqmarl.nets.orders.next_agent import NextAgent
 from rllib_seqmarl.nets.transformer.kv_cache import ActionCache
-from rllib_seqmarl.nets.transformer.model import ActionDecoder
-
-Decisions = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-class DecodeInputs(NamedTuple):
-    """What a joint action and its order are a function of; everything in slots."""
+class Decisions(NamedTuple):
+    """Actions and the order in which they were decided."""
 
-    decoder: ActionDecoder
-    distribution: ActionDistribution
-    encoded: Tensor  # [B, N, D]
-    offset: Tensor | None  # [B, N, W]
+    actions: Tensor  # int [B, N] or float [B, N, A]
+    parameters: Tensor  # of their distributions, [B, N, A]
+    order: Tensor  # int [B, N]
+    logits: Tensor  # of the first N - 1 positions' choices of a successor, [B, N - 1, N]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextAgentInputs(DecodeInputs):
+    """What a joint action and its order are a function of; everything in slots.
+
+    Attributes:
+        next_agent: the head that chooses who decides next.
+        choice_noise: its noise, [B, N, N]; None for the most likely choices.
+    """
+
     next_agent: NextAgent
-    noise: Tensor | None  # [B, N, N]
+    choice_noise: Tensor | None = None
 
-    def act(self, parameters: Tensor, agents: Tensor) -> Tensor:
+    def decide(self, parameters: Tensor, agents: Tensor) -> Tensor:
         """Actions of these agents, int [B, L], from the head's output [B, L, A]."""
         offset = None if self.offset is None else to_order(self.offset, agents)
         return self.distribution.decide(parameters, offset)
 
-    def judge(self, logits: Tensor, agents: Tensor) -> Tensor:
-        """How much these agents, int [B, L], want each to be next: [B, L, N] -> [B, L, N]."""
-        return logits if self.noise is None else logits + to_order(self.noise, agents)
+    def choice_scores(self, logits: Tensor, agents: Tensor) -> Tensor:
+        """Of each agent as the successor of these, int [B, L]: logits [B, L, N] -> [B, L, N]."""
+        if self.choice_noise is None:
+            return logits
+        return logits + to_order(self.choice_noise, agents)
 
 
-def stepwise(*inputs: Any) -> Decisions:
-    """N passes over all N positions, of each of which one row is used (Algorithm 1)."""
-    team = DecodeInputs(*inputs)
-    decoder, encoded = team.decoder, team.encoded
+def stepwise(inputs: NextAgentInputs) -> Decisions:
+    """N passes over all N positions, of each of which one position is used (Algorithm 1)."""
+    decoder, encoded = inputs.decoder, inputs.encoded
     batch, agents, _ = encoded.shape
-    tokens = torch.cat([decoder.start_token(batch)] * agents, 1)  # the later ones to be written
+    tokens = decoder.start_tokens(batch, agents)  # the later ones are written on the way
     order = torch.arange(agents, device=encoded.device).repeat(batch, 1)
-    order = _swap(order, 0, team.next_agent.first(encoded))
-    actions, rows, choices = [], [], []
+    order = _swap(order, 0, inputs.next_agent.first(encoded))
+    actions, parameters, choices = [], [], []
     for m in range(agents):
-        decoded = decoder(tokens, to_order(encoded, order))[:, m : m + 1]
+        decoded = decoder(tokens, to_order(encoded, order)).output[:, m : m + 1]
         agent = order[:, m : m + 1]
-        rows.append(decoder.head(decoded))
-        actions.append(team.act(rows[m], agent))
+        parameters.append(decoder.head(decoded))
+        actions.append(inputs.decide(parameters[m], agent))
         if m + 1 < agents:
             tokens[:, m + 1 : m + 2] = decoder.as_tokens(actions[m])
-            choices.append(team.next_agent.logits(decoded, encoded))  # [B, 1, N]
-            scores = team.judge(choices[m], agent).squeeze(1)
+            choices.append(inputs.next_agent.logits(decoded, encoded))  # [B, 1, N]
+            scores = inputs.choice_scores(choices[m], agent).squeeze(1)
             taken = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, : m + 1], True)
             order = _swap(order, m + 1, scores.masked_fill(taken, UNAVAILABLE).argmax(1))
-    return torch.cat(actions, 1), torch.cat(rows, 1), order, _stack(choices, encoded)
+    return Decisions(
+        torch.cat(actions, 1), torch.cat(parameters, 1), order, _stack(choices, encoded)
+    )
 
 
-def cached(*inputs: Any) -> Decisions:
+def cached(inputs: NextAgentInputs) -> Decisions:
     """N passes over one position each."""
-    team = DecodeInputs(*inputs)
-    batch, agents, _ = team.encoded.shape
-    order = team.next_agent.first(team.encoded).repeat(1, agents)  # the later ones to be found
-    cache = team.decoder.cache(team.encoded)
-    actions, rows, choices = _one_by_one(team, cache, order, team.decoder.start_token(batch), 0)
-    return actions, rows, order, choices
+    batch, agents, _ = inputs.encoded.shape
+    order = inputs.next_agent.first(inputs.encoded).repeat(1, agents)  # the later ones to be found
+    cache = inputs.cache()
+    return _one_by_one(inputs, cache, order, inputs.decoder.start_tokens(batch), 0)
 
 
 def _one_by_one(
-    team: DecodeInputs, cache: ActionCache, order: Tensor, token: Tensor, start: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Actions, parameters and logits of the positions from ``start``, whose token is given.
+    inputs: NextAgentInputs, cache: ActionCache, order: Tensor, token: Tensor, start: int
+) -> Decisions:
+    """Decisions of the positions from ``start``, whose token is given, and the whole order.
 
-    ``order`` is known up to ``start``; the rest is written into it.
+    ``order``, int [B, N], is known up to ``start``.
     """
     batch, agents = order.shape
-    actions, rows, choices = [], [], []
-    taken = team.encoded.new_zeros(batch, agents)
+    order = order.clone()
+    actions, parameters, choices = [], [], []
+    taken = inputs.encoded.new_zeros(batch, agents)
     taken.scatter_(1, order[:, : start + 1], UNAVAILABLE)
     agent = order[:, start : start + 1]
     for m in range(start, agents):
         cache.place(agent, m)
         decoded = cache.extend(token, m)
-        row = cache.head(decoded)
-        chosen = team.act(row, agent)
-        token = team.decoder.as_tokens(chosen)
+        own = cache.head(decoded)
+        chosen = inputs.decide(own, agent)
+        token = inputs.decoder.as_tokens(chosen)
         actions.append(chosen)
-        rows.append(row)
+        parameters.append(own)
         if m + 1 < agents:
-            logits = team.next_agent.logits(decoded, team.encoded)
-            scores = team.judge(logits, agent).squeeze(1)
+            logits = inputs.next_agent.logits(decoded, inputs.encoded)
+            scores = inputs.choice_scores(logits, agent).squeeze(1)
             agent = (scores + taken).argmax(1, keepdim=True)
             taken.scatter_(1, agent, UNAVAILABLE)
             order[:, m + 1 : m + 2] = agent
             choices.append(logits)
-    return torch.cat(actions, 1), torch.cat(rows, 1), _stack(choices, team.encoded)
+    return Decisions(
+        torch.cat(actions, 1), torch.cat(parameters, 1), order, _stack(choices, inputs.encoded)
+    )
 
 
-def parallel(*inputs: Any) -> Decisions:
+def parallel(inputs: NextAgentInputs) -> Decisions:
     """The fixed point, from the guess that every agent decides as if it were the first."""
-    team = DecodeInputs(*inputs)
-    decoder, distribution, encoded, offset, next_agent, _ = team
+    decoder, distribution, encoded = inputs.decoder, inputs.distribution, inputs.encoded
+    offset, next_agent = inputs.offset, inputs.next_agent
     batch, agents, _ = encoded.shape
-    cache = decoder.cache(encoded)
-    decoded = cache.first_rows(decoder.start_token(1))
+    cache = inputs.cache()
+    decoded = cache.as_first(decoder.start_tokens(1))
     parameters = cache.head(decoded)  # in slots, like the actions
     actions = distribution.decide(parameters, offset)
-    walk = _Walk(team, next_agent.logits(decoded, encoded))
+    search = _OrderSearch(inputs, next_agent.logits(decoded, encoded))
     logits = encoded.new_empty(batch, agents - 1, agents)
-    moved: Tensor | None = walk.order  # where the agents that are now at each position were
+    moved: Tensor | None = search.order  # where the agents that are now at each position were
     passes = Passes(batch, agents, PASS_OVERHEAD.get(encoded.device.type, PASS_OVERHEAD["cuda"]))
     while True:
         if moved is not None:
             actions, parameters = to_order(actions, moved), to_order(parameters, moved)
             offset = None if offset is None else to_order(offset, moved)
-            cache.place(walk.order[:, passes.start :], passes.start)
+            cache.place(search.order[:, passes.start :], passes.start)
         start, stop = passes.start, passes.stop
         tokens = decoder.shift(actions)
         if passes.single:
@@ -145,33 +156,34 @@ def parallel(*inputs: Any) -> Decisions:
             actions[:, window] = torch.where(changed.unsqueeze(-1), chosen, actions[:, window])
         choices = next_agent.logits(decoded[:, : agents - 1 - start], encoded)
         logits[:, window] = choices
-        turned, moved = walk.revise(choices, start)
+        turned, moved = search.revise(choices, start)
         changed[:, : turned.shape[1]] |= turned
         positions = changed.any(0).nonzero().squeeze(-1)
         settled = int(positions[0]) + 1 if len(positions) else stop - start
         if start + settled == agents:
-            return actions, parameters, walk.order, logits
+            return Decisions(actions, parameters, search.order, logits)
         passes.after(settled, int(changed.sum()))
     start = passes.start
-    rest = _one_by_one(team, cache, walk.order, tokens[:, start : start + 1], start)
-    actions[:, start:], parameters[:, start:], logits[:, start:] = rest
-    return actions, parameters, walk.order, logits
+    rest = _one_by_one(inputs, cache, search.order, tokens[:, start : start + 1], start)
+    actions[:, start:], parameters[:, start:] = rest.actions, rest.parameters
+    logits[:, start:] = rest.logits
+    return Decisions(actions, parameters, rest.order, logits)
 
 
-class _Walk:
+class _OrderSearch:
     """The order that the choices of a successor make, as far as these are known.
 
     Args:
-        team: whose order.
+        inputs: of the decoding.
         logits: of every agent's choice, as if it were the first, [B, N, N].
     """
 
-    def __init__(self, team: DecodeInputs, logits: Tensor) -> None:
-        self.team = team
+    def __init__(self, inputs: NextAgentInputs, logits: Tensor) -> None:
+        self.inputs = inputs
         # By the slot of who chooses.
-        self.scores = logits if team.noise is None else logits + team.noise
-        self.order = team.next_agent.first(team.encoded).repeat(1, logits.shape[1])
-        self._go_on(0)
+        self.scores = logits if inputs.choice_noise is None else logits + inputs.choice_noise
+        self.order = inputs.next_agent.first(inputs.encoded).repeat(1, logits.shape[1])
+        self._follow_choices(0)
 
     def revise(self, logits: Tensor, start: int) -> tuple[Tensor, Tensor | None]:
         """Takes over better logits of the positions from ``start``.
@@ -186,7 +198,7 @@ class _Walk:
         """
         stop = start + logits.shape[1]
         who = self.order[:, start:stop]
-        scores = self.team.judge(logits, who)
+        scores = self.inputs.choice_scores(logits, who)
         self.scores.scatter_(1, who.unsqueeze(2).expand_as(scores), scores)
         old = ranks(self.order)
         positions = torch.arange(start, stop, device=old.device).view(1, -1, 1)
@@ -195,20 +207,20 @@ class _Walk:
         first = turned.any(0).nonzero()
         if not len(first):
             return turned, None
-        self._go_on(start + int(first[0]))
+        self._follow_choices(start + int(first[0]))
         return turned, old.gather(1, self.order)
 
-    def _go_on(self, position: int) -> None:
+    def _follow_choices(self, position: int) -> None:
         """Follows the choices from this position, whose agent is known, to the end."""
         batch, agents = self.order.shape
-        rows = self.scores.flatten(0, 1)  # [B N, N]
-        base = torch.arange(batch, device=rows.device) * agents
-        taken = rows.new_zeros(batch, agents)
+        scores = self.scores.flatten(0, 1)  # [B N, N]
+        base = torch.arange(batch, device=scores.device) * agents
+        taken = scores.new_zeros(batch, agents)
         taken.scatter_(1, self.order[:, : position + 1], UNAVAILABLE)
         order = self.order.clone()
         agent = order[:, position]
         for m in range(position + 1, agents):
-            agent = rows.index_select(0, base + agent).add_(taken).argmax(1)
+            agent = scores.index_select(0, base + agent).add_(taken).argmax(1)
             taken.scatter_(1, agent.unsqueeze(1), UNAVAILABLE)
             order[:, m] = agent
         self.order = order

@@ -10,9 +10,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.transformer.kv_cache import ActionCache
-from rllib_seqmarl.nets.transformer.layers import embedding
-from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec
+from rllib_seqmarl.nets.transformer.kv_cache import ActionCache, action_cache
+from rllib_seqmarl.nets.transformer.model import (
+    ActionDecoder,
+    ActionSpec,
+    DecoderTrace,
+    embedding,
+)
+from rllib_seqmarl.nets.transformer.sparse_attention import OrderedNeighbours
 
 
 class Recurrence(nn.Module):
@@ -82,19 +87,20 @@ class GRUDecoder(ActionDecoder):
         """What the first layer reads: tokens as in `forward` and o_hat -> [B, L, D]."""
         return self.norm(F.gelu(self.token(tokens)) + encoded)
 
-    def forward(self, tokens: Tensor, encoded: Tensor) -> Tensor:
-        """See `ActionDecoder.forward`."""
-        return self.recurrence(self.embed(tokens, encoded))[-1]
-
-    def cache(self, encoded: Tensor) -> GRUCache:
-        """See `ActionDecoder.cache`."""
-        return GRUCache(self, encoded)
+    def forward(
+        self, tokens: Tensor, encoded: Tensor, neighbours: OrderedNeighbours | None = None
+    ) -> DecoderTrace:
+        """See `ActionDecoder.forward`; there is no attention to restrict to neighbours."""
+        output = self.recurrence(self.embed(tokens, encoded))[-1]
+        return DecoderTrace(encoded, tokens, output)
 
 
 class GRUCache(ActionCache):
     """The states of all layers at the positions decided so far."""
 
-    def __init__(self, decoder: GRUDecoder, encoded: Tensor) -> None:
+    def __init__(
+        self, decoder: GRUDecoder, encoded: Tensor, neighbours: OrderedNeighbours | None = None
+    ) -> None:
         super().__init__(encoded)
         self.decoder = decoder
         batch, agents, width = encoded.shape
@@ -116,8 +122,8 @@ class GRUCache(ActionCache):
         """See `ActionCache.head`."""
         return self.decoder.head(x)
 
-    def first_rows(self, start_token: Tensor) -> Tensor:
-        """See `ActionCache.first_rows`."""
+    def as_first(self, start_token: Tensor) -> Tensor:
+        """See `ActionCache.as_first`."""
         x = self.decoder.embed(start_token, self.encoded)
         alone = self.decoder.recurrence(x.flatten(0, 1).unsqueeze(1))[-1]  # [B N, 1, D]
         return alone.view_as(x)
@@ -126,3 +132,6 @@ class GRUCache(ActionCache):
         """See `ActionCache.keep`."""
         super().keep(rows)
         self.states = [state[rows] for state in self.states]
+
+
+action_cache.register(GRUDecoder, GRUCache)

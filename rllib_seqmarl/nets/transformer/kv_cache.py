@@ -1,24 +1,26 @@
-"""Incremental passes of a decoder, for decoding: what is heard is kept, gradients are not.
+"""Incremental passes of a decoder, for decoding: keys and values are kept, gradients are not.
 
 A step over one position does little arithmetic, so what it costs is the number of calls. The
 passes here therefore work on plain weights, looked up once per joint action, and do exactly the
-sums of `transformer.Decoder.forward`.
+sums of `model.Decoder.forward`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from functools import singledispatch
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.transformer.sparse_attention import BlockHeard, Heard
-
-if TYPE_CHECKING:
-    from rllib_seqmarl.nets.transformer.model import Decoder, DecoderBlock
-    from rllib_seqmarl.nets.transformer.token_mixers import TokenMixer
+from rllib_seqmarl.nets.transformer.model import ActionDecoder, Decoder, DecoderBlock, TokenMixer
+from rllib_seqmarl.nets.transformer.sparse_attention import (
+    AttendedPositions,
+    BlockNeighbours,
+    OrderedNeighbours,
+)
 
 
 class ActionCache(ABC):
@@ -54,7 +56,7 @@ class ActionCache(ABC):
         """The decoder's head: [..., D] -> logits or means [..., A]."""
 
     @abstractmethod
-    def first_rows(self, start_token: Tensor) -> Tensor:
+    def as_first(self, start_token: Tensor) -> Tensor:
         """What the head reads as if every agent were the first to decide: [B, N, D].
 
         Right for the agent that is, a first guess for the others.
@@ -97,6 +99,58 @@ class ActionCache(ABC):
         (self.encoded,) = parts
 
 
+@singledispatch
+def action_cache(
+    decoder: ActionDecoder, encoded: Tensor, neighbours: OrderedNeighbours | None = None
+) -> ActionCache:
+    """The cache of a decoder for passes over o_hat.
+
+    A decoder of another class has a cache of its own by ``action_cache.register``; without one,
+    every position takes a pass over all positions before it.
+
+    Args:
+        decoder: whose passes.
+        encoded: o_hat in decision order, [B, N, D].
+        neighbours: whom each agent attends to; None: all.
+    """
+    return PrefixCache(decoder, encoded, neighbours)
+
+
+class PrefixCache(ActionCache):
+    """The cache of any causal decoder: tokens are kept, and whole passes made over them."""
+
+    def __init__(
+        self, decoder: ActionDecoder, encoded: Tensor, neighbours: OrderedNeighbours | None = None
+    ) -> None:
+        super().__init__(encoded)
+        if neighbours is not None:
+            raise NotImplementedError(f"{type(decoder).__name__} attends to all agents.")
+        self.decoder = decoder
+        self.tokens = decoder.start_tokens(len(encoded), encoded.shape[1])
+
+    def extend(self, tokens: Tensor, start: int) -> Tensor:
+        """See `ActionCache.extend`."""
+        stop = start + tokens.shape[1]
+        self.tokens[:, start:stop] = tokens
+        output = self.decoder(self.tokens[:, :stop], self.encoded[:, :stop]).output
+        return output[:, start:]
+
+    def head(self, x: Tensor) -> Tensor:
+        """See `ActionCache.head`."""
+        return self.decoder.head(x)
+
+    def as_first(self, start_token: Tensor) -> Tensor:
+        """See `ActionCache.as_first`."""
+        encoded = self.encoded.flatten(0, 1).unsqueeze(1)  # [B N, 1, D]
+        tokens = self.decoder.start_tokens(len(encoded))
+        return self.decoder(tokens, encoded).output.view_as(self.encoded)
+
+    def keep(self, rows: Tensor) -> None:
+        """See `ActionCache.keep`."""
+        super().keep(rows)
+        self.tokens = self.tokens[rows]
+
+
 class _Linear(NamedTuple):
     weight: Tensor
     bias: Tensor | None
@@ -106,7 +160,7 @@ class _Linear(NamedTuple):
         assert isinstance(layer, nn.Linear)
         return cls(layer.weight, layer.bias)
 
-    def rows(self, start: int, stop: int | None = None) -> _Linear:
+    def outputs(self, start: int, stop: int | None = None) -> _Linear:
         """The part of the layer that makes these outputs."""
         bias = None if self.bias is None else self.bias[start:stop]
         return _Linear(self.weight[start:stop], bias)
@@ -137,17 +191,17 @@ class _Block:
         self.self_in = _Linear.of(attention.in_projection)
         self.self_out = _Linear.of(attention.out_projection)
         cross_in = _Linear.of(cross.in_projection)
-        self.cross_in = cross_in.rows(cross.query_size)
+        self.cross_in = cross_in.outputs(cross.query_size)
         self.cross_out = _Linear.of(cross.out_projection)
         self.hidden = _Linear.of(block.feed_forward[0])
         self.out = _Linear.of(block.feed_forward[2])
         self.attention, self.cross = attention, cross
         self.self_query_size = attention.query_size
         #: Queries of the cross-attention, [B, N, query_size]: they depend on o_hat alone.
-        self.queries = F.linear(encoded, *cross_in.rows(0, cross.query_size))
-        #: What the positions so far offer (`TokenMixer`), [B, N, message_size].
-        self.self_messages = encoded.new_empty(batch, agents, attention.message_size)
-        self.cross_messages = encoded.new_empty(batch, agents, cross.message_size)
+        self.queries = F.linear(encoded, *cross_in.outputs(0, cross.query_size))
+        #: Keys and values of the positions so far, [B, N, key_value_size].
+        self.self_key_values = encoded.new_empty(batch, agents, attention.key_value_size)
+        self.cross_key_values = encoded.new_empty(batch, agents, cross.key_value_size)
 
     def finish(self, encoded: Tensor, mixed: Tensor) -> Tensor:
         """What follows the cross-attention: two of [..., D] -> [..., D]."""
@@ -157,29 +211,36 @@ class _Block:
 
 
 class DecoderCache(ActionCache):
-    """Messages of the positions decided so far, and the queries of all N positions.
+    """Keys and values of the positions decided so far, and the queries of all N positions.
 
     Args:
         decoder: the decoder whose passes these are.
         encoded: o_hat in decision order, [B, N, D].
+        neighbours: whom each agent attends to; None: all.
     """
 
-    def __init__(self, decoder: Decoder, encoded: Tensor) -> None:
+    def __init__(
+        self, decoder: Decoder, encoded: Tensor, neighbours: OrderedNeighbours | None = None
+    ) -> None:
         super().__init__(encoded)
         self.width = encoded.shape[-1]
-        self.heard = decoder.heard
         self.blocks = [_Block(block, encoded) for block in decoder.layers()]
+        self.attended = None
+        if neighbours is not None:
+            self.attended = [neighbours.of_block(index) for index in range(len(self.blocks))]
         self.head_hidden = _Linear.of(decoder.head[0])
         self.head_norm = _Norm.of(decoder.head[2])
         self.head_out = _Linear.of(decoder.head[3])
         self.norm = _Norm.of(decoder.norm)
+        #: Of each symbol, x and its query and key-value in the first block, [A + 1, ...].
         self.table: Tensor | None = None
         self.token: _Linear | None = None
-        table = decoder.token_table()
-        if table is None:
+        symbols = decoder.symbols()
+        if symbols is None:
             self.token = _Linear.of(decoder.token)
         else:
-            self.table = torch.cat(table, dim=-1)  # [A + 1, ...]
+            projected = decoder.layers()[0].self_attention.project(symbols)
+            self.table = torch.cat((symbols, projected), dim=-1)
 
     # -- passes ------------------------------------------------------------------------------
 
@@ -190,18 +251,18 @@ class DecoderCache(ActionCache):
         embedded = self._embed(tokens)
         x, projected = embedded[..., :width], embedded[..., width:]
         for index, block in enumerate(self.blocks):
-            own, others = (None, None) if self.heard is None else self.heard[index]
+            to_self, to_cross = (None, None) if self.attended is None else self.attended[index]
             if index:
                 projected = F.linear(x, *block.self_in)
-            asked = block.self_query_size
-            block.self_messages[:, start:stop] = projected[..., asked:]
-            query, messages = projected[..., :asked], block.self_messages
-            mixed = _mix(block.attention, query, messages, start, own)
+            size = block.self_query_size
+            block.self_key_values[:, start:stop] = projected[..., size:]
+            query, key_values = projected[..., :size], block.self_key_values
+            mixed = _mix(block.attention, query, key_values, start, to_self)
             mixed = F.linear(mixed, *block.self_out)
             x = torch.layer_norm(x + mixed, *block.norm_self)
-            block.cross_messages[:, start:stop] = F.linear(x, *block.cross_in)
-            query, messages = block.queries[:, start:stop], block.cross_messages
-            mixed = _mix(block.cross, query, messages, start, others)
+            block.cross_key_values[:, start:stop] = F.linear(x, *block.cross_in)
+            query, key_values = block.queries[:, start:stop], block.cross_key_values
+            mixed = _mix(block.cross, query, key_values, start, to_cross)
             x = block.finish(encoded, mixed)
         return x
 
@@ -210,34 +271,39 @@ class DecoderCache(ActionCache):
         hidden = F.gelu(F.linear(x, *self.head_hidden))
         return F.linear(torch.layer_norm(hidden, *self.head_norm), *self.head_out)
 
-    def first_rows(self, start_token: Tensor) -> Tensor:
-        """See `ActionCache.first_rows`.
+    def as_first(self, start_token: Tensor) -> Tensor:
+        """See `ActionCache.as_first`.
 
-        Of a single position, only its own value is heard, the last columns of its message, which
-        makes this much cheaper than a pass.
+        A single position attends to itself alone and takes in its own value, the last columns of
+        its key-value, which makes this much cheaper than a pass.
         """
         width = self.width
         embedded = self._embed(start_token)
         x, projected = embedded[..., :width], embedded[..., width:]
         for index, block in enumerate(self.blocks):
-            value = F.linear(x, *block.self_in.rows(-width)) if index else projected[..., -width:]
+            value = projected[..., -width:]
+            if index:
+                value = F.linear(x, *block.self_in.outputs(-width))
             x = torch.layer_norm(x + F.linear(value, *block.self_out), *block.norm_self)
-            x = block.finish(self.encoded, F.linear(x, *block.cross_in.rows(-width)))
+            x = block.finish(self.encoded, F.linear(x, *block.cross_in.outputs(-width)))
         return x
 
     def keep(self, rows: Tensor) -> None:
         """See `ActionCache.keep`."""
         super().keep(rows)
-        if self.heard is not None:
-            self.heard = [BlockHeard(*(part.rows(rows) for part in one)) for one in self.heard]
+        if self.attended is not None:
+            self.attended = [
+                BlockNeighbours(*(part.batch_rows(rows) for part in block))
+                for block in self.attended
+            ]
         for block in self.blocks:
-            block.self_messages = block.self_messages[rows]
-            block.cross_messages = block.cross_messages[rows]
+            block.self_key_values = block.self_key_values[rows]
+            block.cross_key_values = block.cross_key_values[rows]
 
     # -- parts -------------------------------------------------------------------------------
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        """x, and its query and message in the first block, side by side: [B, L, ...]."""
+        """x, and its query and key-value in the first block, side by side: [B, L, ...]."""
         if self.table is not None:
             return F.embedding(tokens, self.table)
         assert self.token is not None
@@ -253,11 +319,18 @@ class DecoderCache(ActionCache):
             block.queries = own
 
 
+action_cache.register(Decoder, DecoderCache)
+
+
 def _mix(
-    mixing: TokenMixer, query: Tensor, messages: Tensor, start: int, heard: Heard | None
+    mixer: TokenMixer,
+    query: Tensor,
+    key_values: Tensor,
+    start: int,
+    attended: AttendedPositions | None,
 ) -> Tensor:
-    """What the L positions from ``start`` hear, of all before them or of some: [B, L, D]."""
+    """What the L positions from ``start`` take in, of all up to them or of some: [B, L, D]."""
     stop = start + query.shape[1]
-    if heard is None:
-        return mixing.mix(query, messages[:, :stop])
-    return mixing.mix_heard(query, messages, heard.window(start, stop))
+    if attended is None:
+        return mixer.mix(query, key_values[:, :stop])
+    return mixer.mix_sparsely(query, key_values, attended.window(start, stop))

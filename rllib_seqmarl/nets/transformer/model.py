@@ -1,68 +1,244 @@
-"""The encoder and the decoder of the Multi-Agent Transformer (MAT, Wen et al. 2022).
+"""MAT's networks on one page: an encoder over observations, a causal decoder over actions.
 
-Shapes: B rows (one environment step of one world each), N agents in decision order, D width,
-H heads, A discrete actions or action dimensions. Nothing here depends on N: masks are made when
-they are needed, so that a model trained with 8 agents runs with 1,024.
+The Multi-Agent Transformer (Wen et al. 2022) reads the observations of all agents and decides for
+one agent after another:
 
-There is no positional encoding and no agent embedding: who an agent is must be in its observation.
-What stands in place of attention in the ablations of the SrSv paper is in `mixing`.
+    o_hat^{1:N} = encoder(o^{1:N})
+    pi(a^m | o_hat^{1:N}, a^{1:m-1}) = head(decoder(start, a^{1:m-1}; o_hat))
+
+Shapes: B batch rows (an env step each), N agents in decision order, D width, H heads, A discrete
+actions or action dimensions; L query positions, S key positions. Nothing depends on N: masks are
+made when they are needed, so that a model trained with 8 agents runs with 1,024. There is no
+positional encoding and no agent embedding: who an agent is must be in its observation.
+
+Beside this page: `kv_cache` (decoding position by position), `sparse_attention` (attention to
+neighbours), `ablations` and `gru` (other networks of the MAT and SrSv papers).
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from rllib_seqmarl.nets.transformer.kv_cache import ActionCache, DecoderCache
-from rllib_seqmarl.nets.transformer.layers import (
-    GAIN_BEFORE_GELU,
-    embedding,
-    feed_forward,
-    head,
-    linear,
+from rllib_seqmarl.nets.transformer.sparse_attention import (
+    AttendedPositions,
+    BlockNeighbours,
+    OrderedNeighbours,
+    sparse_attention_weights,
 )
-from rllib_seqmarl.nets.transformer.sparse_attention import BlockHeard, Heard, OrderedNeighbours
-from rllib_seqmarl.nets.transformer.token_mixers import Attention, TokenMixer
 
-#: width, heads and number of positions -> how positions hear of each other.
+#: Gain of the orthogonal initialisation before a GELU, and everywhere else.
+GAIN_BEFORE_GELU = math.sqrt(2.0)
+GAIN = 0.01
+
+
+# -- layers, initialised as in the official code ---------------------------------------------------
+
+
+def linear(inputs: int, outputs: int, gain: float = GAIN, bias: bool = True) -> nn.Linear:
+    """A linear layer with orthogonal weights and zero bias."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.orthogonal_(layer.weight, gain=gain)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def embedding(inputs: int, width: int) -> nn.Sequential:
+    """LayerNorm, Linear, GELU: the embedding of an observation."""
+    return nn.Sequential(nn.LayerNorm(inputs), linear(inputs, width, GAIN_BEFORE_GELU), nn.GELU())
+
+
+def feed_forward(width: int) -> nn.Sequential:
+    """Linear, GELU, Linear; the hidden layer is no wider than the model."""
+    return nn.Sequential(linear(width, width, GAIN_BEFORE_GELU), nn.GELU(), linear(width, width))
+
+
+def head(width: int, outputs: int) -> nn.Sequential:
+    """Linear, GELU, LayerNorm, Linear: the action head and the value head."""
+    return nn.Sequential(
+        linear(width, width, GAIN_BEFORE_GELU),
+        nn.GELU(),
+        nn.LayerNorm(width),
+        linear(width, outputs),
+    )
+
+
+# -- attention -------------------------------------------------------------------------------------
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """bool [queries, keys]: which keys the LAST ``queries`` positions of ``keys`` may attend to."""
+    ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    return ones.tril(diagonal=keys - queries)
+
+
+class TokenMixer(nn.Module, ABC):
+    """What lets the positions of a sequence read each other.
+
+    Position m takes in sum_j w[m, j] v_j through an output layer, where the value v_j is linear in
+    x_j, and the weights w[m, .] are not negative and sum up to 1 over the positions that m attends
+    to. `Attention` makes w of queries and keys; the mixers of `ablations` do not. What a position
+    offers to others, its key-value, has the value as its last D columns.
+
+    Args:
+        width: D.
+        heads: H, each of which mixes D / H columns of the value with its own weights.
+        query_size: columns of a query; 0 where the weights need none.
+        key_value_size: columns of a key-value.
+    """
+
+    def __init__(self, width: int, heads: int, query_size: int, key_value_size: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"embed_dim {width} is not divisible by num_heads {heads}.")
+        self.width, self.heads = width, heads
+        self.query_size, self.key_value_size = query_size, key_value_size
+        # Query, key and value layers, stored as one and initialised one by one.
+        self.in_projection = nn.Linear(width, query_size + key_value_size)
+        for part in self.in_projection.weight.split(width):
+            nn.init.orthogonal_(part, gain=GAIN)
+        nn.init.zeros_(self.in_projection.bias)
+        self.out_projection = linear(width, width)
+
+    @abstractmethod
+    def mix(self, query: Tensor, key_value: Tensor, causal: bool = True) -> Tensor:
+        """sum_j w[m, j] v_j for the last L of S positions, before the output layer.
+
+        Args:
+            query: [B, L, query_size].
+            key_value: [B, S, key_value_size].
+            causal: whether position m attends only to positions up to m.
+
+        Returns:
+            [B, L, D].
+        """
+
+    @abstractmethod
+    def weights(self, query: Tensor, key_value: Tensor, causal: bool = True) -> Tensor:
+        """w of the last L of S positions, mean over heads: [B, L, S]; arguments as in `mix`."""
+
+    def sparse_weights(self, query: Tensor, key_values: Tensor, valid: Tensor) -> Tensor:
+        """w of positions that attend to K others each.
+
+        Args:
+            query: [B, L, query_size].
+            key_values: of those that each attends to, [B, L, K, key_value_size].
+            valid: bool [B, L, K], which of the K there are.
+
+        Returns:
+            [B, L, K, H].
+        """
+        raise NotImplementedError(f"{type(self).__name__} mixes all positions.")
+
+    def forward(
+        self,
+        query: Tensor,
+        key_value: Tensor,
+        causal: bool,
+        attended: AttendedPositions | None = None,
+    ) -> Tensor:
+        """`mix` through the output layer; ``attended``: to some positions only. [B, L, D]."""
+        if attended is None:
+            return self.out_projection(self.mix(query, key_value, causal))
+        return self.out_projection(self.mix_sparsely(query, key_value, attended))
+
+    def mix_sparsely(self, query: Tensor, key_value: Tensor, attended: AttendedPositions) -> Tensor:
+        """As `mix`, where each position attends to K of S positions."""
+        key_values = attended.gather(key_value)  # [B, L, K, key_value_size]
+        weights = self.sparse_weights(query, key_values, attended.valid)  # [B, L, K, H]
+        value = key_values[..., -self.width :].unflatten(-1, (self.heads, -1))  # [.., K, H, D / H]
+        return (weights.unsqueeze(-1) * value).sum(2).flatten(2)  # [B, L, D]
+
+    # -- the input layer, in parts -----------------------------------------------------------------
+
+    def project(self, x: Tensor) -> Tensor:
+        """Query and key-value of ``x``, side by side: [..., D] -> [..., query + key-value]."""
+        return self.in_projection(x)
+
+    def split(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """What `project` put side by side: query and key-value."""
+        query, key_value = projected.split((self.query_size, self.key_value_size), dim=-1)
+        return query, key_value
+
+    def project_query(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., query_size]."""
+        layer, rows = self.in_projection, slice(None, self.query_size)
+        return F.linear(x, layer.weight[rows], layer.bias[rows])
+
+    def project_key_value(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., key_value_size]."""
+        layer, rows = self.in_projection, slice(self.query_size, None)
+        return F.linear(x, layer.weight[rows], layer.bias[rows])
+
+
+#: Width, heads and number of positions -> the layer that mixes positions.
 TokenMixerClass = Callable[[int, int, int | None], TokenMixer]
 
 
-@dataclass(frozen=True)
-class ActionSpec:
-    """What one agent may do: one of ``size`` actions, or a vector of ``size`` real numbers."""
+class Attention(TokenMixer):
+    """Multi-head scaled dot-product attention: w[m, .] = softmax(q_m k / sqrt(D / H))."""
 
-    size: int
-    discrete: bool
+    def __init__(self, width: int, heads: int, positions: int | None = None) -> None:
+        super().__init__(width, heads, query_size=width, key_value_size=2 * width)
+
+    def mix(self, query: Tensor, key_value: Tensor, causal: bool = True) -> Tensor:
+        """See `TokenMixer.mix`."""
+        queries, keys = query.shape[1], key_value.shape[1]
+        query = self._heads(query)  # [B, L, D] -> [B, H, L, D / H]
+        key, value = (self._heads(part) for part in key_value.chunk(2, dim=-1))
+        if not causal or queries == 1:
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        elif queries == keys:
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            mask = causal_mask(queries, keys, query.device)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return mixed.transpose(1, 2).flatten(2)  # [B, H, L, D / H] -> [B, L, D]
+
+    def weights(self, query: Tensor, key_value: Tensor, causal: bool = True) -> Tensor:
+        """See `TokenMixer.weights`."""
+        queries, keys = query.shape[1], key_value.shape[1]
+        key = self._heads(key_value[..., : self.width])  # [B, H, S, D / H]
+        scores = self._heads(query) @ key.transpose(-1, -2) / math.sqrt(key.shape[-1])
+        if causal and queries > 1:
+            mask = causal_mask(queries, keys, query.device)
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return scores.softmax(-1).mean(1)  # [B, H, L, S] -> [B, L, S]
+
+    def sparse_weights(self, query: Tensor, key_values: Tensor, valid: Tensor) -> Tensor:
+        """See `TokenMixer.sparse_weights`."""
+        return sparse_attention_weights(query, key_values[..., : self.width], valid, self.heads)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, S, D] -> [B, H, S, D / H]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+# -- encoder ---------------------------------------------------------------------------------------
 
 
 class EncoderBlock(nn.Module):
-    """All agents hear of each other, then a feed-forward layer, both post-norm."""
+    """Attention over all agents, then a feed-forward layer, both post-norm."""
 
-    def __init__(self, width: int, mixing: TokenMixer) -> None:
+    def __init__(self, width: int, mixer: TokenMixer) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(width)
         self.norm_feed_forward = nn.LayerNorm(width)
-        self.attention = mixing
+        self.attention = mixer
         self.feed_forward = feed_forward(width)
 
-    def forward(self, x: Tensor, heard: Heard | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]; ``heard``: whom each agent hears, None: all."""
-        return self.after(x, *self.attention.split(self.attention.project(x)), heard)
-
-    def after(
-        self, x: Tensor, query: Tensor, message: Tensor, heard: Heard | None = None
-    ) -> Tensor:
-        """`forward`, where query and message of ``x`` [B, N, D] are known."""
-        x = self.norm_attention(x + self.attention.attend(query, message, False, heard))
+    def forward(self, x: Tensor, attended: AttendedPositions | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; ``attended``: whom each agent attends to, None: all."""
+        query, key_value = self.attention.split(self.attention.project(x))
+        x = self.norm_attention(x + self.attention(query, key_value, False, attended))
         return self.norm_feed_forward(x + self.feed_forward(x))
 
 
@@ -74,8 +250,8 @@ class Encoder(nn.Module):
         width: D.
         blocks: how many; with none, o_hat is an embedding of the agent's own observation.
         heads: H.
-        mixing: how agents hear of each other.
-        agents: N, where the mixing needs it.
+        mixer: the layer that mixes the agents.
+        agents: N, where the mixer needs it.
     """
 
     def __init__(
@@ -84,26 +260,108 @@ class Encoder(nn.Module):
         width: int,
         blocks: int,
         heads: int,
-        mixing: TokenMixerClass = Attention,
+        mixer: TokenMixerClass = Attention,
         agents: int | None = None,
     ) -> None:
         super().__init__()
         self.embed = embedding(obs_dim, width)
         self.norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(
-            EncoderBlock(width, mixing(width, heads, agents)) for _ in range(blocks)
+            EncoderBlock(width, mixer(width, heads, agents)) for _ in range(blocks)
         )
 
-    def forward(self, obs: Tensor, heard: Heard | None = None) -> Tensor:
-        """obs [B, N, obs_dim] -> o_hat [B, N, D]; ``heard``: whom each agent hears, None: all."""
+    def forward(self, obs: Tensor, attended: AttendedPositions | None = None) -> Tensor:
+        """obs [B, N, obs_dim] -> o_hat [B, N, D]; ``attended``: as in `EncoderBlock.forward`."""
         x = self.norm(self.embed(obs))
         for block in self.blocks:
-            x = block(x, heard)
+            x = block(x, attended)
         return x
 
 
+# -- decoder ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """What one agent may do: one of ``size`` actions, or a vector of ``size`` real numbers."""
+
+    size: int
+    discrete: bool
+
+
+class BlockTrace(NamedTuple):
+    """What a decoder block computed in a pass over all positions."""
+
+    self_input: Tensor  # [B, N, D], input of the self-attention
+    cross_input: Tensor  # [B, N, D], of which the cross-attention makes keys and values
+    cross_query: Tensor  # [B, N, query_size]
+    cross_key_value: Tensor  # [B, N, key_value_size]
+
+
+@dataclass(frozen=True)
+class DecoderTrace:
+    """A pass of a decoder over all positions, and what a value function may read of it.
+
+    Attributes:
+        encoded: o_hat in decision order, [B, N, D].
+        tokens: what the decoder read, int [B, N] or float [B, N, A]; None where it read none.
+        output: what the action head reads, [B, N, D]; None of a pass that was not needed, see
+            `ValueFunction.reads_decoder`.
+        blocks: of each block, where the decoder has such.
+        neighbours: whom agents attended to; None: all.
+    """
+
+    encoded: Tensor
+    tokens: Tensor | None = None
+    output: Tensor | None = None
+    blocks: tuple[BlockTrace, ...] = ()
+    neighbours: OrderedNeighbours | None = None
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention over the actions, then causal attention of o_hat over them.
+
+    The cross-attention takes its queries and its residual from o_hat, as in the official code.
+    """
+
+    def __init__(self, width: int, self_mixer: TokenMixer, cross_mixer: TokenMixer) -> None:
+        super().__init__()
+        self.norm_self = nn.LayerNorm(width)
+        self.norm_cross = nn.LayerNorm(width)
+        self.norm_feed_forward = nn.LayerNorm(width)
+        self.self_attention = self_mixer
+        self.cross_attention = cross_mixer
+        self.feed_forward = feed_forward(width)
+
+    def forward(
+        self,
+        x: Tensor,
+        projected: Tensor,
+        encoded: Tensor,
+        attended: BlockNeighbours | None = None,
+    ) -> tuple[Tensor, BlockTrace]:
+        """One block over all positions.
+
+        Args:
+            x: [B, N, D].
+            projected: its queries, keys and values, ``self_attention.project(x)``.
+            encoded: o_hat in decision order, [B, N, D].
+            attended: what each position attends to; None: all up to its own.
+
+        Returns:
+            [B, N, D], and what was computed on the way.
+        """
+        to_self, to_cross = (None, None) if attended is None else attended
+        query, key_value = self.self_attention.split(projected)
+        y = self.norm_self(x + self.self_attention(query, key_value, True, to_self))
+        query = self.cross_attention.project_query(encoded)
+        key_value = self.cross_attention.project_key_value(y)
+        z = self.norm_cross(encoded + self.cross_attention(query, key_value, True, to_cross))
+        return self.norm_feed_forward(z + self.feed_forward(z)), BlockTrace(x, y, query, key_value)
+
+
 class ActionDecoder(nn.Module, ABC):
-    """What turns o_hat and the actions of the agents before into each agent's action.
+    """Turns o_hat and the actions of the agents before into each agent's action.
 
     Position m reads the action of agent m - 1; position 1 reads the start symbol.
     """
@@ -123,22 +381,19 @@ class ActionDecoder(nn.Module, ABC):
         self.head = head(width, action.size)
 
     @abstractmethod
-    def forward(self, tokens: Tensor, encoded: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, encoded: Tensor, neighbours: OrderedNeighbours | None = None
+    ) -> DecoderTrace:
         """All positions at once (teacher forcing).
 
         Args:
-            tokens: int [B, M] or float [B, M, A], see `shift`.
-            encoded: o_hat in decision order, [B, M, D].
+            tokens: int [B, N] or float [B, N, A], see `shift`.
+            encoded: o_hat in decision order, [B, N, D].
+            neighbours: whom each agent attends to; None: all.
 
         Returns:
-            What the head reads, [B, M, D]; `head` turns it into logits or means.
+            The pass; ``head(trace.output)`` are logits or means, [B, N, A].
         """
-
-    @abstractmethod
-    def cache(self, encoded: Tensor) -> ActionCache:
-        """For incremental passes over o_hat [B, N, D]."""
-
-    # -- tokens ------------------------------------------------------------------------------
 
     def shift(self, actions: Tensor) -> Tensor:
         """Actions in decision order -> tokens: the start symbol, then all but the last action.
@@ -149,9 +404,7 @@ class ActionDecoder(nn.Module, ABC):
         Returns:
             int [B, N] (0 is the start symbol, action a is a + 1), or float [B, N, A] (zeros).
         """
-        if self.action.discrete:
-            return F.pad(actions[:, :-1] + 1, (1, 0))
-        return F.pad(actions[:, :-1], (0, 0, 1, 0))
+        return self.append(actions[:, :-1])
 
     def append(self, actions: Tensor) -> Tensor:
         """Like `shift`, but keeps the last action: N actions -> N + 1 tokens."""
@@ -159,53 +412,29 @@ class ActionDecoder(nn.Module, ABC):
             return F.pad(actions + 1, (1, 0))
         return F.pad(actions, (0, 0, 1, 0))
 
-    def start_token(self, batch: int) -> Tensor:
-        """The start symbol of ``batch`` rows: int [B, 1] or float [B, 1, A]."""
+    def start_tokens(self, batch: int, positions: int = 1) -> Tensor:
+        """The start symbol at every position: int [B, L] or float [B, L, A]."""
         weight = self.norm.weight
         if self.action.discrete:
-            return torch.zeros(batch, 1, dtype=torch.long, device=weight.device)
-        return torch.zeros(batch, 1, self.action.size, dtype=weight.dtype, device=weight.device)
+            return torch.zeros(batch, positions, dtype=torch.long, device=weight.device)
+        size = self.action.size
+        return torch.zeros(batch, positions, size, dtype=weight.dtype, device=weight.device)
 
     def as_tokens(self, actions: Tensor) -> Tensor:
         """Actions as their successors read them: int [B, L] or float [B, L, A], likewise."""
         return actions + 1 if self.action.discrete else actions
 
 
-class DecoderBlock(nn.Module):
-    """Causal self-attention over the actions, then causal attention of o_hat over them."""
-
-    def __init__(self, width: int, self_mixing: TokenMixer, cross_mixing: TokenMixer) -> None:
-        super().__init__()
-        self.norm_self = nn.LayerNorm(width)
-        self.norm_cross = nn.LayerNorm(width)
-        self.norm_feed_forward = nn.LayerNorm(width)
-        self.self_attention = self_mixing
-        self.cross_attention = cross_mixing
-        self.feed_forward = feed_forward(width)
-
-
-class BlockTrace(NamedTuple):
-    """What a block saw in a pass over all positions."""
-
-    self_input: Tensor  # [B, M, D]: x, whose positions hear of each other
-    cross_input: Tensor  # [B, M, D]: x, of which o_hat hears
-    cross_query: Tensor  # [B, M, query_size]
-    cross_message: Tensor  # [B, M, message_size]
-
-
 class Decoder(ActionDecoder):
-    """The causal decoder: position m sees o_hat of agent m and the actions of agents before m.
-
-    In every block the cross-attention takes its queries and its residual from o_hat, as in the
-    official code.
+    """The causal decoder: position m reads o_hat of agent m and the actions of agents before m.
 
     Args:
         action: what one agent may do.
         width: D.
         blocks: how many.
         heads: H.
-        mixing: how positions hear of each other.
-        agents: N, where the mixing needs it.
+        mixer: the layer that mixes positions.
+        agents: N, where the mixer needs it.
     """
 
     def __init__(
@@ -214,30 +443,20 @@ class Decoder(ActionDecoder):
         width: int,
         blocks: int,
         heads: int,
-        mixing: TokenMixerClass = Attention,
+        mixer: TokenMixerClass = Attention,
         agents: int | None = None,
     ) -> None:
         super().__init__(action, width)
-        self.heads = heads
-        self.neighbours: OrderedNeighbours | None = None
-        self.heard: list[BlockHeard] | None = None
         # SrSv's value is read at one position more than there are agents.
         positions = None if agents is None else agents + 1
         self.blocks = nn.ModuleList(
-            DecoderBlock(width, mixing(width, heads, positions), mixing(width, heads, positions))
+            DecoderBlock(width, mixer(width, heads, positions), mixer(width, heads, positions))
             for _ in range(blocks)
         )
 
-    def among(self, neighbours: OrderedNeighbours) -> Self:
-        """This decoder for rows in which agents hear the actions of their neighbours alone."""
-        restricted = copy.copy(self)  # the parameters stay the same
-        restricted.neighbours = neighbours
-        restricted.heard = neighbours.blocks(len(self.blocks))
-        return restricted
-
     def layers(self) -> list[DecoderBlock]:
         """The blocks, first to last."""
-        return [block for block in self.blocks if isinstance(block, DecoderBlock)]
+        return cast("list[DecoderBlock]", list(self.blocks))
 
     def symbols(self) -> Tensor | None:
         """The embedding of all A + 1 symbols, [A + 1, D]; None for continuous actions.
@@ -249,47 +468,24 @@ class Decoder(ActionDecoder):
             return None
         return self.norm(F.gelu(self.token.weight))
 
-    def token_table(self) -> tuple[Tensor, Tensor] | None:
-        """`symbols`, and their query and message in the first block, side by side."""
-        table = self.symbols()
-        return None if table is None else (table, self.layers()[0].self_attention.project(table))
-
-    def embed(self, tokens: Tensor, table: Tensor | None) -> Tensor:
-        """Tokens -> x [B, L, D]; ``table`` is that of `symbols`."""
-        if table is not None:
-            return F.embedding(tokens, table)
+    def embed(self, tokens: Tensor, symbols: Tensor | None) -> Tensor:
+        """Tokens -> x [B, L, D]; ``symbols`` are those of `symbols`."""
+        if symbols is not None:
+            return F.embedding(tokens, symbols)
         return self.norm(F.gelu(self.token(tokens)))
 
-    # -- passes ------------------------------------------------------------------------------
-
-    def forward(self, tokens: Tensor, encoded: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, encoded: Tensor, neighbours: OrderedNeighbours | None = None
+    ) -> DecoderTrace:
         """See `ActionDecoder.forward`."""
-        return self.trace(tokens, encoded)[0]
-
-    def trace(self, tokens: Tensor, encoded: Tensor) -> tuple[Tensor, list[BlockTrace]]:
-        """`forward`, and what each block saw."""
-        table, trace = self.symbols(), []
-        x = self.embed(tokens, table)
+        symbols, traces = self.symbols(), []
+        x = self.embed(tokens, symbols)
         for index, block in enumerate(self.layers()):
-            attention, cross = block.self_attention, block.cross_attention
-            self_input = x
-            if index == 0 and table is not None:
-                projected = F.embedding(tokens, attention.project(table))
+            if index == 0 and symbols is not None:
+                projected = F.embedding(tokens, block.self_attention.project(symbols))
             else:
-                projected = attention.project(x)
-            own, others = (None, None) if self.heard is None else self.heard[index]
-            x = block.norm_self(x + attention.attend(*attention.split(projected), True, own))
-            query, message = cross.project_query(encoded), cross.project_message(x)
-            trace.append(BlockTrace(self_input, x, query, message))
-            x = block.norm_cross(encoded + cross.attend(query, message, True, others))
-            x = block.norm_feed_forward(x + block.feed_forward(x))
-        return x, trace
-
-    @property
-    def last_cross_attention(self) -> TokenMixer:
-        """The cross-attention of the last block."""
-        return self.layers()[-1].cross_attention
-
-    def cache(self, encoded: Tensor) -> DecoderCache:
-        """See `ActionDecoder.cache`."""
-        return DecoderCache(self, encoded)
+                projected = block.self_attention.project(x)
+            attended = None if neighbours is None else neighbours.of_block(index)
+            x, trace = block(x, projected, encoded, attended)
+            traces.append(trace)
+        return DecoderTrace(encoded, tokens, x, tuple(traces), neighbours)

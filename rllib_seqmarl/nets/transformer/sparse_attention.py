@@ -1,22 +1,24 @@
-"""Whom each agent hears, where attention is restricted to neighbours.
+"""Attention to neighbours only.
 
 Softmax over 1,024 agents dilutes what was learned among 8, and costs N^2. Where the environment
 names the neighbours of each agent, attention may be over these alone:
 
-- in the encoder, agent i hears itself and its neighbours;
-- in the decoder's first block, where position m holds the action of the agent m - 1: the action
-  of an agent hears those of its neighbours that decided before it, and o_hat of an agent likewise;
-- in the decoder's other blocks, where position m holds what has become of agent m: an agent hears
+- in the encoder, agent i attends to itself and its neighbours;
+- in the decoder's first block, where position m holds the action of agent m - 1: the action of an
+  agent attends to those of its neighbours that decided before it, and o_hat of an agent likewise;
+- in the decoder's other blocks, where position m holds the state of agent m: an agent attends to
   itself and its neighbours that decided before it.
 
 With all others as neighbours, this is attention over all. Lists have the same length K for all
 agents, so the cost is linear in N.
 
-Shapes: B rows, N agents, K neighbours, L positions that hear, S that are heard.
+Shapes: B batch rows, N agents, K neighbours, H heads, L query positions, S key positions.
 """
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -24,34 +26,52 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Heard(NamedTuple):
-    """The positions that each of L positions hears: some, and never none."""
+class AttendedPositions(NamedTuple):
+    """The positions that each of L positions attends to: some, and at least one."""
 
     positions: Tensor  # int64 [B, L, K]; 0 where not valid
     valid: Tensor  # bool [B, L, K]
 
     @classmethod
-    def of(cls, positions: Tensor, valid: Tensor) -> Heard:
+    def of(cls, positions: Tensor, valid: Tensor) -> AttendedPositions:
         """Positions that may be anything where they are not valid."""
         return cls(positions.masked_fill(~valid, 0), valid)
 
-    def rows(self, rows: Tensor) -> Heard:
+    def batch_rows(self, rows: Tensor) -> AttendedPositions:
         """Those of some rows of the batch, int [B']."""
-        return Heard(self.positions[rows], self.valid[rows])
+        return AttendedPositions(self.positions[rows], self.valid[rows])
 
-    def window(self, start: int, stop: int) -> Heard:
+    def window(self, start: int, stop: int) -> AttendedPositions:
         """Those of the positions from ``start`` to before ``stop``."""
-        return Heard(self.positions[:, start:stop], self.valid[:, start:stop])
+        return AttendedPositions(self.positions[:, start:stop], self.valid[:, start:stop])
 
     def gather(self, x: Tensor) -> Tensor:
-        """What each position hears: [B, S, D] -> [B, L, K, D]."""
+        """What each position attends to: [B, S, D] -> [B, L, K, D]."""
         first_row = torch.arange(len(x), device=x.device) * x.shape[1]
         rows = self.positions + first_row.view(-1, 1, 1)
         return F.embedding(rows, x.flatten(0, 1))  # its backward pass is faster than a gather's
 
 
-def in_slots(neighbours: Tensor) -> Heard:
-    """Whom each agent hears in the encoder: itself and its neighbours.
+def sparse_attention_weights(query: Tensor, keys: Tensor, valid: Tensor, heads: int) -> Tensor:
+    """Weights of scaled dot-product attention over K positions each.
+
+    Args:
+        query: [B, L, D].
+        keys: [B, L, K, D].
+        valid: bool [B, L, K].
+        heads: H.
+
+    Returns:
+        [B, L, K, H].
+    """
+    key = keys.unflatten(-1, (heads, -1))  # [B, L, K, H, D / H]
+    query = query.unflatten(-1, (heads, -1)).unsqueeze(2)  # [B, L, 1, H, D / H]
+    scores = (query * key).sum(-1) / math.sqrt(key.shape[-1])
+    return scores.masked_fill(~valid.unsqueeze(-1), float("-inf")).softmax(2)
+
+
+def attended_by_agents(neighbours: Tensor) -> AttendedPositions:
+    """Whom each agent attends to in the encoder: itself and its neighbours.
 
     Args:
         neighbours: their slots, int [B, N, K], -1 where there are fewer.
@@ -59,54 +79,71 @@ def in_slots(neighbours: Tensor) -> Heard:
     batch, agents, _ = neighbours.shape
     own = torch.arange(agents, device=neighbours.device).expand(batch, agents).unsqueeze(2)
     positions = torch.cat((own, neighbours.long()), dim=2)
-    return Heard.of(positions, positions >= 0)
+    return AttendedPositions.of(positions, positions >= 0)
 
 
-class BlockHeard(NamedTuple):
-    """Whom positions hear in a block of the decoder."""
+class BlockNeighbours(NamedTuple):
+    """What the positions of one block of the decoder attend to."""
 
-    own: Heard  # in its self-attention
-    cross: Heard  # in its cross-attention
+    self_attention: AttendedPositions
+    cross_attention: AttendedPositions
 
 
-class OrderedNeighbours(NamedTuple):
-    """Neighbours in decision order."""
+class OrderedNeighbours:
+    """Neighbours in decision order.
 
-    neighbours: Tensor  # int64 [B, N, K], when those of the m-th agent decide; -1: fewer than K
+    Args:
+        neighbours: int64 [B, N, K], when those of the m-th agent decide; -1 where there are fewer.
+    """
 
-    def blocks(self, count: int) -> list[BlockHeard]:
-        """Whom positions hear in each of ``count`` blocks of the decoder."""
+    def __init__(self, neighbours: Tensor) -> None:
+        self.neighbours = neighbours
+
+    def of_block(self, index: int) -> BlockNeighbours:
+        """What positions attend to in a block of the decoder, counted from 0."""
+        return self._first_block if index == 0 else self._other_blocks
+
+    @cached_property
+    def _first_block(self) -> BlockNeighbours:
+        position, before, always = self._positions
+        # The action of agent n stands at position n + 1, the start symbol at 0.
+        actions = AttendedPositions.of(
+            torch.cat((torch.zeros_like(position), self.neighbours + 1), dim=2),
+            torch.cat((always, before), dim=2),
+        )
+        # The token at position m + 1 is the action of agent m: it attends to what o_hat of agent m
+        # attends to, and to itself.
+        previous, valid = (torch.cat((part[:, :1], part[:, :-1]), dim=1) for part in actions)
+        valid[:, 0] = False
+        tokens = AttendedPositions.of(
+            torch.cat((position, previous), dim=2), torch.cat((always, valid), dim=2)
+        )
+        return BlockNeighbours(tokens, actions)
+
+    @cached_property
+    def _other_blocks(self) -> BlockNeighbours:
+        position, before, always = self._positions
+        states = AttendedPositions.of(
+            torch.cat((position, self.neighbours), dim=2), torch.cat((always, before), dim=2)
+        )
+        return BlockNeighbours(states, states)
+
+    @cached_property
+    def _positions(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Own position int [B, N, 1], neighbours that decide before bool [B, N, K], and True."""
         batch, agents, _ = self.neighbours.shape
         position = torch.arange(agents, device=self.neighbours.device).view(1, -1, 1)
         before = (self.neighbours >= 0) & (self.neighbours < position)
         always = torch.ones(batch, agents, 1, dtype=torch.bool, device=position.device)
-        start = torch.zeros_like(position).expand(batch, -1, -1)
-        position = position.expand(batch, -1, -1)
-        # The action of agent n stands at position n + 1, the start symbol at 0.
-        actions = Heard.of(
-            torch.cat((start, self.neighbours + 1), dim=2), torch.cat((always, before), dim=2)
-        )
-        # Position m + 1 hears what o_hat of agent m hears, and the action of agent m, its own.
-        shifted = [torch.cat((part[:, :1], part[:, :-1]), dim=1) for part in actions]
-        shifted[1][:, 0] = False
-        tokens = Heard.of(
-            torch.cat((position, shifted[0]), dim=2), torch.cat((always, shifted[1]), dim=2)
-        )
-        first = BlockHeard(tokens, actions)
-        if count == 1:
-            return [first]
-        states = Heard.of(
-            torch.cat((position, self.neighbours), dim=2), torch.cat((always, before), dim=2)
-        )
-        return [first, *[BlockHeard(states, states)] * (count - 1)]
+        return position.expand(batch, -1, -1), before, always
 
     def table(self) -> Tensor:
-        """bool [B, N, N]: whether the m-th agent hears the n-th, itself included."""
+        """bool [B, N, N]: whether the m-th agent attends to the n-th, itself included."""
         batch, agents, _ = self.neighbours.shape
         valid = self.neighbours >= 0
         own = torch.eye(agents, dtype=torch.bool, device=self.neighbours.device)
-        hears = own.repeat(batch, 1, 1)
+        attends = own.repeat(batch, 1, 1)
         # Written to a column of its own where there is no neighbour, which is then cut off.
-        hears = torch.cat((hears, hears.new_zeros(batch, agents, 1)), dim=2)
-        hears.scatter_(2, torch.where(valid, self.neighbours, agents), True)
-        return hears[..., :agents]
+        attends = torch.cat((attends, attends.new_zeros(batch, agents, 1)), dim=2)
+        attends.scatter_(2, torch.where(valid, self.neighbours, agents), True)
+        return attends[..., :agents]

@@ -11,11 +11,11 @@ from torch import nn
 from rllib_seqmarl.nets.decoding import methods as decoding_methods
 from rllib_seqmarl.nets.decoding.decode import METHODS, Choices, Decoding, decode
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
-from rllib_seqmarl.nets.orders.orders import (
+from rllib_seqmarl.nets.orders.base import to_order
+from rllib_seqmarl.nets.orders.next_agent import (
     NEXT_AGENT_HEADS,
     NextAgent,
     next_agent_log_prob,
-    to_order,
 )
 from rllib_seqmarl.nets.transformer.kv_cache import DecoderCache
 from rllib_seqmarl.nets.transformer.model import ActionSpec, Decoder
@@ -63,10 +63,12 @@ def check(decoder, distribution, encoded, mask, noise, choices):
         else:
             torch.testing.assert_close(decoded.actions, oracle.actions, atol=1e-4, rtol=1e-4)
         with torch.no_grad():
-            rows = decoder(decoder.shift(decoded.actions), to_order(encoded, decoded.order))
+            output = decoder(
+                decoder.shift(decoded.actions), to_order(encoded, decoded.order)
+            ).output
             ordered = None if mask is None else to_order(mask, decoded.order)
-            expected = distribution.log_prob(decoder.head(rows), ordered, decoded.actions)
-            logits = choices.next_agent.logits(rows[:, :-1], encoded)
+            expected = distribution.log_prob(decoder.head(output), ordered, decoded.actions)
+            logits = choices.next_agent.logits(output[:, :-1], encoded)
             order_log_prob, _ = next_agent_log_prob(logits, decoded.order)
         torch.testing.assert_close(decoded.log_prob, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(decoded.order_log_prob, order_log_prob, atol=1e-5, rtol=1e-5)

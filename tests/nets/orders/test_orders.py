@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.nets.orders.orders import (
-    NEXT_AGENT_HEADS,
-    ORDERS,
-    ChosenOrder,
-    NextAgent,
+from rllib_seqmarl.nets.orders.base import ChosenOrder, OrderInputs, ranks, to_order, to_slots
+from rllib_seqmarl.nets.orders.given import RandomOrder
+from rllib_seqmarl.nets.orders.next_agent import NEXT_AGENT_HEADS, NextAgent, next_agent_log_prob
+from rllib_seqmarl.nets.orders.plackett_luce import (
     PlackettLuce,
-    RandomOrder,
-    next_agent_log_prob,
     plackett_luce_entropy,
     plackett_luce_log_prob,
-    ranks,
-    to_order,
-    to_slots,
 )
+from rllib_seqmarl.registry import ORDERS
 
 WIDTH = 8
-CHOSEN = [name for name, cls in ORDERS.items() if issubclass(cls, ChosenOrder)]
+CHOSEN = [name for name in ORDERS if issubclass(ORDERS.resolve(name), ChosenOrder)]
+
+
+def seen(encoded: Tensor, *more: Any) -> OrderInputs:
+    """What an order that reads no observation is chosen from."""
+    return OrderInputs(encoded, encoded, *more)
 
 
 def generator() -> torch.Generator:
@@ -54,14 +55,14 @@ def sure_scorer() -> PlackettLuce:
 @pytest.mark.parametrize("name", CHOSEN)
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_every_order_is_a_permutation(name: str, deterministic: bool) -> None:
-    part = ORDERS[name](WIDTH)
-    order, _ = part.choose(torch.randn(50, 6, WIDTH), deterministic, generator())
+    part = ORDERS.resolve(name)(WIDTH)
+    order, _ = part.choose(seen(torch.randn(50, 6, WIDTH), deterministic, generator()))
     if order is not None:
         assert torch.equal(order.sort(dim=1).values, torch.arange(6).expand(50, 6))
 
 
 def test_random_order_is_uniform() -> None:
-    order, log_prob = RandomOrder(1).choose(torch.zeros(30_000, 3, 1), False, generator())
+    order, log_prob = RandomOrder(1).choose(seen(torch.zeros(30_000, 3, 1), False, generator()))
     assert log_prob is None
     assert order is not None
     assert (shares(order) - 1 / 6).abs().max() < 0.01
@@ -70,15 +71,17 @@ def test_random_order_is_uniform() -> None:
 def test_random_order_of_an_episode_is_kept_until_it_ends() -> None:
     part = RandomOrder(1, granularity="episode")
     encoded, random = torch.zeros(200, 4, 1), generator()
-    first, _ = part.choose(encoded, False, random)
+    first, _ = part.choose(seen(encoded, False, random))
     assert first is not None
     starts = torch.arange(200) % 2 == 0
-    second, _ = part.choose(encoded, False, random, first.masked_fill(starts.unsqueeze(1), -1))
+    second, _ = part.choose(
+        seen(encoded, False, random, first.masked_fill(starts.unsqueeze(1), -1))
+    )
     assert second is not None
     assert torch.equal(second[~starts], first[~starts])
     assert not torch.equal(second[starts], first[starts])
     assert torch.equal(second.sort(dim=1).values, torch.arange(4).expand(200, 4))
-    every_step, _ = RandomOrder(1).choose(encoded, False, random, first)
+    every_step, _ = RandomOrder(1).choose(seen(encoded, False, random, first))
     assert every_step is not None
     assert not torch.equal(every_step[~starts], first[~starts])
 
@@ -108,7 +111,7 @@ def test_orders_are_drawn_with_their_probability() -> None:
     scorer = sure_scorer()
     encoded = torch.randn(1, 3, WIDTH).expand(40_000, 3, WIDTH)
     with torch.no_grad():
-        order, log_prob = scorer.choose(encoded, False, generator())
+        order, log_prob = scorer.choose(seen(encoded, False, generator()))
         assert order is not None
         scores = scorer.scores(encoded)
         expected = plackett_luce_log_prob(scores[0].log()[permutations(3)]).exp()
@@ -116,7 +119,7 @@ def test_orders_are_drawn_with_their_probability() -> None:
         assert (shares(order) - expected).abs().max() < 0.01
         again = scorer.evaluate(encoded, encoded, order)
         torch.testing.assert_close(again.log_prob, log_prob)
-        best, _ = scorer.choose(encoded, True, None)
+        best, _ = scorer.choose(seen(encoded, True, None))
     assert best is not None
     assert torch.equal(scores.gather(1, best), scores.sort(dim=1, descending=True).values)
 
@@ -177,7 +180,7 @@ def test_first_agent_must_exist() -> None:
 def test_there_and_back(shape: tuple[int, ...]) -> None:
     random = generator()
     x = torch.randn(shape, generator=random)
-    order, _ = RandomOrder(1).choose(torch.zeros(4, 5, 1), False, random)
+    order, _ = RandomOrder(1).choose(seen(torch.zeros(4, 5, 1), False, random))
     assert order is not None
     ordered = to_order(x, order)
     torch.testing.assert_close(ordered[2, 1], x[2, order[2, 1]])

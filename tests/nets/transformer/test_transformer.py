@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.orders.orders import to_order
-from rllib_seqmarl.nets.transformer.model import ActionSpec, Decoder, DecoderCache, Encoder
+from rllib_seqmarl.nets.orders.base import to_order
+from rllib_seqmarl.nets.transformer.kv_cache import DecoderCache, PrefixCache
+from rllib_seqmarl.nets.transformer.model import ActionSpec, Decoder, Encoder
 
 WIDTH, AGENTS, ACTIONS = 16, 6, 5
 
@@ -36,7 +37,7 @@ def test_every_parameter_gets_a_gradient(discrete, blocks):
     decoder = make_decoder(discrete, blocks)
     encoded = encoder(torch.randn(3, AGENTS, 7))
     actions = make_actions(discrete, 3)
-    decoder.head(decoder(decoder.shift(actions), encoded)).square().sum().backward()
+    decoder.head(decoder(decoder.shift(actions), encoded).output).square().sum().backward()
     for network in (encoder, decoder):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
@@ -51,7 +52,7 @@ def test_logits_depend_on_the_right_encodings_only(discrete, blocks, agent):
     torch.manual_seed(1)
     decoder = make_decoder(discrete, blocks)
     encoded = torch.randn(2, AGENTS, WIDTH, requires_grad=True)
-    logits = decoder.head(decoder(decoder.shift(make_actions(discrete, 2)), encoded))
+    logits = decoder.head(decoder(decoder.shift(make_actions(discrete, 2)), encoded).output)
     (gradient,) = torch.autograd.grad(logits[:, agent].square().sum(), encoded)
     depends = (gradient != 0).any(-1).any(0)  # [N]
     positions = torch.arange(AGENTS)
@@ -66,11 +67,11 @@ def test_logits_depend_on_the_actions_before_only(discrete, blocks):
     decoder = make_decoder(discrete, blocks)
     encoded = torch.randn(1, AGENTS, WIDTH)
     actions = make_actions(discrete, 1)
-    before = decoder.head(decoder(decoder.shift(actions), encoded))
+    before = decoder.head(decoder(decoder.shift(actions), encoded).output)
     for changed in range(AGENTS):
         others = actions.clone()
         others[:, changed] = (others[:, changed] + 1) % ACTIONS
-        after = decoder.head(decoder(decoder.shift(others), encoded))
+        after = decoder.head(decoder(decoder.shift(others), encoded).output)
         same = (before == after).all(-1).squeeze(0)  # [N]
         assert torch.equal(same, torch.arange(AGENTS) <= changed)
 
@@ -87,19 +88,20 @@ def test_encoder_is_equivariant_under_permutations(blocks):
 @pytest.mark.parametrize("discrete", [True, False])
 @pytest.mark.parametrize("blocks", [1, 2])
 @pytest.mark.parametrize("heads", [1, 2])
-@pytest.mark.parametrize("pieces", [(6,), (1, 1, 1, 1, 1, 1), (2, 1, 3), (4, 2)])
-def test_extend_equals_forward(discrete, blocks, heads, pieces):
+@pytest.mark.parametrize("cache_class", [DecoderCache, PrefixCache])
+@pytest.mark.parametrize("lengths", [(6,), (1, 1, 1, 1, 1, 1), (2, 1, 3), (4, 2)])
+def test_extend_equals_forward(discrete, blocks, heads, lengths, cache_class):
     torch.manual_seed(4)
     decoder = make_decoder(discrete, blocks, heads)
     encoded = torch.randn(3, AGENTS, WIDTH)
     tokens = decoder.shift(make_actions(discrete, 3))
     with torch.no_grad():
-        expected = decoder(tokens, encoded)
-        cache = DecoderCache(decoder, encoded)
+        expected = decoder(tokens, encoded).output
+        cache = cache_class(decoder, encoded)
         start, parts = 0, []
-        for piece in tokens.split(pieces, dim=1):
-            parts.append(cache.extend(piece, start))
-            start += piece.shape[1]
+        for some in tokens.split(lengths, dim=1):
+            parts.append(cache.extend(some, start))
+            start += some.shape[1]
         extended = torch.cat(parts, dim=1)
         torch.testing.assert_close(extended, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(cache.head(extended), decoder.head(extended))
@@ -107,30 +109,34 @@ def test_extend_equals_forward(discrete, blocks, heads, pieces):
 
 @pytest.mark.parametrize("discrete", [True, False])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_cache_without_some_rows_is_that_of_the_others(discrete, blocks):
+@pytest.mark.parametrize("cache_class", [DecoderCache, PrefixCache])
+def test_cache_without_some_rows_is_that_of_the_others(discrete, blocks, cache_class):
     torch.manual_seed(5)
     decoder = make_decoder(discrete, blocks)
     encoded = torch.randn(4, AGENTS, WIDTH)
     tokens = decoder.shift(make_actions(discrete, 4))
     rows = torch.tensor([3, 1])
     with torch.no_grad():
-        cache = DecoderCache(decoder, encoded)
+        cache = cache_class(decoder, encoded)
         cache.extend(tokens[:, :2], 0)
         cache.keep(rows)
         kept = cache.extend(tokens[rows, 2:], 2)
-        torch.testing.assert_close(kept, decoder(tokens, encoded)[rows, 2:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            kept, decoder(tokens, encoded).output[rows, 2:], atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("discrete", [True, False])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_first_rows_are_those_of_an_agent_alone(discrete, blocks):
+@pytest.mark.parametrize("cache_class", [DecoderCache, PrefixCache])
+def test_every_agent_as_the_first_is_that_of_an_agent_alone(discrete, blocks, cache_class):
     torch.manual_seed(6)
     decoder = make_decoder(discrete, blocks)
     encoded = torch.randn(3, AGENTS, WIDTH)
     with torch.no_grad():
-        guess = DecoderCache(decoder, encoded).first_rows(decoder.start_token(1))
+        guess = cache_class(decoder, encoded).as_first(decoder.start_tokens(1))
         for agent in range(AGENTS):
-            alone = decoder(decoder.start_token(3), encoded[:, agent : agent + 1])
+            alone = decoder(decoder.start_tokens(3), encoded[:, agent : agent + 1]).output
             torch.testing.assert_close(guess[:, agent : agent + 1], alone)
 
 
@@ -148,7 +154,7 @@ def test_agents_placed_on_the_way_are_those_of_a_known_order(discrete, blocks):
         first = cache.extend(tokens[:, :2], 0)
         cache.place(order[:, 2:], 2)
         rest = cache.extend(tokens[:, 2:], 2)
-        expected = decoder(tokens, to_order(encoded, order))
+        expected = decoder(tokens, to_order(encoded, order)).output
     torch.testing.assert_close(torch.cat((first, rest), 1), expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(encoded, before)
 
@@ -158,7 +164,7 @@ def test_tokens_are_the_actions_shifted_by_one(discrete):
     decoder = make_decoder(discrete, 1)
     actions = make_actions(discrete, 2, agents=3)
     tokens = decoder.append(actions)
-    assert torch.equal(tokens[:, :1], decoder.start_token(2))
+    assert torch.equal(tokens[:, :1], decoder.start_tokens(2))
     assert torch.equal(tokens[:, 1:], decoder.as_tokens(actions))
     assert torch.equal(decoder.shift(actions), tokens[:, :-1])
     if discrete:
@@ -177,4 +183,4 @@ def test_a_model_runs_with_any_number_of_agents():
         with torch.no_grad():
             encoded = encoder(torch.randn(1, agents, 7))
             actions = torch.zeros(1, agents, dtype=torch.long)
-            assert decoder(decoder.shift(actions), encoded).shape == (1, agents, WIDTH)
+            assert decoder(decoder.shift(actions), encoded).output.shape == (1, agents, WIDTH)

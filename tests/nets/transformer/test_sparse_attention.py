@@ -13,9 +13,9 @@ from torch import Tensor
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.decoding.decode import FIXED_METHODS, Decoding
 from rllib_seqmarl.nets.networks import check_network
-from rllib_seqmarl.nets.orders.orders import ORDERS, ranks, to_order, to_slots
+from rllib_seqmarl.nets.orders.base import ranks, to_order, to_slots
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
-from rllib_seqmarl.nets.values.values import VALUES
+from rllib_seqmarl.registry import ORDERS, VALUES
 
 GIVEN_ORDERS = [name for name in ORDERS if name != "next_agent"]
 LOCAL = ["transformer", "gnn", "decoder"]
@@ -39,29 +39,29 @@ def some(agents: int, most: int = 2) -> Tensor:
     return table
 
 
-def hears(neighbours: Tensor) -> Tensor:
+def attends(neighbours: Tensor) -> Tensor:
     """bool [B, N, N], itself included."""
     agents = neighbours.shape[1]
     same = neighbours.unsqueeze(-1) == torch.arange(agents)
     return same.any(2) | torch.eye(agents, dtype=torch.bool)
 
 
-def masked_attention(layer, query: Tensor, message: Tensor, visible: Tensor):
+def masked_attention(layer, query: Tensor, key_value: Tensor, visible: Tensor):
     """The attention's output [B, L, D] and its weights [B, L, S], visible bool [B, L, S]."""
     split = lambda x: x.unflatten(-1, (layer.heads, -1)).transpose(1, 2)  # noqa: E731
-    key, value = message.chunk(2, dim=-1)
+    key, value = key_value.chunk(2, dim=-1)
     scores = split(query) @ split(key).mT / math.sqrt(key.shape[-1] // layer.heads)
     weights = scores.masked_fill(~visible.unsqueeze(1), -math.inf).softmax(-1)
-    heard = (weights @ split(value)).transpose(1, 2).flatten(2)
-    return layer.out_projection(heard), weights.mean(1)
+    mixed = (weights @ split(value)).transpose(1, 2).flatten(2)
+    return layer.out_projection(mixed), weights.mean(1)
 
 
 def masked_encoder(policy: SequentialPolicy, obs: Tensor, table: Tensor) -> Tensor:
     x = policy.encoder.norm(policy.encoder.embed(obs))
     for block in policy.encoder.blocks:
         layer = block.attention
-        heard, _ = masked_attention(layer, *layer.split(layer.project(x)), table)
-        x = block.norm_attention(x + heard)
+        mixed, _ = masked_attention(layer, *layer.split(layer.project(x)), table)
+        x = block.norm_attention(x + mixed)
         x = block.norm_feed_forward(x + block.feed_forward(x))
     return x
 
@@ -69,7 +69,7 @@ def masked_encoder(policy: SequentialPolicy, obs: Tensor, table: Tensor) -> Tens
 def masked_decoder(policy, tokens: Tensor, encoded: Tensor, table: Tensor, last: int = 0):
     """Output and last cross-attention weights; table bool [B, N, N].
 
-    With a position more than there are agents, that asks for agent ``last``.
+    With a position more than there are agents, whose query is that of agent ``last``.
     """
     decoder = policy.decoder
     agents, length = table.shape[1], tokens.shape[1]
@@ -88,12 +88,12 @@ def masked_decoder(policy, tokens: Tensor, encoded: Tensor, table: Tensor, last:
     for index, block in enumerate(decoder.layers()):
         own, cross = block.self_attention, block.cross_attention
         visible = (action if index == 0 else state) & causal
-        heard, _ = masked_attention(own, *own.split(own.project(x)), visible)
-        x = block.norm_self(x + heard)
-        asked, message = cross.project_query(encoded), cross.project_message(x)
+        mixed, _ = masked_attention(own, *own.split(own.project(x)), visible)
+        x = block.norm_self(x + mixed)
+        query_of, key_value = cross.project_query(encoded), cross.project_key_value(x)
         visible = (query if index == 0 else state) & causal
-        heard, weights = masked_attention(cross, asked, message, visible)
-        x = block.norm_cross(encoded + heard)
+        mixed, weights = masked_attention(cross, query_of, key_value, visible)
+        x = block.norm_cross(encoded + mixed)
         x = block.norm_feed_forward(x + block.feed_forward(x))
     return x, weights
 
@@ -116,18 +116,18 @@ def test_all_others_as_neighbours_is_attention_over_all(
         act = {"deterministic": False, "generator": generator, "neighbours": neighbours}
         decision = policy.act(obs, mask, **act)
         of = (obs, mask, decision.actions, decision.order)
-        completions = policy.completions(*of, neighbours=neighbours)
-        evaluation = policy.evaluate(*of, completions, neighbours=neighbours)
+        prepared = policy.prepare_value(*of, neighbours=neighbours)
+        evaluation = policy.evaluate(*of, prepared, neighbours=neighbours)
         found.append(
             [
                 decision.actions,
                 decision.log_prob,
                 decision.order,
-                None if completions is None else completions.actions,
+                None if prepared is None else prepared,
                 evaluation.log_prob,
                 evaluation.values,
                 evaluation.entropy,
-                policy.values(obs, *of[2:], completions, neighbours=neighbours),
+                policy.values(obs, *of[2:], prepared, neighbours=neighbours),
             ]
         )
     for over_all, over_neighbours in zip(*found, strict=True):
@@ -153,13 +153,13 @@ def test_policy_and_sequential_value_are_a_masked_computation(
     neighbours = some(agents)
     decision = policy.act(obs, mask, deterministic=False, neighbours=neighbours)
     of = (obs, mask, decision.actions, decision.order)
-    completions = policy.completions(*of, neighbours=neighbours)
-    evaluation = policy.evaluate(*of, completions, neighbours=neighbours)
+    prepared = policy.prepare_value(*of, neighbours=neighbours)
+    evaluation = policy.evaluate(*of, prepared, neighbours=neighbours)
 
-    encoded = to_order(masked_encoder(policy, obs, hears(neighbours)), decision.order)
+    encoded = to_order(masked_encoder(policy, obs, attends(neighbours)), decision.order)
     taken = to_order(decision.actions, decision.order)
     ordered_mask = None if mask is None else to_order(mask, decision.order)
-    table = hears(neighbours)
+    table = attends(neighbours)
     if decision.order is not None:
         table = to_order(table, decision.order)
         table = to_order(table.mT, decision.order).mT
@@ -176,7 +176,7 @@ def test_policy_and_sequential_value_are_a_masked_computation(
             joint[:, k] = chosen[:, k]
         queries = torch.cat((encoded, encoded[:, i : i + 1]), dim=1)
         e, w = masked_decoder(policy, decoder.append(joint), queries, table, last=i)
-        scalars = f(f.from_encoded(queries), e)
+        scalars = f(queries, e)
         naive[:, i] = (w[:, -1] * scalars).sum(1)
     torch.testing.assert_close(
         evaluation.values, to_slots(naive, decision.order), atol=1e-9, rtol=0
@@ -196,10 +196,10 @@ def test_log_prob_of_acting_is_that_of_evaluating(
     neighbours = some(6)
     decision = policy.act(obs, mask, deterministic=False, neighbours=neighbours)
     of = (obs, mask, decision.actions, decision.order)
-    completions = policy.completions(*of, neighbours=neighbours)
-    evaluation = policy.evaluate(*of, completions, neighbours=neighbours)
+    prepared = policy.prepare_value(*of, neighbours=neighbours)
+    evaluation = policy.evaluate(*of, prepared, neighbours=neighbours)
     torch.testing.assert_close(evaluation.log_prob, decision.log_prob, atol=1e-6, rtol=1e-6)
-    values = policy.values(obs, *of[2:], completions, neighbours=neighbours)
+    values = policy.values(obs, *of[2:], prepared, neighbours=neighbours)
     torch.testing.assert_close(values, evaluation.values)
 
 
@@ -222,27 +222,29 @@ def test_all_ways_to_decode_agree(blocks: int, order: str, discrete: bool) -> No
 
 
 def test_nothing_comes_from_beyond_the_neighbours() -> None:
-    """One block: log-probs depend on what neighbours see and do, and on what these have heard."""
+    """One block: log-probs depend on what neighbours see and do, and on what these have read."""
     agents = 6
     policy = make_policy(order="random")
     obs, mask = observe(agents, True)[0], torch.ones(B, agents, A, dtype=torch.bool)
     neighbours = some(agents)
     decision = policy.act(obs, mask, deterministic=False, neighbours=neighbours)
     obs.requires_grad_()
-    of = (mask, decision.actions, decision.order, None, neighbours)
-    log_prob = policy.evaluate(obs, *of).log_prob.squeeze(-1)
-    table, when = hears(neighbours), ranks(decision.order)
+    of = (mask, decision.actions, decision.order, None)
+    log_prob = policy.evaluate(obs, *of, neighbours=neighbours).log_prob.squeeze(-1)
+    table, when = attends(neighbours), ranks(decision.order)
     for i in range(agents):
         (gradient,) = torch.autograd.grad(log_prob[:, i].sum(), obs, retain_graph=True)
         assert torch.equal(gradient.abs().sum(-1) > 0, table[:, i])
     before = when.unsqueeze(1) < when.unsqueeze(2)  # [B, i, j]: j decides before i
-    heard = table & before
-    heard = heard | (heard.double() @ heard.double() > 0) | torch.eye(agents, dtype=torch.bool)
+    read = table & before
+    read = read | (read.double() @ read.double() > 0) | torch.eye(agents, dtype=torch.bool)
     for j in range(agents):
         changed = decision.actions.clone()
         changed[:, j] = (changed[:, j] + 1) % A
-        other = policy.evaluate(obs, mask, changed, *of[2:]).log_prob.squeeze(-1)
-        assert torch.equal((other - log_prob).abs() > 1e-12, heard[:, :, j])
+        other = policy.evaluate(
+            obs, mask, changed, *of[2:], neighbours=neighbours
+        ).log_prob.squeeze(-1)
+        assert torch.equal((other - log_prob).abs() > 1e-12, read[:, :, j])
 
 
 def test_neighbours_may_be_more_or_fewer_than_in_training() -> None:

@@ -8,20 +8,23 @@ from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.decoding.decode import FIXED_METHODS, decode
-from rllib_seqmarl.nets.networks import NETWORKS, check_network
+from rllib_seqmarl.nets.networks import check_network
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
-from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec
-from rllib_seqmarl.nets.transformer.token_mixers import Attention, MeanTokenMixer, StaticTokenMixer
+from rllib_seqmarl.registry import NETWORKS
+from rllib_seqmarl.nets.transformer.ablations import MeanTokenMixer, StaticTokenMixer
+from rllib_seqmarl.nets.transformer.kv_cache import action_cache
+from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec, Attention
 
 B, N, OBS, A, WIDTH = 4, 5, 7, 6, 16
-PAIRS = [(network, value) for network, parts in NETWORKS.items() for value in parts.values]
-SEQUENTIAL = [name for name, parts in NETWORKS.items() if parts.sequential]
+PARTS = {name: NETWORKS.resolve(name) for name in NETWORKS}
+PAIRS = [(network, value) for network, parts in PARTS.items() for value in parts.values]
+SEQUENTIAL = [name for name, parts in PARTS.items() if parts.sequential]
 
 
 def make_policy(network: str, discrete: bool = True, **settings: object) -> SequentialPolicy:
     """A small policy in float64 with weights far from their gentle initialisation."""
     torch.manual_seed(0)
-    settings = {"value": next(iter(NETWORKS[network].values)), **settings}
+    settings = {"value": next(iter(PARTS[network].values)), **settings}
     policy = SequentialPolicy(
         obs_dim=OBS,
         action=ActionSpec(A, discrete),
@@ -53,13 +56,13 @@ def test_acting_is_evaluating_and_no_parameter_is_idle(
     policy = make_policy(network, discrete, value=value, num_blocks=blocks)
     obs, mask = observe(discrete)
     decision = policy.act(obs, mask, deterministic=False)
-    completions = policy.completions(obs, mask, decision.actions, None)
-    evaluation = policy.evaluate(obs, mask, decision.actions, None, completions)
+    prepared = policy.prepare_value(obs, mask, decision.actions, None)
+    evaluation = policy.evaluate(obs, mask, decision.actions, None, prepared)
     torch.testing.assert_close(evaluation.log_prob, decision.log_prob, atol=1e-9, rtol=0)
-    values = policy.values(obs, decision.actions, None, completions)
+    values = policy.values(obs, decision.actions, None, prepared)
     torch.testing.assert_close(evaluation.values, values, atol=1e-9, rtol=0)
     if not policy.value.reads_actions:
-        torch.testing.assert_close(policy.values(obs, None, None, None), values, atol=0, rtol=0)
+        torch.testing.assert_close(policy.values(obs, None), values, atol=0, rtol=0)
     terms = evaluation.log_prob.sum(-1) + evaluation.entropy + evaluation.values
     terms.sum().backward()
     assert [name for name, p in policy.named_parameters() if p.grad is None] == []
@@ -98,11 +101,11 @@ def test_a_cache_may_be_gone_back_in_and_lose_rows(network: str) -> None:
     with torch.no_grad():
         encoded = policy.encoder(observe()[0])
         tokens = decoder.shift(torch.randint(A, (B, N)))
-        expected = decoder(tokens, encoded)
-        cache = decoder.cache(encoded)
-        alone = cache.first_rows(decoder.start_token(1))
+        expected = decoder(tokens, encoded).output
+        cache = action_cache(decoder, encoded)
+        alone = cache.as_first(decoder.start_tokens(1))
         for agent in range(N):
-            own = decoder(decoder.start_token(B), encoded[:, agent : agent + 1])
+            own = decoder(decoder.start_tokens(B), encoded[:, agent : agent + 1]).output
             torch.testing.assert_close(alone[:, agent : agent + 1], own)
         cache.extend(decoder.shift(torch.randint(A, (B, N))), 0)  # a wrong guess
         first = cache.extend(tokens[:, :3], 0)
@@ -127,11 +130,11 @@ def test_order_and_placing_agents_one_by_one(network: str, order: str) -> None:
         encoded = policy.encoder(obs)
         agents = torch.randperm(N).expand(B, N)
         tokens = decoder.shift(torch.randint(A, (B, N)))
-        cache, rows = decoder.cache(encoded), []
+        cache, rows = action_cache(decoder, encoded), []
         for position in range(N):
             cache.place(agents[:, position : position + 1], position)
             rows.append(cache.extend(tokens[:, position : position + 1], position))
-        expected = decoder(tokens, encoded[:, agents[0]])
+        expected = decoder(tokens, encoded[:, agents[0]]).output
         torch.testing.assert_close(torch.cat(rows, 1), expected)
 
 
@@ -145,7 +148,7 @@ DEPENDENCE = {
     "encoder": (EVERYBODY, NOBODY, EVERYBODY),
     "decoder": (ITSELF, BEFORE, ITSELF),
     "gru": (UP_TO, BEFORE, UP_TO),
-    "decentralised": (ITSELF, NOBODY, EVERYBODY),
+    "mat_dec": (ITSELF, NOBODY, EVERYBODY),
 }
 
 
@@ -184,25 +187,25 @@ def test_value_of_the_encoder_alone_is_weighted_by_its_attention() -> None:
         weights += 0.5 * scores.softmax(-1)
     scalars = policy.value.position_value(last(x)).squeeze(-1)
     expected = torch.stack([(weights[:, i] * scalars).sum(-1) for i in range(N)], dim=1)
-    torch.testing.assert_close(policy.values(obs, None, None, None), expected)
+    torch.testing.assert_close(policy.values(obs, None), expected)
 
 
-@pytest.mark.parametrize("mixing", [Attention, StaticTokenMixer, MeanTokenMixer])
+@pytest.mark.parametrize("mixer", [Attention, StaticTokenMixer, MeanTokenMixer])
 @pytest.mark.parametrize("causal", [True, False])
-def test_what_is_heard_is_the_weighted_mean_of_the_values(mixing, causal: bool) -> None:
-    layer = mixing(WIDTH, 1, N).double()
+def test_the_weighted_mean_of_the_values_is_taken_in(mixer, causal: bool) -> None:
+    layer = mixer(WIDTH, 1, N).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn_like(parameter))
     x = torch.randn(B, N, WIDTH, dtype=torch.float64)
-    query, message = layer.split(layer.project(x))
-    weights = layer.weights(query, message, causal)
+    query, key_value = layer.split(layer.project(x))
+    weights = layer.weights(query, key_value, causal)
     torch.testing.assert_close(weights.sum(-1), torch.ones(B, N, dtype=torch.float64))
     if causal:
         assert (weights.triu(1) == 0).all()
-    expected = weights @ message[..., -WIDTH:]
-    torch.testing.assert_close(layer.mix(query, message, causal), expected)
-    if mixing is MeanTokenMixer:
+    expected = weights @ key_value[..., -WIDTH:]
+    torch.testing.assert_close(layer.mix(query, key_value, causal), expected)
+    if mixer is MeanTokenMixer:
         seen = torch.arange(1, N + 1) if causal else torch.full((N,), N)
         torch.testing.assert_close(weights[0, :, 0], 1.0 / seen.double())
 
@@ -233,8 +236,8 @@ def test_a_learned_mixture_of_positions_is_for_one_number_of_agents() -> None:
         ({"network": "gnn", "value": "encoder", "num_heads": 2}, "leave num_heads at 1"),
         ({"network": "encoder", "value": "encoder", "order": "random"}, "leave order at index"),
         (
-            {"network": "decentralised", "value": "encoder", "decode": "cached"},
-            "network 'decentralised' decides for all agents at once: leave decode at auto.",
+            {"network": "mat_dec", "value": "encoder", "decode": "cached"},
+            "network 'mat_dec' decides for all agents at once: leave decode at auto.",
         ),
         (
             {"network": "encoder", "value": "encoder", "autoregressive": False},

@@ -43,7 +43,7 @@ def make_inputs(distribution, batch: int, agents: int, masked: bool, greedy: boo
 
 def teacher_forced(decoder, distribution, encoded, mask, actions):
     with torch.no_grad():
-        parameters = decoder.head(decoder(decoder.shift(actions), encoded))
+        parameters = decoder.head(decoder(decoder.shift(actions), encoded).output)
         return distribution.log_prob(parameters, mask, actions)
 
 
@@ -166,7 +166,7 @@ def test_results_may_be_used_in_training(method):
     decoder, distribution = make(False, "untrained")
     encoded, mask, noise = make_inputs(distribution, 2, 3, False, False)
     actions, log_prob, _, _ = Decoding(method)(decoder, distribution, encoded, mask, noise)
-    parameters = decoder.head(decoder(decoder.shift(actions), encoded))
+    parameters = decoder.head(decoder(decoder.shift(actions), encoded).output)
     ratio = (distribution.log_prob(parameters, mask, actions) - log_prob).exp()
     ratio.sum().backward()
     torch.testing.assert_close(ratio.detach(), torch.ones_like(ratio), atol=1e-5, rtol=0)
@@ -208,7 +208,7 @@ def timed(monkeypatch):
     clock, seconds, calls = Clock(), {"parallel": 1.0, "cached": 2.0}, []
 
     def slow(*arguments):
-        *_, method, _ = arguments
+        *_, method, _, _ = arguments
         calls.append(method)
         clock.now += seconds[method]
         return method
@@ -228,7 +228,7 @@ def test_auto_takes_the_faster_way(timed):
         for _ in range(1000):
             auto(*network, encoded, None, encoded)
         assert auto.chosen(4, 3) == faster
-        assert auto.chosen(4, 3, greedy=True) == "auto"  # shapes are judged on their own
+        assert auto.chosen(4, 3, greedy=True) == "auto"  # shapes are timed on their own
         assert calls[-1000:].count(slower) < 25
         calls.clear()
 
