@@ -76,7 +76,7 @@ def trained_case(checkpoint: str, batch: int, steps: int = 20) -> Case:
     from rllib_seqmarl import registry
     from rllib_seqmarl.experiments.evaluate.evaluation import MODULE_PATH, load_config
     from rllib_seqmarl.learning.sequential.module import SequentialModule
-    from rllib_seqmarl.nets.orders.orders import to_order
+    from rllib_seqmarl.nets.orders.base import to_order
 
     config = load_config(checkpoint)
     module = SequentialModule.from_checkpoint(f"{checkpoint}/{MODULE_PATH}")
@@ -110,7 +110,7 @@ def measure(case: Case, budget: float, limit: float) -> dict[str, float]:
     ways = {name: Decoding(name) for name in (*FIXED_METHODS, "auto")}
     agents = case.encoded.shape[1]
     with torch.no_grad():
-        tokens = torch.cat([case.decoder.start_token(len(case.encoded))] * agents, 1)
+        tokens = case.decoder.start_tokens(len(case.encoded), agents)
         one_pass = seconds(lambda: case.decoder(tokens, case.encoded))
     stepwise = one_pass * agents
     if stepwise > limit:

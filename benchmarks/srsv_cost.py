@@ -41,24 +41,24 @@ class Step:
             num_blocks=arguments.blocks,
             num_heads=arguments.heads,
             value=value,
-            value_chunk_size=arguments.chunk,
+            value_settings={"chunk_size": arguments.chunk} if value == "sequential" else None,
         )
         self.micro_batch = arguments.micro_batch or MICRO_BATCH[value]
         self.obs = torch.randn(rows, agents, OBS)
         self.mask = torch.rand(rows, agents, ACTIONS) < 0.7
         self.mask[..., 0] = True
         self.actions = torch.zeros(rows, agents, dtype=torch.long)
-        self.completions = None
-        if self.policy.value.needs_completions:
-            self.completions = torch.randint(ACTIONS, (rows, agents, agents))
+        self.continuations = None
+        if self.policy.value.prepares:
+            self.continuations = torch.randint(ACTIONS, (rows, agents, agents))
 
     def __call__(self) -> None:
         self.policy.zero_grad(set_to_none=True)
         for start in range(0, len(self.obs), self.micro_batch):
             piece = slice(start, start + self.micro_batch)
-            completions = None if self.completions is None else self.completions[piece]
+            continuations = None if self.continuations is None else self.continuations[piece]
             evaluation = self.policy.evaluate(
-                self.obs[piece], self.mask[piece], self.actions[piece], None, completions
+                self.obs[piece], self.mask[piece], self.actions[piece], None, continuations
             )
             loss = evaluation.values.square() - evaluation.log_prob.squeeze(-1)
             (loss - 0.01 * evaluation.entropy).mean().backward()

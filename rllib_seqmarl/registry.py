@@ -194,24 +194,26 @@ ALGORITHMS: Table[Target] = Table(
 ORDERS: Table[Target] = Table(
     "order",
     {
-        "index": "rllib_seqmarl.nets.orders.orders:IndexOrder",
-        "reverse": "rllib_seqmarl.nets.orders.orders:ReverseOrder",
-        "random": "rllib_seqmarl.nets.orders.orders:RandomOrder",
-        "plackett_luce": "rllib_seqmarl.nets.orders.orders:PlackettLuce",
-        "next_agent": "rllib_seqmarl.nets.orders.orders:NextAgent",
+        "index": "rllib_seqmarl.nets.orders.given:IndexOrder",
+        "reverse": "rllib_seqmarl.nets.orders.given:ReverseOrder",
+        "random": "rllib_seqmarl.nets.orders.given:RandomOrder",
+        "plackett_luce": "rllib_seqmarl.nets.orders.plackett_luce:PlackettLuce",
+        "next_agent": "rllib_seqmarl.nets.orders.next_agent:NextAgent",
     },
 )
 
-_VALUES = "rllib_seqmarl.nets.values.values"
+_VALUES = "rllib_seqmarl.nets.values"
 
 #: Value functions of agents that decide one after another.
 VALUES: Table[Target] = Table(
     "value",
     {
-        "encoder": f"{_VALUES}:EncoderValue",
-        "decoder": f"{_VALUES}:DecoderValue",
-        "sequential": f"{_VALUES}:SequentialValue",
-        "sequential_without_policy": f"{_VALUES}:SequentialValueWithoutPolicy",
+        "encoder": f"{_VALUES}.encoder:EncoderValue",
+        "decoder": f"{_VALUES}.decoder:DecoderValue",
+        "sequential": f"{_VALUES}.sequential:SequentialValue",
+        "sequential_without_policy": (
+            f"{_VALUES}.sequential_without_policy:SequentialValueWithoutPolicy"
+        ),
     },
 )
 

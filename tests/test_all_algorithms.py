@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.learners import learner_of
-from rllib_seqmarl.nets.orders.orders import GRANULARITIES, ORDERS
-from rllib_seqmarl.nets.values.values import VALUES
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
@@ -19,6 +17,8 @@ from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
 from rllib_seqmarl.learning.actor_critic.learner import ActorCriticLearner
 from rllib_seqmarl.learning.sequential.learner import SequentialLearner
 from rllib_seqmarl.losses import probability_ratio
+from rllib_seqmarl.nets.orders.given import GRANULARITIES
+from rllib_seqmarl.registry import ORDERS, VALUES
 from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, OBS, ORDER_LOG_PROB
 
 ALGORITHMS = sorted(registry.ALGORITHMS)

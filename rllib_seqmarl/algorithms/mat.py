@@ -54,9 +54,9 @@ from rllib_seqmarl.losses import (
 )
 from rllib_seqmarl.nets.decoding.decode import METHODS
 from rllib_seqmarl.nets.networks import ATTENTIONS, check_network, value_class
+from rllib_seqmarl.nets.values.sequential import SUCCESSORS
 from rllib_seqmarl.registry import NETWORKS
 from rllib_seqmarl.registry import VALUES as VALUE_FUNCTIONS
-from rllib_seqmarl.nets.values.sequential import SUCCESSORS
 from rllib_seqmarl.returns import TIME_LIMITS
 from rllib_seqmarl.rollout.rollout_batch import LOG_PROB
 

@@ -26,7 +26,6 @@ from torch import nn
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.orders.base import ChosenOrder
-from rllib_seqmarl.registry import NETWORKS, ORDERS, VALUES
 from rllib_seqmarl.nets.transformer.ablations import (
     EncoderOnly,
     MeanTokenMixer,
@@ -51,6 +50,7 @@ from rllib_seqmarl.nets.values.decoder import (
 from rllib_seqmarl.nets.values.encoder import CentralValue, EncoderValue
 from rllib_seqmarl.nets.values.sequential import SequentialValue
 from rllib_seqmarl.nets.values.sequential_without_policy import SequentialValueWithoutPolicy
+from rllib_seqmarl.registry import NETWORKS, ORDERS, VALUES
 
 
 @dataclass(frozen=True)

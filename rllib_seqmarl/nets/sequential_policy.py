@@ -21,10 +21,10 @@ from rllib_seqmarl.nets.orders.base import (
     to_slots,
 )
 from rllib_seqmarl.nets.orders.next_agent import NextAgent
-from rllib_seqmarl.registry import NETWORKS, ORDERS
 from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec, DecoderTrace
 from rllib_seqmarl.nets.transformer.sparse_attention import OrderedNeighbours, attended_by_agents
 from rllib_seqmarl.nets.values.base import JointActions, NetworkSizes, ValueFunction
+from rllib_seqmarl.registry import NETWORKS, ORDERS
 
 
 class Decision(NamedTuple):

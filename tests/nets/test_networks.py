@@ -10,10 +10,10 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.decoding.decode import FIXED_METHODS, decode
 from rllib_seqmarl.nets.networks import check_network
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
-from rllib_seqmarl.registry import NETWORKS
 from rllib_seqmarl.nets.transformer.ablations import MeanTokenMixer, StaticTokenMixer
 from rllib_seqmarl.nets.transformer.kv_cache import action_cache
 from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec, Attention
+from rllib_seqmarl.registry import NETWORKS
 
 B, N, OBS, A, WIDTH = 4, 5, 7, 6, 16
 PARTS = {name: NETWORKS.resolve(name) for name in NETWORKS}
