@@ -35,6 +35,8 @@ from typing import Any
 
 from rllib_seqmarl.algorithms.mat import MAT, MATConfig
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.nets.networks import value_class
+from rllib_seqmarl.nets.values.sequential import SequentialValue
 
 
 class SrSvConfig(MATConfig):
@@ -56,6 +58,18 @@ class SrSvConfig(MATConfig):
         if self.value in ("encoder", "decoder"):
             raise UserError(f"SrSv with value {self.value!r} is MAT: run MAT.")
         super().validate()
+        if self.value_agents is None:
+            return
+        if value_class(self.network, self.value_function) is not SequentialValue:
+            raise UserError(
+                "value_agents bounds what the value 'sequential' costs; with network "
+                f"{self.network!r} and value {self.value_function!r} leave it at null."
+            )
+        if self.order != "index":
+            raise UserError(
+                f"value_agents needs every agent to keep its place: with order {self.order!r} "
+                "leave it at null, or use order 'index'."
+            )
 
     @property
     def value_function(self) -> str:
