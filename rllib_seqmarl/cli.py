@@ -34,7 +34,7 @@ took it up to 2.40), or .py that defines `config` (an AlgorithmConfig) and maybe
 """
 _EVALUATE = """\
 Play episodes with a trained policy and print the mean of every metric, beside those of the
-environment's scripted controllers in the same worlds, if it has any. Nothing but the checkpoint
+environment's scripted policies in the same episodes, if it has any. Nothing but the checkpoint
 is needed. A trial's folder stands for its latest checkpoint, an experiment's folder for that of
 its only trial. A .safetensors file (see rllib export) does as well, and cannot run code.
 """
@@ -253,13 +253,13 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--stochastic", action="store_true", help="sample actions; default: the most probable")
     add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     add(
-        "--controllers",
+        *("--scripted-policies", "--controllers"),
         default="all",
         metavar="NAMES",
-        help="scripted controllers of the environment that play the same worlds: all, none, or "
+        help="scripted policies of the environment that play the same episodes: all, none, or "
         "names with commas between them (default: all)",
     )
-    add("--out", metavar="FILE", help="write the figures of every episode to a JSON file")
+    add("--out", metavar="FILE", help="write the metrics of every episode to a JSON file")
     add(
         "--render",
         metavar="FILE",
@@ -270,7 +270,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
         type=int,
         default=4,
         metavar="N",
-        help="steps from one picture of the .gif to the next (default: 4)",
+        help="steps from one frame of the .gif to the next (default: 4)",
     )
     add(
         "--trust-imports",
@@ -289,7 +289,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         env_config=load_json_mapping(args.env_config or "{}", "--env-config"),
         explore=args.stochastic,
         seed=args.seed,
-        controllers=args.controllers,
+        scripted_policies=args.scripted_policies,
         out=args.out,
         render=args.render,
         render_every=args.render_every,

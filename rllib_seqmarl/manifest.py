@@ -1,4 +1,4 @@
-"""The list of a checkpoint's files, by which one that was cut off is told from a whole one.
+"""The list of a checkpoint's files, which tells a complete checkpoint from an incomplete one.
 
 A process can be killed, and a disk be full, while a checkpoint is written or copied. The list is
 written last, names every file with its length and digest, and is read without running any code.
@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 #: The list itself, in the folder of the checkpoint.
 MANIFEST = "files.json"
 
 
-def write(folder: str, filesystem: Any) -> None:
+def write(folder: str, filesystem: FileSystem) -> None:
     """Lists all files in ``folder`` of a PyArrow ``filesystem``.
 
     Raises:
@@ -33,7 +36,7 @@ def write(folder: str, filesystem: Any) -> None:
         stream.write(json.dumps(files, indent=1, sort_keys=True).encode())
 
 
-def damage(folder: Path) -> str | None:
+def verify(folder: Path) -> str | None:
     """What is wrong with the files in a folder that has a list, in a few words; None if nothing.
 
     Raises:

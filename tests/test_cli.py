@@ -278,7 +278,7 @@ def test_train_then_evaluate_as_it_says(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_evaluate_beside_controllers_and_as_a_film(tmp_path):
+def test_evaluate_beside_scripted_policies_and_as_a_video(tmp_path):
     cars = {"num_agents": 2, "time_limit": 20, "max_travel": 1.0, "num_rays": 4}
     config = {
         **{"num_env_runners": 0, "num_envs_per_env_runner": 4, "rollout_fragment_length": 20},
@@ -290,11 +290,12 @@ def test_evaluate_beside_controllers_and_as_a_film(tmp_path):
         *("-n", "cars", "--ray-num-cpus", "1"),
     )
     assert run.returncode == 0, run.stdout
-    film, out = tmp_path / "film.gif", tmp_path / "episodes.json"
+    video, out = tmp_path / "video.gif", tmp_path / "episodes.json"
 
     run = rllib(
         *("evaluate", str(tmp_path / "cars"), "--episodes", "6", "--out", str(out)),
-        *("--controllers", "nominal,full_speed", "--render", str(film), "--render-every", "5"),
+        *("--scripted-policies", "nominal,full_speed"),
+        *("--render", str(video), "--render-every", "5"),
         *("--env-config", '{"num_agents": 12}'),
     )
 
@@ -307,7 +308,7 @@ def test_evaluate_beside_controllers_and_as_a_film(tmp_path):
     for played in result["controllers"].values():
         assert len(played["per_episode"]["reach_ratio"]) == 6
         assert f"{played['metrics']['episode_return']:.4g}" in run.stdout
-    with Image.open(film) as gif:
+    with Image.open(video) as gif:
         assert gif.n_frames == 4
 
     run = rllib("evaluate", str(tmp_path / "cars"), "--controllers", "nominl")

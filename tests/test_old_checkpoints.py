@@ -50,6 +50,6 @@ def test_an_old_checkpoint_trains_on(ray_session: None, run: str, checkpoint: st
 
 
 def test_an_old_checkpoint_plays(ray_session: None, checkpoint: str) -> None:
-    result = evaluate_checkpoint(checkpoint, episodes=8, seed=0, controllers=[])
+    result = evaluate_checkpoint(checkpoint, episodes=8, seed=0, scripted_policies=[])
     assert result["episodes"] == 8
     assert math.isfinite(result["metrics"]["episode_return"])

@@ -25,12 +25,12 @@ _NUMBERED = re.compile(r"checkpoint_\d+")
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a folder is a checkpoint of an algorithm, sound or not."""
+    """Whether a folder is a checkpoint of an algorithm, complete or not."""
     return (path / _METADATA).exists() or (path / _CLASS).exists()
 
 
 def in_trial(path: Path) -> list[Path]:
-    """The checkpoints in a trial's folder, the latest first, cut off ones among them."""
+    """The checkpoints in a trial's folder, the latest first, incomplete ones included."""
     numbered = (folder for folder in path.glob("checkpoint_*") if _NUMBERED.fullmatch(folder.name))
     return sorted((folder for folder in numbered if folder.is_dir()), reverse=True)
 
@@ -59,7 +59,7 @@ def find(path: str, say: Callable[[str], None]) -> Path:
             f"{trials[-1]}"
         )
     for found in in_trial(trials[0]) if trials else ():
-        problem = damage(found)
+        problem = verify(found)
         if problem is None:
             return found
         say(f"note: {problem}")
@@ -69,11 +69,11 @@ def find(path: str, say: Callable[[str], None]) -> Path:
     )
 
 
-def damage(path: Path) -> str | None:
+def verify(path: Path) -> str | None:
     """Why a checkpoint is not complete, in one line; None if it is. Runs no code of it."""
     try:
         metadata = json.loads((path / _METADATA).read_text(encoding="utf-8"))
-        problem = manifest.damage(path) if "manifest" in metadata else None
+        problem = manifest.verify(path) if "manifest" in metadata else None
         for required in (_CLASS, "learner_group", "env_runner", "algorithm_state"):
             if problem is None and not list(path.glob(f"{required}*")):
                 problem = f"{required} is missing"
@@ -93,7 +93,7 @@ def check(path: Path) -> str:
     Raises:
         UserError: a file is missing, cut short, or not readable with this installation.
     """
-    problem = damage(path)
+    problem = verify(path)
     if problem is not None:
         raise UserError(problem)
     try:
@@ -124,10 +124,11 @@ def iteration(path: Path) -> int | None:
     return metadata.get("training_iteration")
 
 
-def _load(file: Path) -> Any:
+def _load(file: Path) -> dict[str, Any]:
     with file.open("rb") as stream:
         try:
-            return pickle.load(stream)
+            state: dict[str, Any] = pickle.load(stream)
+            return state
         except (EOFError, pickle.UnpicklingError, ValueError, IndexError, KeyError) as error:
             reason = str(error) or type(error).__name__
             raise pickle.UnpicklingError(f"{file.name} ({reason})") from None

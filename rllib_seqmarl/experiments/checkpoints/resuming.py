@@ -74,7 +74,7 @@ def choose_checkpoint(trial: Trial) -> list[str]:
     trial.invalidate_json_state()
     lines = []
     for path in there:
-        problem = checkpoints.damage(path)
+        problem = checkpoints.verify(path)
         if problem is not None:
             lines.append(f"note: {problem}")
             continue

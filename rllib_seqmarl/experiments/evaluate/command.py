@@ -1,6 +1,6 @@
 """``rllib evaluate`` and ``rllib export``: what is done with a trained policy.
 
-Evaluating plays with it, and with scripted controllers beside it, and reports.
+Evaluating plays with it, and with scripted policies beside it, and reports.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
-from rllib_seqmarl.experiments.evaluate.video import Film
-from rllib_seqmarl.experiments.train import ray_session as cluster
+from rllib_seqmarl.experiments.evaluate.video import Video
+from rllib_seqmarl.experiments.train import ray_session
+
+if TYPE_CHECKING:
+    from rllib_seqmarl.experiments.evaluate.evaluation import Evaluation
 
 #: How files of shared policies end.
 SHARED = ".safetensors"
@@ -32,7 +35,7 @@ def evaluate(
     env_config: Mapping[str, Any],
     explore: bool,
     seed: int,
-    controllers: str,
+    scripted_policies: str,
     out: str | None,
     render: str | None,
     render_every: int,
@@ -47,11 +50,11 @@ def evaluate(
         env_config: settings of the environment that replace those of the training.
         explore: sample actions; otherwise each agent takes the most probable one.
         seed: of environment and actions.
-        controllers: scripted controllers that play the same worlds: ``all``, ``none``, or names
-            with commas between them.
-        out: file for the figures of every episode, as JSON.
-        render: file for pictures of the first episode, .gif or .png.
-        render_every: steps between two pictures.
+        scripted_policies: those that play the same episodes: ``all``, ``none``, or names with
+            commas between them.
+        out: file for the metrics of every episode, as JSON.
+        render: file for a video of the first episode, .gif, or its last frame, .png.
+        render_every: steps between two frames.
         trust_imports: a file may name the environment by an import path.
 
     Returns:
@@ -65,45 +68,37 @@ def evaluate(
     for option, file in (("--out", out), ("--render", render)):
         if file is not None and not Path(file).absolute().parent.is_dir():
             raise UserError(f"{option}: the folder of {file} does not exist.")
-    film = None if render is None else Film(Path(render), render_every)
+    video = None if render is None else Video(Path(render), render_every)
     console = Console(highlight=False)
     shared = checkpoint.endswith(SHARED)
+    path = Path(checkpoint).expanduser()
     if not shared:
-        path = checkpoints.find(checkpoint, partial(console.print, markup=False, soft_wrap=True))
-    cluster.prepare(cluster.RunOptions())
-    from rllib_seqmarl.experiments.evaluate.evaluation import (
-        CheckpointPolicy,
-        SavedPolicy,
-        evaluate_policy,
-    )
+        path = _find(checkpoint, console)
+    ray_session.prepare(ray_session.RunOptions())
+    from rllib_seqmarl.experiments.evaluate.evaluation import CheckpointPolicy, evaluate_policy
     from rllib_seqmarl.experiments.share.policy_file import SharedPolicy
 
-    cluster.set_log_levels(verbose=False)
-    policy: SavedPolicy
-    if shared:
-        policy = SharedPolicy(Path(checkpoint).expanduser(), trust_imports=trust_imports)
-    else:
-        console.print(checkpoints.TRUST, markup=False, soft_wrap=True)
-        checkpoints.check(path)
+    ray_session.set_log_levels(verbose=False)
+    if not shared:
+        _check(path, console)
         if path != Path(checkpoint).expanduser().absolute():
-            console.print(f"Latest checkpoint there: {path}", markup=False, soft_wrap=True)
-        policy = CheckpointPolicy(str(path))
+            _say(console, f"Latest checkpoint there: {path}")
     result = evaluate_policy(
-        policy,
+        SharedPolicy(path, trust_imports=trust_imports) if shared else CheckpointPolicy(str(path)),
         episodes=episodes,
         explore=explore,
         env_config=dict(env_config),
         seed=seed,
-        controllers=_names(controllers),
-        watch=None if film is None else film.watch,
+        scripted_policies=_names(scripted_policies),
+        before_step=None if video is None else video.add_frame,
     )
-    console.print(_title(result), markup=False, soft_wrap=True)
+    _say(console, _title(result))
     console.print(_table(result))
     if out is not None:
         text = json.dumps(result, indent=2, default=str) + "\n"
         _write("--out", out, text.encode(), console)
-    if film is not None:
-        _write("--render", str(render), film.encode(), console)
+    if video is not None:
+        _write("--render", str(render), video.encode(), console)
     return 0
 
 
@@ -128,31 +123,43 @@ def export_policy(checkpoint: str, file: str) -> int:
     if not target.absolute().parent.is_dir():
         raise UserError(f"the folder of {file} does not exist.")
     console = Console(highlight=False)
-    path = checkpoints.find(checkpoint, partial(console.print, markup=False, soft_wrap=True))
-    cluster.prepare(cluster.RunOptions())
-    from rllib_seqmarl.experiments.share import policy_file as sharing
+    path = _find(checkpoint, console)
+    ray_session.prepare(ray_session.RunOptions())
+    from rllib_seqmarl.experiments.share import policy_file
 
-    cluster.set_log_levels(verbose=False)
-    console.print(checkpoints.TRUST, markup=False, soft_wrap=True)
-    checkpoints.check(path)
-    sharing.export(path, target)
-    console.print(
+    ray_session.set_log_levels(verbose=False)
+    _check(path, console)
+    policy_file.export(path, target)
+    _say(
+        console,
         f"Written: {file}\nWhoever has it plays with it, without any risk from the file:\n"
         f"  rllib evaluate {shlex.quote(file)}",
-        markup=False,
-        soft_wrap=True,
     )
     return 0
 
 
-def _names(controllers: str) -> list[str] | None:
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _find(checkpoint: str, console: Console) -> Path:
+    return checkpoints.find(checkpoint, partial(_say, console))
+
+
+def _check(path: Path, console: Console) -> None:
+    """Reads a checkpoint through once, after a word on what that can do."""
+    _say(console, checkpoints.TRUST)
+    checkpoints.check(path)
+
+
+def _names(scripted_policies: str) -> list[str] | None:
     """The names that are meant; None for all."""
-    if controllers == "all":
-        return None
-    return [] if controllers == "none" else [name.strip() for name in controllers.split(",")]
+    if scripted_policies in ("all", "none"):
+        return None if scripted_policies == "all" else []
+    return [name.strip() for name in scripted_policies.split(",")]
 
 
-def _title(result: Mapping[str, Any]) -> str:
+def _title(result: Evaluation) -> str:
     env_config = result["env_config"]
     details = [str(env_config[key]) for key in ("map_name",) if key in env_config]
     simulator = result.get("simulator")
@@ -163,9 +170,9 @@ def _title(result: Mapping[str, Any]) -> str:
     return f"{result['algorithm']} on {where}: {result['episodes']} episodes, {actions}"
 
 
-def _table(result: Mapping[str, Any]) -> Table:
+def _table(result: Evaluation) -> Table:
     scripted = result["controllers"]
-    caption = "On the right: means of scripted controllers in the same worlds."
+    caption = "On the right: means of scripted policies in the same episodes."
     table = Table(caption=caption if scripted else None, pad_edge=False)
     table.add_column("metric", no_wrap=True)
     for title in ("mean", "least", "most", *scripted):
@@ -186,4 +193,4 @@ def _write(option: str, file: str, content: bytes, console: Console) -> None:
         os.replace(new, path)
     except OSError as error:
         raise UserError(f"{option}: cannot write {file}: {error.strerror}.") from None
-    console.print(f"Written: {file}", markup=False, soft_wrap=True)
+    _say(console, f"Written: {file}")

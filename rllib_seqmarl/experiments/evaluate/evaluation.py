@@ -1,7 +1,7 @@
 """Playing episodes with a saved policy, which is all that is needed for it.
 
-Where the environment has scripted controllers, each of them plays the same worlds, so that what
-the policy achieves stands beside what can be had without learning.
+Where the environment has scripted policies, each of them plays the same episodes, so that the
+return of the policy stands beside returns without learning.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,13 @@ from ray.rllib.core import (
     COMPONENT_RL_MODULE,
     DEFAULT_MODULE_ID,
 )
+from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.core.contract import TeamVectorEnv
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.rollout.metrics import METRIC_NAMES
 from rllib_seqmarl.rollout.rollout_batch import ACTIONS
 from rllib_seqmarl.rollout.runner import StepResult, TeamEnvRunner
@@ -34,14 +36,12 @@ MODULE_PATH = Path(
 )
 
 
-def load_config(checkpoint: str | Path) -> Any:
+def load_config(checkpoint: str | Path) -> TeamConfig:
     """The algorithm's config as it stands in a checkpoint.
 
     Raises:
         UserError: not a checkpoint of this package, or one that needs code that is not here.
     """
-    from rllib_seqmarl.learning.base.config import TeamConfig
-
     file = Path(checkpoint) / Checkpointable.CLASS_AND_CTOR_ARGS_FILE_NAME
     try:
         with file.open("rb") as stream:
@@ -62,7 +62,8 @@ def load_config(checkpoint: str | Path) -> Any:
             f"{checkpoint} is a checkpoint of {type(config).__name__.removesuffix('Config')}, "
             "which is not an algorithm of this package."
         )
-    return config.copy(copy_frozen=False)
+    copy: TeamConfig = config.copy(copy_frozen=False)
+    return copy
 
 
 class SavedPolicy(Protocol):
@@ -74,10 +75,10 @@ class SavedPolicy(Protocol):
 
     path: str
 
-    def config(self) -> Any:
+    def config(self) -> TeamConfig:
         """The algorithm's config, to be changed freely."""
 
-    def restore(self, module: Any) -> None:
+    def restore(self, module: RLModule) -> None:
         """Puts the weights into a module that was built from the config."""
 
 
@@ -87,11 +88,11 @@ class CheckpointPolicy:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def config(self) -> Any:
+    def config(self) -> TeamConfig:
         """See `load_config`."""
         return load_config(self.path)
 
-    def restore(self, module: Any) -> None:
+    def restore(self, module: RLModule) -> None:
         """The checkpoint's weights.
 
         Raises:
@@ -117,54 +118,75 @@ def does_not_fit(path: str, reason: str) -> UserError:
     )
 
 
-class _Player(TeamEnvRunner):
-    """A runner that plays the same worlds again, with the policy or a scripted controller.
+class Episodes(TypedDict):
+    """Metrics of the episodes that one policy played, by name.
 
     Attributes:
-        controller: who decides instead of the policy.
-        watch: called with the worlds before each step of the first episode of world 0.
+        metrics: means.
+        per_episode: a number per episode.
     """
 
-    controller: str | None = None
-    watch: Callable[[TeamVectorEnv], None] | None = None
+    metrics: dict[str, float]
+    per_episode: dict[str, list[float]]
 
-    def known(self, controllers: Collection[str] | None) -> Collection[str]:
-        """``controllers``, or all that there are; a `UserError` where there is no such."""
-        assert self.env is not None
-        if controllers is None:
-            return self.env.scripted_policies
-        for name in controllers:
-            if name not in self.env.scripted_policies:
-                self.env.scripted_actions(name)  # refuses it, and says which there are
-        return controllers
 
-    def play(self, episodes: int, explore: bool) -> dict[str, Any]:
-        """``metrics`` (name -> mean) and ``per_episode`` (name -> list)."""
-        self._num_resets = 0  # equal seeds, so equal worlds
+class Evaluation(Episodes):
+    """The episodes of the policy, those of scripted policies, and what they were played with.
+
+    Attributes:
+        episodes: how many each of them played.
+        controllers: by name of the scripted policy.
+    """
+
+    algorithm: str
+    env: str
+    env_config: dict[str, Any]
+    simulator: str
+    checkpoint: str
+    explore: bool
+    episodes: int
+    controllers: dict[str, Episodes]
+
+
+class EpisodePlayer(TeamEnvRunner):
+    """A runner that plays the same episodes again, with the policy or a scripted one.
+
+    Attributes:
+        scripted_policy: its name, where a scripted policy plays.
+        before_step: called with the environments before each step of the first episode of env 0.
+    """
+
+    scripted_policy: str | None = None
+    before_step: Callable[[TeamVectorEnv], None] | None = None
+
+    def play(self, episodes: int, explore: bool) -> Episodes:
+        """The same episodes with every call, as far as actions are equal."""
+        self._num_resets = 0  # equal seeds
         self.sample(num_episodes=episodes, explore=explore)
         per_episode = {METRIC_NAMES.get(k, k): v.tolist() for k, v in self.pop_episodes().items()}
-        return {
-            "metrics": {name: sum(values) / len(values) for name, values in per_episode.items()},
-            "per_episode": per_episode,
-        }
+        means = {name: sum(values) / len(values) for name, values in per_episode.items()}
+        return {"metrics": means, "per_episode": per_episode}
 
     def _choose_actions(self, explore: bool, random_actions: bool) -> dict[str, NDArray[Any]]:
         assert self.env is not None
-        if self.watch is not None:
-            self.watch(self.env)
-        if self.controller is not None:
-            return {ACTIONS: self.env.scripted_actions(self.controller)}
+        if self.before_step is not None:
+            self.before_step(self.env)
+        if self.scripted_policy is not None:
+            return {ACTIONS: self.env.scripted_actions(self.scripted_policy)}
         return super()._choose_actions(explore, random_actions)
 
     def _step(self, actions: NDArray[Any], quota: NDArray[np.int64] | None = None) -> StepResult:
         result = super()._step(actions, quota)
         if self._is_first[0]:
-            self.watch = None
+            self.before_step = None
         return result
 
 
-def evaluate_checkpoint(path: str, **settings: Any) -> dict[str, Any]:
+def evaluate_checkpoint(path: str, **settings: Any) -> Evaluation:
     """Plays with the policy of the checkpoint in the folder ``path``; see `evaluate_policy`."""
+    if "controllers" in settings:
+        registry.tell_once("evaluate_checkpoint: controllers is called scripted_policies now.")
+        settings["scripted_policies"] = settings.pop("controllers")
     return evaluate_policy(CheckpointPolicy(path), **settings)
 
 
@@ -175,29 +197,25 @@ def evaluate_policy(
     explore: bool = False,
     env_config: Mapping[str, Any] | None = None,
     seed: int | None = None,
-    controllers: Collection[str] | None = None,
-    watch: Callable[[TeamVectorEnv], None] | None = None,
-) -> dict[str, Any]:
-    """Plays ``episodes`` whole episodes, an equal share in each of E worlds.
+    scripted_policies: Collection[str] | None = None,
+    before_step: Callable[[TeamVectorEnv], None] | None = None,
+) -> Evaluation:
+    """Plays ``episodes`` whole episodes, an equal share in each of E environments.
 
     Args:
         policy: who plays.
         episodes: how many.
         explore: sample actions; otherwise every agent takes its most likely one.
         env_config: settings that replace those of the training, for example another map.
-        seed: of the worlds and of the actions.
-        controllers: scripted controllers of the environment that play the same worlds after the
+        seed: of the environments and of the actions.
+        scripted_policies: those of the environment that play the same episodes after the
             policy; None: all that it has.
-        watch: called with the worlds before each step of the policy's first episode in world 0.
-
-    Returns:
-        ``algorithm``, ``env``, ``env_config``, ``simulator``, ``checkpoint``, ``explore``,
-        ``episodes``, ``metrics`` (name -> mean) and ``per_episode`` (name -> list), and the latter
-        two of each controller in ``controllers`` (name -> both).
+        before_step: called with the environments before each step of the policy's first episode
+            in env 0.
 
     Raises:
         UserError: no episode to play, no checkpoint, settings that do not fit it, or a
-            controller that the environment does not have.
+            scripted policy that the environment does not have.
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, got {episodes!r}.")
@@ -212,7 +230,7 @@ def evaluate_policy(
     config.in_evaluation = True
     config.evaluation_config = None
     config.validate()
-    player = _Player(
+    player = EpisodePlayer(
         config=config,
         # There since the config was validated, and also where the user registered it.
         env_creator=_ray_compat.registered_environment(config.env),
@@ -221,12 +239,16 @@ def evaluate_policy(
     )
     try:
         policy.restore(player.module)
-        names = player.known(controllers)
-        player.watch = watch
+        env = player.env
+        assert env is not None
+        names = env.scripted_policies if scripted_policies is None else scripted_policies
+        for name in set(names) - set(env.scripted_policies):
+            env.scripted_actions(name)  # refuses it, and says which there are
+        player.before_step = before_step
         played = player.play(episodes, explore)
         scripted = {}
         for name in names:
-            player.controller = name
+            player.scripted_policy = name
             scripted[name] = player.play(episodes, explore)
     finally:
         player.stop()

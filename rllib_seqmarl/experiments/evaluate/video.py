@@ -1,6 +1,6 @@
-"""An episode as pictures: an animated GIF, or a PNG of how it stood at its end.
+"""A video of an episode, as an animated GIF, or a PNG of its last frame.
 
-Frames wait as PNG files in memory, a tenth of their size, and share one palette, so that a GIF
+Frames are kept as PNG files in memory, a tenth of their size, and share one palette, so that a GIF
 stores of each frame only what has moved.
 """
 
@@ -22,21 +22,21 @@ SUFFIXES = (".gif", ".png")
 
 #: Steps per second where the environment's metadata have no ``render_fps``.
 STEPS_PER_SECOND = 20.0
-#: How long the last frame stands before a GIF begins anew, in milliseconds.
+#: How long the last frame stands before a GIF starts again, in milliseconds.
 LAST_FRAME_MS = 2000
 #: From so many frames, evenly spaced, the colours of all are chosen.
 PALETTE_FRAMES = 8
 
 
-class Film:
-    """Takes a picture of world 0 before every ``every``-th step, and makes a file of them."""
+class Video:
+    """Renders env 0 before every ``every``-th step, and makes a file of the frames."""
 
     def __init__(self, path: Path, every: int) -> None:
         """Checks what can be checked before anything is played.
 
         Args:
-            path: of the file, which ends with .gif or .png; a PNG holds the last picture alone.
-            every: how many steps lie between two pictures.
+            path: of the file, which ends with .gif or .png; a PNG holds the last frame alone.
+            every: how many steps lie between two frames.
 
         Raises:
             UserError: another suffix, no sensible ``every``, or Pillow missing.
@@ -52,7 +52,7 @@ class Film:
         self._frames: list[bytes] = []
         self._steps_per_second = STEPS_PER_SECOND
 
-    def watch(self, env: TeamVectorEnv) -> None:
+    def add_frame(self, env: TeamVectorEnv) -> None:
         """To be called before each step of the episode.
 
         Raises:

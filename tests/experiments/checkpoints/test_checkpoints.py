@@ -87,10 +87,10 @@ def test_a_list_is_read_without_running_code(tmp_path):
     state = folder / "env_runner" / "state.pkl"
     assert len(other) == len(state.read_bytes())
     state.write_bytes(other)
-    assert "env_runner/state.pkl has been changed" in checkpoints.damage(folder)
+    assert "env_runner/state.pkl has been changed" in checkpoints.verify(folder)
 
     (folder / manifest.MANIFEST).unlink()
-    assert "files.json is missing" in checkpoints.damage(folder)
+    assert "files.json is missing" in checkpoints.verify(folder)
 
 
 def test_checkpoints_that_were_cut_off_are_passed_over_and_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Playing with a checkpoint: what is refused, each with one line; controllers beside it."""
+"""Playing with a checkpoint: what is refused, each with one line; scripted policies beside it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_no_episodes(episodes: int, tmp_path: Path) -> None:
 
 def test_not_a_checkpoint(tmp_path: Path) -> None:
     assert f"{tmp_path} is not a checkpoint" in refusal(tmp_path)
-    (tmp_path / CONFIG_FILE).write_bytes(b"rubbish")
+    (tmp_path / CONFIG_FILE).write_bytes(b"garbage")
     assert f"{tmp_path} is not a checkpoint, or it is damaged" in refusal(tmp_path)
 
 
@@ -80,14 +80,14 @@ def test_an_environment_that_does_not_fit_the_policy(small: Any, tmp_path: Path)
     assert "num_agnets" in refusal(tmp_path, episodes=2, env_config={"num_agnets": 5})
 
 
-# --- scripted controllers ----------------------------------------------------------------------
+# --- scripted policies -------------------------------------------------------------------------
 
 CARS = {"num_agents": 3, "time_limit": 12, "max_travel": 1.0, "num_rays": 4}
 STEPS = CARS["time_limit"]
 
 
 class NotedCars(DubinsCar):
-    """Keeps the starts and goals of the worlds that were played."""
+    """Keeps the starts and goals of the episodes that were played."""
 
     played: list[NDArray[np.float32]]
 
@@ -106,7 +106,7 @@ def cars(small: Any, tmp_path: Path) -> str:
     return str(tmp_path / "cars")
 
 
-def test_controllers_play_the_worlds_of_the_policy(small: Any, tmp_path: Path) -> None:
+def test_scripted_policies_play_the_episodes_of_the_policy(small: Any, tmp_path: Path) -> None:
     """In an environment, too, that only ``tune.register_env`` knows."""
 
     class Noted(NotedCars):
@@ -134,8 +134,8 @@ def test_controllers_play_the_worlds_of_the_policy(small: Any, tmp_path: Path) -
             assert played["metrics"][name] == pytest.approx(np.mean(values))
 
 
-def test_a_controller_does_what_it_does_without_a_checkpoint(cars: str) -> None:
-    result = evaluate_checkpoint(cars, episodes=3, seed=5, controllers=["nominal"])
+def test_a_scripted_policy_does_what_it_does_without_a_checkpoint(cars: str) -> None:
+    result = evaluate_checkpoint(cars, episodes=3, seed=5, scripted_policies=["nominal"])
     env = dubins_car.make(3, **CARS)
     env.reset(seed=int(np.random.SeedSequence((5, 0, 0)).generate_state(1)[0]))
     for _ in range(STEPS):
@@ -146,25 +146,27 @@ def test_a_controller_does_what_it_does_without_a_checkpoint(cars: str) -> None:
     assert result["per_episode"]["episode_return"] != expected
 
 
-def test_what_controllers_play_is_asked_for(cars: str) -> None:
-    alone = evaluate_checkpoint(cars, episodes=2, seed=5, controllers=())
+def test_which_scripted_policies_play_is_asked_for(cars: str) -> None:
+    alone = evaluate_checkpoint(cars, episodes=2, seed=5, scripted_policies=())
     assert alone["controllers"] == {}
+    former = evaluate_checkpoint(cars, episodes=2, seed=5, controllers=())
+    assert former == alone
     beside = evaluate_checkpoint(cars, episodes=2, seed=5)
     assert beside["per_episode"] == alone["per_episode"]
-    message = refusal(Path(cars), episodes=2, controllers=["nominal", "full_sped"])
+    message = refusal(Path(cars), episodes=2, scripted_policies=["nominal", "full_sped"])
     assert "no scripted policy 'full_sped'. Did you mean 'full_speed'?" in message
 
 
-def test_an_environment_without_controllers(small: Any, tmp_path: Path) -> None:
+def test_an_environment_without_scripted_policies(small: Any, tmp_path: Path) -> None:
     algorithm = small("MAT").build_algo()
     algorithm.save_to_path(str(tmp_path))
     algorithm.stop()
     assert evaluate_checkpoint(str(tmp_path), episodes=2)["controllers"] == {}
-    message = refusal(tmp_path, episodes=2, controllers=["nominal"])
+    message = refusal(tmp_path, episodes=2, scripted_policies=["nominal"])
     assert "(distinct_actions) has no scripted policies" in message
 
 
-def test_the_first_episode_of_world_0_is_watched(cars: str) -> None:
+def test_the_first_episode_of_env_0_is_watched(cars: str) -> None:
     times: list[int] = []
-    evaluate_checkpoint(cars, episodes=20, watch=lambda env: times.append(int(env.time[0])))
+    evaluate_checkpoint(cars, episodes=20, before_step=lambda env: times.append(int(env.time[0])))
     assert times == list(range(STEPS))

@@ -1,4 +1,4 @@
-"""Films of episodes, read back with Pillow."""
+"""Videos of episodes, read back with Pillow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, check
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.evaluate.video import Film
+from rllib_seqmarl.experiments.evaluate.video import Video
 
 LENGTH = 10
 WHITE, RED = (255, 255, 255), (255, 0, 0)
@@ -30,69 +30,69 @@ class Drawn(DistinctActions):
         return strip
 
 
-def film_of_an_episode(path: str, every: int, **metadata: Any) -> Image.Image:
+def video_of_an_episode(path: str, every: int, **metadata: Any) -> Image.Image:
     env = Drawn(1, **check({"num_agents": 2, "episode_length": LENGTH}))
     env.metadata |= metadata
     env.reset(seed=0)
-    film = Film(Path(path), every)
+    video = Video(Path(path), every)
     for _ in range(LENGTH):
-        film.watch(env)
+        video.add_frame(env)
         env.step(np.zeros((1, 2), np.int64))
-    return Image.open(io.BytesIO(film.encode()))
+    return Image.open(io.BytesIO(video.encode()))
 
 
-def times(film: Image.Image) -> list[int]:
+def times(video: Image.Image) -> list[int]:
     """Of each frame: where the square is."""
     found = []
-    for number in range(film.n_frames):
-        film.seek(number)
-        frame = np.array(film.convert("RGB"))
+    for number in range(video.n_frames):
+        video.seek(number)
+        frame = np.array(video.convert("RGB"))
         red = (frame == RED).all(-1)
         assert (red | (frame == WHITE).all(-1)).all()
         found.append(int(red.any(0).argmax()) // 20)
     return found
 
 
-def durations(film: Image.Image) -> list[float]:
+def durations(video: Image.Image) -> list[float]:
     found = []
-    for number in range(film.n_frames):
-        film.seek(number)
-        found.append(film.info["duration"])
+    for number in range(video.n_frames):
+        video.seek(number)
+        found.append(video.info["duration"])
     return found
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 10])
 def test_a_gif_shows_every_nth_step(every: int) -> None:
-    film = film_of_an_episode("film.gif", every)
-    assert film.format == "GIF"
-    assert times(film) == list(range(0, LENGTH, every))
+    video = video_of_an_episode("video.gif", every)
+    assert video.format == "GIF"
+    assert times(video) == list(range(0, LENGTH, every))
 
 
-def test_a_gif_runs_at_the_speed_of_the_world() -> None:
-    film = film_of_an_episode("film.gif", 2, render_fps=100 / 3)
-    assert film.info["loop"] == 0
-    assert durations(film) == [60, 60, 60, 60, 2000]
-    assert durations(film_of_an_episode("film.gif", 5)) == [250, 2000]
-    assert durations(film_of_an_episode("film.GIF", 5, render_fps=1000)) == [20, 2000]
+def test_a_gif_runs_at_the_speed_of_the_env() -> None:
+    video = video_of_an_episode("video.gif", 2, render_fps=100 / 3)
+    assert video.info["loop"] == 0
+    assert durations(video) == [60, 60, 60, 60, 2000]
+    assert durations(video_of_an_episode("video.gif", 5)) == [250, 2000]
+    assert durations(video_of_an_episode("video.GIF", 5, render_fps=1000)) == [20, 2000]
 
 
 def test_a_png_shows_the_last_step_whatever_lies_between() -> None:
-    film = film_of_an_episode("film.png", 4)
-    assert film.format == "PNG"
-    assert times(film) == [LENGTH - 1]
+    video = video_of_an_episode("video.png", 4)
+    assert video.format == "PNG"
+    assert times(video) == [LENGTH - 1]
 
 
 @pytest.mark.parametrize(
     ("path", "every", "message"),
     [
-        ("film.mp4", 2, "--render: film.mp4 must end with .gif or .png"),
-        ("film", 2, "--render: film must end with .gif or .png"),
-        ("film.gif", 0, "--render-every must be at least 1, got 0"),
+        ("video.mp4", 2, "--render: video.mp4 must end with .gif or .png"),
+        ("video", 2, "--render: video must end with .gif or .png"),
+        ("video.gif", 0, "--render-every must be at least 1, got 0"),
     ],
 )
 def test_what_is_refused(path: str, every: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Film(Path(path), every)
+        Video(Path(path), every)
 
 
 def test_missing_pillow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,4 +101,4 @@ def test_missing_pillow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
         importlib.util, "find_spec", lambda name: None if name == "PIL" else find(name)
     )
     with pytest.raises(UserError, match=r"--render .+ pip install 'rllib-seqmarl\[render\]'"):
-        Film(Path("film.gif"), 2)
+        Video(Path("video.gif"), 2)
