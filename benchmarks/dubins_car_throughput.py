@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from rllib_seqmarl.envs.dubins_car import config as dubins_car
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.dubins_car.neighbours import DENSE_LIMIT, neighbours
 from rllib_seqmarl.envs.dubins_car.obstacles import REACH
+
+dubins_car = registry.environment("dubins_car")
 
 CASES: list[tuple[int, int, dict[str, Any]]] = [
     (64, 8, {"obstacles": 0, "num_rays": 1}),

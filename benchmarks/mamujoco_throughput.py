@@ -21,9 +21,11 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 
-from rllib_seqmarl.envs.mamujoco import config as mamujoco
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.mamujoco.env import quietly
 from rllib_seqmarl.envs.mamujoco.layout import factorization
+
+mamujoco = registry.environment("mamujoco")
 
 REPEATS = 5
 DRAWN = 64

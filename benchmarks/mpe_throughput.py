@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from rllib_seqmarl.envs.mpe import config as mpe
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.mpe.env import NUM_ACTIONS
+
+mpe = registry.environment("mpe")
 
 REPEATS = 5
 DRAWN = 256

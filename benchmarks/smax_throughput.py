@@ -19,8 +19,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import random_actions
-from rllib_seqmarl.envs.smac import config as smac
+
+smac = registry.environment("smac")
 
 REPEATS = 3
 

@@ -244,7 +244,8 @@ class Environment:
         name: as it was registered.
         env: ``env(num_envs, config) -> TeamVectorEnv``; without a class of settings
             ``env(num_envs, **env_config)``.
-        config: its class of settings (see `rllib_seqmarl.settings`); None where there is none.
+        config: its class of settings (see `rllib_seqmarl.settings`); None where there is none. A
+            class method ``variant(env_config)``, where it has one, gives the class to be read.
     """
 
     name: str
@@ -268,6 +269,8 @@ class Environment:
         from rllib_seqmarl.settings import read
 
         cls = self.settings_class()
+        variant = getattr(cls, "variant", None)
+        cls = cls if variant is None else variant(env_config)
         return (
             dict(env_config) if cls is None else read(cls, env_config, f"{self.name}: env_config")
         )
@@ -280,8 +283,6 @@ class Environment:
         """
         from rllib_seqmarl.settings import as_dict
 
-        if self._module() is not None:
-            return cast("dict[str, Any]", self._module().check(env_config))
         config = self.read(env_config)
         return config if self.config is None else as_dict(config)
 
@@ -291,35 +292,34 @@ class Environment:
         Raises:
             UserError: it cannot be imported, or does not take ``env_config``.
         """
-        if self._module() is not None:
-            return cast("TeamVectorEnv", self._module().make(num_envs, **env_config))
-        env = import_target(self.env, "environment")
         config = self.read(env_config)
+        env = import_target(self.env, "environment")
         made = env(num_envs, **config) if self.config is None else env(num_envs, config)
         return cast("TeamVectorEnv", made)
 
-    def _module(self) -> Any:
-        """The module with ``check`` and ``make``, where ``env`` names one."""
-        is_module = isinstance(self.env, str) and not is_import_path(self.env)
-        return importlib.import_module(cast(str, self.env)) if is_module else None
 
+def _own(name: str, env: str, config: str) -> Environment:
+    return Environment(name, f"rllib_seqmarl.envs.{env}", f"rllib_seqmarl.envs.{config}")
 
-_ENVS = "rllib_seqmarl.envs"
 
 ENVIRONMENTS: Table[Environment] = Table(
     "environment",
     {
         entry.name: entry
         for entry in (
-            Environment("smac", f"{_ENVS}.smac.config"),
-            Environment("distinct_actions", f"{_ENVS}.toy.distinct_actions"),
-            Environment("private_cue", f"{_ENVS}.toy.private_cue"),
-            Environment("pettingzoo", f"{_ENVS}.adapters.pettingzoo"),
-            Environment("multi_agent_env", f"{_ENVS}.adapters.rllib"),
-            Environment("mamujoco", f"{_ENVS}.mamujoco.config"),
-            Environment("dubins_car", f"{_ENVS}.dubins_car.config"),
-            Environment("mpe", f"{_ENVS}.mpe.config"),
-            Environment("football", f"{_ENVS}.football.config"),
+            _own("smac", "smac.env:make", "smac.config:SMACConfig"),
+            _own(
+                "distinct_actions",
+                "toy.distinct_actions:DistinctActions",
+                "toy.distinct_actions:DistinctActionsConfig",
+            ),
+            _own("private_cue", "toy.private_cue:PrivateCue", "toy.private_cue:PrivateCueConfig"),
+            _own("pettingzoo", "adapters.pettingzoo:make", "adapters.pettingzoo:PettingZooConfig"),
+            _own("multi_agent_env", "adapters.rllib:make", "adapters.rllib:MultiAgentEnvConfig"),
+            _own("mamujoco", "mamujoco.env:MAMuJoCo", "mamujoco.config:MAMuJoCoConfig"),
+            _own("dubins_car", "dubins_car.env:DubinsCar", "dubins_car.config:DubinsCarConfig"),
+            _own("mpe", "mpe.env:make", "mpe.config:MPEConfig"),
+            _own("football", "football.env:FootballTeamEnv", "football.config:FootballConfig"),
         )
     },
     aliases={"smax": "smac"},
@@ -467,8 +467,7 @@ def environment_name(name: str) -> str:
 
 def make_environment(name: str, num_envs: int, env_config: Mapping[str, Any]) -> TeamVectorEnv:
     """Checks ``env_config`` and makes ``num_envs`` environments, stepped as one."""
-    entry = environment(name)
-    return entry.make(num_envs, **entry.check(env_config))
+    return environment(name).make(num_envs, **env_config)
 
 
 def environment_creator(name: str) -> EnvironmentCreator:

@@ -369,7 +369,7 @@ def _settings_of(cls: Any) -> dict[str, Setting]:
         kind, *metadata = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         if any(isinstance(marker, Schedule) for marker in metadata):
             kind = float
-        owner = next(base for base in cls.__mro__ if item.name in base.__dict__)
+        owner = next(base for base in cls.__mro__ if item.name in get_annotations(base))
         default = item.default_factory() if callable(item.default_factory) else item.default
         found[item.name] = Setting(item.name, kind, default, tuple(metadata), owner)
     return found

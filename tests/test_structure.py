@@ -48,16 +48,6 @@ ENVS_BELOW = {"smac": {"smax", "starcraft2"}}
 
 #: What does not hold yet, without line numbers. Only ever gets shorter.
 KNOWN: set[str] = {
-    "envs.dubins_car.config imports envs.dubins_car.env",
-    "envs.dubins_car.env <-> envs.dubins_car.rendering",
-    "envs.football.config imports envs.football.env",
-    "envs.mamujoco.config <-> envs.mamujoco.env",
-    "envs.mamujoco.config imports envs.mamujoco.env",
-    "envs.mpe.config imports envs.mpe.env",
-    "envs.smac.config <-> envs.smax.env",
-    "envs.smac.config imports envs.smax.env",
-    "envs.smac.config imports envs.starcraft2.env",
-    "envs.smax.env imports envs.smac.config",
     "learning.base.config <-> registry <-> settings",
     "nets.transformer.kv_cache <-> nets.transformer.model",
     "registry imports learning.base.config",

@@ -286,7 +286,7 @@ def test_two_stages_step_the_critic_first(small: Any) -> None:
 def test_with_one_agent_all_three_are_ppo(continuous: bool, recurrent: bool, small: Any) -> None:
     game: dict[str, Any] = {"env": "mpe", "env_config": {"episode_length": 4, "num_agents": 1}}
     if continuous:
-        cars = {"num_agents": 1, "time_limit": 4, "obstacles": 0}
+        cars = {"num_agents": 1, "episode_length": 4, "obstacles": 0}
         game = {"env": "dubins_car", "env_config": cars}
     variants = [
         ("MAPPO", {}),

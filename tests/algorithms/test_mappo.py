@@ -11,7 +11,7 @@ from helpers.learners import learner_of
 DISCRETE: dict[str, Any] = {"env": "mpe", "env_config": {"episode_length": 4, "state": True}}
 CONTINUOUS: dict[str, Any] = {
     "env": "dubins_car",
-    "env_config": {"num_agents": 3, "time_limit": 4, "obstacles": 0, "state": True},
+    "env_config": {"num_agents": 3, "episode_length": 4, "obstacles": 0, "state": True},
 }
 
 

@@ -12,7 +12,8 @@ from helpers.learners import learner_of
 from numpy.typing import NDArray
 from ray import tune
 
-from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, check
+from rllib_seqmarl import registry
+from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.central_q.module import RecurrentOutput
 from rllib_seqmarl.rollout.rollout_batch import ALIVE
@@ -200,8 +201,8 @@ class OwnActions(DistinctActions):
 
 
 def own_actions(context: Mapping[str, Any]) -> OwnActions:
-    env_config = check({"num_agents": 3, "reward": "fraction"})
-    return OwnActions(context["num_envs"], **env_config)
+    config = registry.environment("distinct_actions").read({"num_agents": 3, "reward": "fraction"})
+    return OwnActions(context["num_envs"], config)
 
 
 @pytest.mark.parametrize("replay", [False, True], ids=["online", "replay"])

@@ -21,7 +21,8 @@ import os
 import pkgutil
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import field
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -29,27 +30,43 @@ from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.adapters.snapshot import dump, fault_of_copies, load
 from rllib_seqmarl.envs.adapters.spaces import MASK, TeamActions, slots, vector
-from rllib_seqmarl.envs.core.contract import (
-    AUTORESET_MODES,
-    Observation,
-    check_env_config,
-    observation_space,
-)
+from rllib_seqmarl.envs.core.config import TeamEnvConfig
+from rllib_seqmarl.envs.core.contract import Observation, observation_space
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
-from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.settings import Doc, as_dict, settings
 
-REWARDS = ("sum", "mean")
-STATES = ("none", "env", "concatenate")
 
-DEFAULTS: dict[str, Any] = {
-    "env": "",
-    "kwargs": {},
-    "reward": "sum",
-    "state": "none",
-    "agent_id": True,
-    "flatten": False,
-    "autoreset": "same_step",
-}
+@settings
+class GameConfig(TeamEnvConfig):
+    """``env_config`` of a game by its import path."""
+
+    env: Annotated[str, Doc('The game, "package.module:attribute"; required.')] = ""
+    kwargs: Annotated[Mapping[str, Any], Doc("What that is called with.")] = field(
+        default_factory=dict
+    )
+    reward: Annotated[
+        Literal["sum", "mean"],
+        Doc(
+            "The team's reward, ``sum`` over agents (what RLlib reports of multi-agent episodes) "
+            "or ``mean`` over all N slots. Where a game gives every agent the team's reward, "
+            "``mean`` is that reward."
+        ),
+    ] = "sum"
+    state: Annotated[
+        Literal["none", "env", "concatenate"],
+        Doc(
+            "``none``, ``env`` (the game's ``state()``, where it has one) or ``concatenate`` (the "
+            "observations of all slots, without agent ids); adds ``state`` [S]."
+        ),
+    ] = "none"
+    agent_id: Annotated[
+        bool, Doc("Appends the one-hot slot to the observation of agents that are there.")
+    ] = True
+    flatten: Annotated[
+        bool, Doc("Turns images and other structures into vectors; refused otherwise.")
+    ] = False
+
 
 Flags = Mapping[Any, bool]
 
@@ -68,14 +85,14 @@ class DictGame(SingleEnv):
     observation_space: spaces.Dict
     action_space: spaces.MultiDiscrete | spaces.Box
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        """Takes the complete ``env_config``.
+    def __init__(self, config: GameConfig) -> None:
+        """Takes the settings.
 
         Raises:
             UserError: the game cannot be imported or built, or is no team (see `slots`).
         """
-        self._where = f"{self.env_name}: {config['env']}"
-        self._game = self._build(config["env"], config["kwargs"])
+        self._where = f"{self.env_name}: {config.env}"
+        self._game = self._build(config.env, config.kwargs)
         agents = self._agents()
         if not agents:  # some games know their agents only when they have been started
             self._game.reset(seed=0)
@@ -86,20 +103,20 @@ class DictGame(SingleEnv):
             agents,
             self._observation_space,
             self._action_space,
-            config["flatten"],
+            config.flatten,
             self._where,
         )
         self._known = frozenset(agents)
-        self._share = 1.0 / len(agents) if config["reward"] == "mean" else 1.0
+        self._share = 1.0 / len(agents) if config.reward == "mean" else 1.0
         self._actions = TeamActions(self._slots)
         self.action_space = self._actions.space
         self._masked = self._actions.discrete or not self._actions.exists.all()
         self._own_size = max(slot.obs_size for slot in self._slots)
-        self._agent_id = config["agent_id"]
-        self._state_kind = config["state"]
+        self._agent_id = config.agent_id
+        self._state_kind = config.state
         state_size = len(agents) * self._own_size
         if self._state_kind == "env":
-            state_size, self._read_state = self._game_state(config["flatten"])
+            state_size, self._read_state = self._game_state(config.flatten)
         self.observation_space = observation_space(
             len(agents),
             self._own_size + (len(agents) if self._agent_id else 0),
@@ -257,16 +274,14 @@ class GameVectorEnv(SyncVectorEnv):
 
     metric_names = ("dead_ratio",)
 
-    def __init__(
-        self, num_envs: int, game_class: type[DictGame], config: Mapping[str, Any]
-    ) -> None:
-        """Takes the complete ``env_config``."""
-        self.simulator = config["env"]
+    def __init__(self, num_envs: int, game_class: type[DictGame], config: GameConfig) -> None:
+        """Takes E, the kind of game, and the settings."""
+        self.simulator = config.env
         trial = game_class(config)
         both = trial.observation_space, trial.action_space
         self._fault = fault_of_copies(trial, *both)
         games = [game_class(config) for _ in range(num_envs)]
-        super().__init__(games, *both, config["autoreset"])
+        super().__init__(games, *both, config.autoreset)
 
     def cannot_save_reason(self) -> str | None:
         """Why `get_state` cannot hold the games, in one clause; None where it can."""
@@ -299,24 +314,13 @@ def imported(path: str, env_name: str, example: str) -> Any:
 _tried: set[tuple[str, str]] = set()
 
 
-def check_game(env_config: Mapping[str, Any], game_class: type[DictGame]) -> dict[str, Any]:
-    """The complete ``env_config``; builds one game, once per config and process.
+def try_game(config: GameConfig, game_class: type[DictGame]) -> None:
+    """Builds one game, once per config and process.
 
     Raises:
-        UserError: unknown key, wrong type or value, or a game that cannot be a team's.
+        UserError: it cannot be a team's.
     """
-    name = game_class.env_name
-    config = check_env_config(env_config, DEFAULTS, name)
-    for key, known in (
-        ("reward", REWARDS),
-        ("state", STATES),
-        ("autoreset", tuple(AUTORESET_MODES)),
-    ):
-        if config[key] not in known:
-            hint = nearest(config[key], known)
-            raise UserError(f"{name}: unknown {key} {config[key]!r} in env_config. {hint}")
-    tried = (name, repr(sorted(config.items())))
+    tried = (game_class.env_name, repr(sorted(as_dict(config).items())))
     if tried not in _tried:
         game_class(config).close()
         _tried.add(tried)
-    return config

@@ -15,15 +15,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rllib_seqmarl.envs.adapters.multi_agent import (
-    DEFAULTS,
     DictGame,
     Flags,
+    GameConfig,
     GameVectorEnv,
-    check_game,
+    try_game,
 )
 from rllib_seqmarl.errors import UserError
-
-__all__ = ["DEFAULTS", "check", "make"]
+from rllib_seqmarl.settings import settings
 
 
 class ParallelGame(DictGame):
@@ -62,34 +61,26 @@ class ParallelGame(DictGame):
         return done and not cut, cut
 
 
-def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete ``env_config``; builds one game to see what it is.
+@settings
+class PettingZooConfig(GameConfig):
+    """``env_config``; ``kwargs`` are the game's keywords."""
 
-    Keys:
-        env: the game, "package.module:attribute"; required.
-        kwargs: what that is called with.
-        reward: the team's reward, ``sum`` over agents (what RLlib reports of multi-agent
-            episodes) or ``mean`` over all N slots. Where a game gives every agent the team's
-            reward, ``mean`` is that reward.
-        state: ``none``, ``env`` (the game's ``state()``) or ``concatenate`` (the observations
-            of all slots, without agent ids); adds ``state`` [S].
-        agent_id: appends the one-hot slot to the observation of agents that are there.
-        flatten: turns images and other structures into vectors; refused otherwise.
-        autoreset: ``same_step`` or ``next_step``.
+    def check(self) -> None:
+        """Builds one game to see what it is.
 
-    Raises:
-        UserError: unknown key, wrong type or value, PettingZoo missing, a path that names
-            nothing, a game that cannot be built with ``kwargs``, or one that is no team: agents
-            with discrete and with continuous actions, other kinds of actions, observations that
-            are no vectors.
-    """
-    if importlib.util.find_spec("pettingzoo") is None:
-        raise UserError(
-            "pettingzoo: PettingZoo is not installed; run: pip install 'rllib-seqmarl[pettingzoo]'"
-        )
-    return check_game(env_config, ParallelGame)
+        Raises:
+            UserError: PettingZoo is missing, a path that names nothing, a game that cannot be
+                built with ``kwargs``, or one that is no team: agents with discrete and with
+                continuous actions, other kinds of actions, observations that are no vectors.
+        """
+        if importlib.util.find_spec("pettingzoo") is None:
+            raise UserError(
+                "pettingzoo: PettingZoo is not installed; run: "
+                "pip install 'rllib-seqmarl[pettingzoo]'"
+            )
+        try_game(self, ParallelGame)
 
 
-def make(num_envs: int, **env_config: Any) -> GameVectorEnv:
-    """``num_envs`` games with the given ``env_config`` (see :func:`check`)."""
-    return GameVectorEnv(num_envs, ParallelGame, check(env_config))
+def make(num_envs: int, config: PettingZooConfig) -> GameVectorEnv:
+    """``num_envs`` games."""
+    return GameVectorEnv(num_envs, ParallelGame, config)

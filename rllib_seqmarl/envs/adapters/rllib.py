@@ -13,15 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rllib_seqmarl.envs.adapters.multi_agent import (
-    DEFAULTS,
     DictGame,
     Flags,
+    GameConfig,
     GameVectorEnv,
-    check_game,
+    try_game,
 )
 from rllib_seqmarl.errors import UserError
-
-__all__ = ["DEFAULTS", "check", "make"]
+from rllib_seqmarl.settings import settings
 
 ALL = "__all__"
 
@@ -63,28 +62,21 @@ class RLlibGame(DictGame):
         return ends, not ends and bool(truncated.get(ALL, False))
 
 
-def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete ``env_config``; builds one game to see what it is.
+@settings
+class MultiAgentEnvConfig(GameConfig):
+    """``env_config``; ``kwargs`` is the dict that the class is called with."""
 
-    Keys:
-        env: the class, "package.module:attribute"; required.
-        kwargs: the dict that it is called with, RLlib's ``env_config``.
-        reward: the team's reward, ``sum`` over agents (what RLlib reports of multi-agent
-            episodes) or ``mean`` over all N slots.
-        state: ``none``, ``env`` (the game's ``state()``, where it has one) or ``concatenate``
-            (the observations of all slots, without agent ids); adds ``state`` [S].
-        agent_id: appends the one-hot slot to the observation of agents that are there.
-        flatten: turns images and other structures into vectors; refused otherwise.
-        autoreset: ``same_step`` or ``next_step``.
+    def check(self) -> None:
+        """Builds one game to see what it is.
 
-    Raises:
-        UserError: unknown key, wrong type or value, a path that names nothing, a class that
-            cannot be built with ``kwargs``, or one that is no team: agents with discrete and
-            with continuous actions, other kinds of actions, observations that are no vectors.
-    """
-    return check_game(env_config, RLlibGame)
+        Raises:
+            UserError: a path that names nothing, a class that cannot be built with ``kwargs``, or
+                one that is no team: agents with discrete and with continuous actions, other kinds
+                of actions, observations that are no vectors.
+        """
+        try_game(self, RLlibGame)
 
 
-def make(num_envs: int, **env_config: Any) -> GameVectorEnv:
-    """``num_envs`` games with the given ``env_config`` (see :func:`check`)."""
-    return GameVectorEnv(num_envs, RLlibGame, check(env_config))
+def make(num_envs: int, config: MultiAgentEnvConfig) -> GameVectorEnv:
+    """``num_envs`` games."""
+    return GameVectorEnv(num_envs, RLlibGame, config)

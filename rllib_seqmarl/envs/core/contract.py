@@ -11,7 +11,6 @@ To write an environment, derive from :class:`TeamVectorEnv`, build the spaces wi
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -26,9 +25,6 @@ from rllib_seqmarl.envs.core.old_names import accept_old_members, old_attributes
 from rllib_seqmarl.errors import UserError, nearest
 
 Observation = dict[str, NDArray[Any]]
-
-#: Names of an environment's own metrics, where they are others in results.
-METRIC_NAMES: dict[str, str] = {"won": "win_rate"}
 
 AUTORESET_MODES: dict[str, AutoresetMode] = {
     "same_step": AutoresetMode.SAME_STEP,
@@ -132,6 +128,7 @@ class TeamVectorEnv(VectorEnv, ABC):
     scripted_policies: ClassVar[tuple[str, ...]] = ()
     simulator: str
     _frozen: NDArray[np.bool_] | None
+    _last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -191,14 +188,16 @@ class TeamVectorEnv(VectorEnv, ABC):
                 of an episode; None where no env is.
         """
 
-    @abstractmethod
     def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         """Asked at most once after a step that ended an episode somewhere.
+
+        By default what ``_step_envs`` has put into ``self._last``.
 
         Returns:
             The observation [E, ...] before the envs that ended were reset, and the arrays
             float32 [E] of ``metric_names``. Only rows of envs that ended are read.
         """
+        return self._last
 
     @abstractmethod
     def _get_envs_state(self) -> dict[str, Any]:
@@ -354,6 +353,10 @@ class TeamVectorEnv(VectorEnv, ABC):
         # Checkpoints of version 0.1 call it "worlds".
         self._set_envs_state(state["envs"] if "envs" in state else state["worlds"])
 
+    def _active(self, frozen: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        """Which envs ``_step_envs`` moves, bool [E]."""
+        return np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
+
     def _check_actions(self, actions: NDArray[Any]) -> None:
         if actions.shape != self._action_shape:
             raise UserError(
@@ -380,37 +383,13 @@ class TeamVectorEnv(VectorEnv, ABC):
 
 
 accept_old_members(TeamVectorEnv, _OLD_MEMBERS)
-__getattr__ = old_attributes(__name__, {"WorldStep": VectorStep})
-
-
-def check_env_config(
-    env_config: Mapping[str, Any], defaults: Mapping[str, Any], env_name: str
-) -> dict[str, Any]:
-    """``defaults`` overwritten by ``env_config``, every key known and of its default's type.
-
-    An int is taken where the default is a float; a bool is never taken for a number.
-
-    Raises:
-        UserError: unknown key (the line names the nearest one), wrong type, or a real number
-            that is NaN, infinite or too large for a float.
-    """
-    for key, value in env_config.items():
-        if key not in defaults:
-            hint = nearest(str(key), defaults)
-            raise UserError(f"{env_name}: unknown env_config key {key!r}. {hint}")
-        wanted = type(defaults[key])
-        is_int_for_float = wanted is float and type(value) is int
-        if type(value) is not wanted and not is_int_for_float:
-            raise UserError(
-                f"{env_name}: env_config {key!r} must be {wanted.__name__}, got {value!r}."
-            )
-        # Not math.isfinite, which cannot compare an int that no float holds.
-        if wanted is float and not abs(value) <= sys.float_info.max:
-            raise UserError(f"{env_name}: env_config {key!r} must be finite, got {value!r}.")
-    return {
-        key: type(default)(env_config[key]) if key in env_config else default
-        for key, default in defaults.items()
-    }
+__getattr__ = old_attributes(
+    __name__,
+    {
+        "WorldStep": f"{__name__}:VectorStep",
+        "check_env_config": "rllib_seqmarl.envs.core.config:check_env_config",
+    },
+)
 
 
 def random_actions(env: TeamVectorEnv, obs: Observation, rng: np.random.Generator) -> NDArray[Any]:

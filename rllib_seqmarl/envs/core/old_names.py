@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,19 +30,19 @@ def accept_old_members(cls: type[Any], renamed: Mapping[str, str]) -> None:
         warnings.warn(line, FutureWarning, stacklevel=4)  # where the class is defined
 
 
-def old_attributes(module: str, renamed: Mapping[str, Any]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module some of whose classes had other names.
+def old_attributes(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module, some of whose names have changed or moved.
 
     Args:
         module: its name.
-        renamed: old name -> the class.
+        renamed: old name -> "module:name" of today.
     """
 
     def find(name: str) -> Any:
         if name not in renamed:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        line = f"{module}: {name} is now {renamed[name].__name__}."
+        line = f"{module}.{name} is now {renamed[name].replace(':', '.')}."
         warnings.warn(line, FutureWarning, stacklevel=2)
-        return renamed[name]
+        return pkgutil.resolve_name(renamed[name])
 
     return find

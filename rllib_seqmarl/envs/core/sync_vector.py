@@ -108,7 +108,6 @@ class SyncVectorEnv(TeamVectorEnv):
             {name: buffer[e] for name, buffer in self._buffers.items()}
             for e in range(self.num_envs)
         ]
-        self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
     def _observation(self) -> Observation:
         return {name: buffer.copy() for name, buffer in self._buffers.items()}
@@ -141,9 +140,6 @@ class SyncVectorEnv(TeamVectorEnv):
             for e in ended:
                 self._start(e, None)
         return VectorStep(self._observation(), reward, terminated, truncated)
-
-    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
-        return self._last
 
     def _get_envs_state(self) -> dict[str, Any]:
         return {
@@ -179,4 +175,6 @@ class SyncVectorEnv(TeamVectorEnv):
 
 
 accept_old_members(SingleEnv, _OLD_MEMBERS)
-__getattr__ = old_attributes(__name__, {"World": SingleEnv, "SeparateWorlds": SyncVectorEnv})
+__getattr__ = old_attributes(
+    __name__, {"World": f"{__name__}:SingleEnv", "SeparateWorlds": f"{__name__}:SyncVectorEnv"}
+)

@@ -17,11 +17,12 @@ from rllib_seqmarl.envs.core.contract import (
     observation_space,
 )
 from rllib_seqmarl.envs.core.generators import EnvGenerators
-from rllib_seqmarl.envs.dubins_car import scripted as control_laws
+from rllib_seqmarl.envs.dubins_car import scripted
+from rllib_seqmarl.envs.dubins_car.config import DubinsCarConfig
 from rllib_seqmarl.envs.dubins_car.neighbours import Neighbours, neighbours
 from rllib_seqmarl.envs.dubins_car.obstacles import REACH, Boxes, NearBoxes, ray_distances
 from rllib_seqmarl.envs.dubins_car.placement import place
-from rllib_seqmarl.envs.dubins_car.rendering import TRAIL_STEPS, draw, scene_of
+from rllib_seqmarl.envs.dubins_car.rendering import TRAIL_STEPS, Scene, draw
 from rllib_seqmarl.envs.dubins_car.scripted import CAR_RADIUS, MAX_ACTION, PARKING_RADIUS, Cars
 
 
@@ -49,31 +50,30 @@ class DubinsCar(TeamVectorEnv):
     scripted_policies = ("nominal", "full_speed", "potential_field")
     simulator = "dubins_car"
 
-    def __init__(self, num_envs: int, config: Mapping[str, Any], side: float) -> None:
-        """Takes the complete ``env_config`` of `dubins_car.check` and the side of the area."""
-        cars = config["num_agents"]
-        boxes = cars if config["obstacles"] == "density" else config["obstacles"]
-        self._ego = config["observation"] == "ego"
+    def __init__(self, num_envs: int, config: DubinsCarConfig) -> None:
+        """Takes E and the settings."""
+        cars, boxes = config.num_agents, config.num_boxes
+        self._ego = config.observation == "ego"
         if self._ego:
-            obs_size = 5 + 5 * config["num_neighbours"] + config["num_rays"]
+            obs_size = 5 + 5 * config.num_neighbours + config.num_rays
         else:
             obs_size = 6 + 2 * boxes
         space = observation_space(
             cars,
             obs_size,
-            state_shape=(8 * cars,) if config["state"] else None,
-            num_neighbours=config["num_neighbours"] if config["neighbours"] else None,
+            state_shape=(8 * cars,) if config.state else None,
+            num_neighbours=config.num_neighbours if config.neighbours else None,
         )
         super().__init__(
             num_envs,
             space,
             continuous_actions(cars, 2),
-            config["autoreset"],
+            config.autoreset,
         )
-        self.metadata["render_fps"] = 1.0 / control_laws.TIME_STEP
-        self.config = dict(config)
-        self.side = side
-        self._freeze = config["on_collision"] == "freeze"
+        self.metadata["render_fps"] = 1.0 / scripted.TIME_STEP
+        self.config = config
+        self.side = config.side
+        self._freeze = config.on_collision == "freeze"
         shape = (num_envs, cars)
         self.cars = Cars(*(np.zeros(shape, np.float32) for _ in Cars._fields))
         self.boxes = Boxes(num_envs, boxes, self.side)
@@ -82,7 +82,6 @@ class DubinsCar(TeamVectorEnv):
         self.colliding, self.collided = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
         self._rngs = EnvGenerators(num_envs)
         self._trail: deque[tuple[NDArray[np.float32], ...]] = deque(maxlen=TRAIL_STEPS)
-        self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
         self._near_cars, self._near_boxes = self._look_around(np.arange(num_envs))
 
     # -- the steps -----------------------------------------------------------------------------
@@ -98,54 +97,54 @@ class DubinsCar(TeamVectorEnv):
         config = self.config
         start, goal, heading = place(
             envs, self._rngs, self.boxes, self.num_agents,
-            config["min_travel"], config["max_travel"],
+            config.min_travel, config.max_travel,
         )  # fmt: skip
         state = (start[..., 0], start[..., 1], heading, np.zeros_like(heading))
         for array, value in zip(self.cars, (*state, goal[..., 0], goal[..., 1]), strict=True):
             array[envs] = value
         self.time[envs] = 0
-        at_goal = np.hypot(*np.moveaxis(goal - start, -1, 0)) < config["goal_radius"]
+        at_goal = np.hypot(*np.moveaxis(goal - start, -1, 0)) < config.goal_radius
         self.at_goal[envs] = self.reached[envs] = at_goal
         self.colliding[envs] = self.collided[envs] = False
 
     def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         config, before = self.config, self.cars
         self._trail.append((before.x, before.y))
-        u_ref = control_laws.nominal(before)
+        u_ref = scripted.nominal(before)
         u = MAX_ACTION * np.clip(actions, -1.0, 1.0)
-        if config["action_mode"] == "residual":
+        if config.action_mode == "residual":
             u = np.clip(u_ref + u, -MAX_ACTION, MAX_ACTION)
         _, _, distance_before = before.to_goal()
         # Cars that a collision has stopped neither move nor reach anything any more.
         stopped = self.collided if self._freeze else np.zeros_like(self.collided)
-        active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
+        active = self._active(frozen)
         moves = ~stopped & (distance_before >= PARKING_RADIUS) & active[:, None]
-        self.cars = control_laws.drive(before, u, config["turn_gain"], moves)
+        self.cars = scripted.drive(before, u, config.turn_gain, moves)
         self._near_cars, self._near_boxes = self._look_around(np.arange(self.num_envs))
 
         _, _, distance = self.cars.to_goal()
         at_goal_before = self.at_goal
-        self.at_goal = np.where(stopped, at_goal_before, distance < config["goal_radius"])
+        self.at_goal = np.where(stopped, at_goal_before, distance < config.goal_radius)
         self.colliding = self._collisions()
         # [E, N]
         reward = (
-            np.float32(config["w_goal"])
+            np.float32(config.w_goal)
             * (self.at_goal.astype(np.float32) - at_goal_before.astype(np.float32))
-            - np.float32(config["w_nominal"]) * np.square(u - u_ref).sum(-1)
-            - np.float32(config["w_step"])
-            + np.float32(config["w_progress"]) * (distance_before - distance)
+            - np.float32(config.w_nominal) * np.square(u - u_ref).sum(-1)
+            - np.float32(config.w_step)
+            + np.float32(config.w_progress) * (distance_before - distance)
         )
         reward = np.where(stopped, np.float32(0.0), reward)
-        reward -= np.float32(config["w_collision"]) * self.colliding
+        reward -= np.float32(config.w_collision) * self.colliding
         team_reward = reward.mean(1, dtype=np.float32) * active
         self.reached = self.reached | self.at_goal
         self.collided = self.collided | self.colliding
         self.time = self.time + active
         terminated = np.zeros(self.num_envs, np.bool_)
-        if config["end_when_all_reached"]:
+        if config.end_when_all_reached:
             still = self.collided if self._freeze else False
             terminated = (self.reached | still).all(1) & active
-        truncated = (self.time >= config["time_limit"]) & ~terminated & active
+        truncated = (self.time >= config.episode_length) & ~terminated & active
 
         everywhere = np.arange(self.num_envs)
         obs = self._observe(everywhere, self._near_cars, self._near_boxes)
@@ -185,9 +184,6 @@ class DubinsCar(TeamVectorEnv):
             )
         }
 
-    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
-        return self._last
-
     # -- what the cars see ---------------------------------------------------------------------
 
     def _observe(
@@ -203,7 +199,7 @@ class DubinsCar(TeamVectorEnv):
             rows = self._paper_rows(cars, self.boxes.array[envs])
         rows[~alive] = 0.0
         obs: Observation = {"obs": rows, "alive": alive}
-        if self.config["state"]:
+        if self.config.state:
             columns = [
                 *(array / self.side for array in (cars.x, cars.y)),
                 np.cos(cars.theta),
@@ -213,13 +209,13 @@ class DubinsCar(TeamVectorEnv):
                 self.reached[envs],
             ]
             obs["state"] = np.stack(columns, -1, dtype=np.float32).reshape(len(envs), -1)
-        if self.config["neighbours"]:
+        if self.config.neighbours:
             obs["neighbours"] = self._neighbour_slots(alive.shape, near_cars)
         return obs
 
     def _neighbour_slots(self, shape: tuple[int, ...], near_cars: Neighbours) -> NDArray[np.int32]:
         """The cars that each car sees, nearest first, -1 where there are fewer: [W, N, K]."""
-        count = self.config["num_neighbours"]
+        count = self.config.num_neighbours
         slots = np.full((*shape, count), -1, np.int32)
         seen = near_cars.rank < count
         car, rank = near_cars.car[seen], near_cars.rank[seen]
@@ -235,7 +231,7 @@ class DubinsCar(TeamVectorEnv):
         near_cars: Neighbours,
         near_boxes: NearBoxes,
     ) -> NDArray[np.float32]:
-        slots, rays = self.config["num_neighbours"], self.config["num_rays"]
+        slots, rays = self.config.num_neighbours, self.config.num_rays
         dx, dy, distance = cars.to_goal()
         cos, sin = np.cos(cars.theta), np.sin(cars.theta)
         shorten = np.minimum(1.0, REACH / np.maximum(distance, REACH))
@@ -279,20 +275,43 @@ class DubinsCar(TeamVectorEnv):
         With residual actions, which reach no further than 3 from u_ref, as near as they get.
         """
         if name == "nominal":
-            u = control_laws.nominal(self.cars)
+            u = scripted.nominal(self.cars)
         elif name == "full_speed":
-            u = control_laws.full_speed(self.cars)
+            u = scripted.full_speed(self.cars)
         elif name == "potential_field":
-            u = control_laws.potential_field(self.cars, self._near_cars, self._near_boxes, REACH)
+            u = scripted.potential_field(self.cars, self._near_cars, self._near_boxes, REACH)
         else:
             return super().scripted_actions(name)
-        if self.config["action_mode"] == "residual":
-            u = u - control_laws.nominal(self.cars)
+        if self.config.action_mode == "residual":
+            u = u - scripted.nominal(self.cars)
         return u / np.float32(MAX_ACTION)
 
     def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
         """See `TeamVectorEnv.render_frame`."""
-        return draw(scene_of(self, e, self._trail))
+        return draw(self._scene(e))
+
+    def _scene(self, e: int) -> Scene:
+        """What is to be seen in one of E envs now, with the trails of the present episode."""
+        cars = Cars(*(array[e] for array in self.cars))
+        step = int(self.time[e])
+        earlier = [np.stack([x[e], y[e]], axis=-1) for x, y in self._trail]
+        trail = earlier[max(0, len(earlier) - step) :]
+        return Scene(
+            side=self.side,
+            positions=np.stack([cars.x, cars.y], axis=-1),
+            headings=cars.theta,
+            goals=np.stack([cars.goal_x, cars.goal_y], axis=-1),
+            boxes=self.boxes.array[e],
+            trails=np.array(trail).reshape(len(trail), self.num_agents, 2),
+            car_radius=CAR_RADIUS,
+            goal_radius=self.config.goal_radius,
+            reached=self.reached[e],
+            colliding=self.colliding[e],
+            collided=self.collided[e],
+            frozen=self.collided[e] & self._freeze,
+            step=step,
+            seconds=step * scripted.TIME_STEP,
+        )
 
     def _get_envs_state(self) -> dict[str, Any]:
         return {

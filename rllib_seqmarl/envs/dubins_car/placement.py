@@ -23,19 +23,19 @@ _RESTARTS = 3
 _JAMMING_LIMIT = 0.5470
 
 
-def check_room(num_cars: int, side: float) -> None:
+def check_area(num_cars: int, side: float) -> None:
     """Refuses a number of cars that random places with this spacing cannot hold.
 
     Raises:
         UserError: the area is too small, boxes or no boxes.
     """
-    # Centres may lie on the border, so discs of diameter SPACING need this much more room.
+    # Centres may lie on the border, so discs of diameter SPACING need this much more space.
     covered = num_cars * math.pi * (0.5 * SPACING) ** 2 / (side + SPACING) ** 2
     if covered > _JAMMING_LIMIT:
-        raise UserError(_no_room(num_cars, side))
+        raise UserError(_too_small(num_cars, side))
 
 
-def _no_room(num_cars: int, side: float) -> str:
+def _too_small(num_cars: int, side: float) -> str:
     return (
         f"dubins_car: {num_cars} cars with {SPACING} between them do not fit into an area of side "
         f"{side:g}: set a larger 'area' (or 'density'), or fewer obstacles."
@@ -73,7 +73,7 @@ def place(
         Starts float32 [W, N, 2], goals float32 [W, N, 2], headings float32 [W, N] in [-pi, pi).
 
     Raises:
-        UserError: no room for all cars, or no goals, were found in several attempts.
+        UserError: no free places for all cars, or no goals, were found in several attempts.
     """
     starts = np.zeros((len(envs), num_cars, 2), np.float32)
     goals = np.zeros_like(starts)
@@ -89,7 +89,7 @@ def place(
             uniform = np.array([rngs[e].random(num_cars) for e in envs])
             return starts, goals, (2.0 * np.pi * uniform - np.pi).astype(np.float32)
     if not started.all():
-        raise UserError(_no_room(num_cars, boxes.side))
+        raise UserError(_too_small(num_cars, boxes.side))
     raise UserError(_no_goals(min_travel, max_travel, boxes.side))
 
 

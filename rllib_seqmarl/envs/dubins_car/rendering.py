@@ -9,7 +9,7 @@ drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -18,12 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.core.rendering import check_pillow
-from rllib_seqmarl.envs.dubins_car.scripted import CAR_RADIUS, TIME_STEP, Cars
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
-
-    from rllib_seqmarl.envs.dubins_car.env import DubinsCar
 
 Colour = tuple[int, int, int]
 Point = NDArray[np.float64]  # x and y in pixels of the large frame
@@ -55,8 +52,8 @@ GOAL_LINE, LINK_STRENGTH, REACHED_STRENGTH, TRAIL_STRENGTH = 1.2, 0.25, 0.35, 0.
 MAX_LINKS = 64
 #: How many steps a trail reaches back.
 TRAIL_STEPS = 60
-#: A trail is drawn in so many pieces, each paler than the next.
-TRAIL_PIECES = 6
+#: A trail is drawn in so many segments, each paler than the next.
+TRAIL_SEGMENTS = 6
 #: Corners of a car's nose: ahead of the centre and aside, in radii of the car.
 NOSE = np.array([[2.1, 0.0], [0.3, 0.95], [0.3, -0.95]])
 
@@ -96,37 +93,6 @@ class Scene:
     frozen: NDArray[np.bool_]
     step: int
     seconds: float
-
-
-def scene_of(env: DubinsCar, e: int, trail: Iterable[tuple[NDArray[np.float32], ...]]) -> Scene:
-    """What is to be seen in one of E envs now.
-
-    Args:
-        env: the E envs.
-        e: which of them.
-        trail: x and y [E, N] of the cars before each of the latest steps, the oldest first; of
-            those, the ones of the present episode are drawn.
-    """
-    cars = Cars(*(array[e] for array in env.cars))
-    step = int(env.time[e])
-    earlier = [np.stack([x[e], y[e]], axis=-1) for x, y in trail]
-    kept = earlier[max(0, len(earlier) - step) :]
-    return Scene(
-        side=env.side,
-        positions=np.stack([cars.x, cars.y], axis=-1),
-        headings=cars.theta,
-        goals=np.stack([cars.goal_x, cars.goal_y], axis=-1),
-        boxes=env.boxes.array[e],
-        trails=np.array(kept).reshape(len(kept), env.num_agents, 2),
-        car_radius=CAR_RADIUS,
-        goal_radius=env.config["goal_radius"],
-        reached=env.reached[e],
-        colliding=env.colliding[e],
-        collided=env.collided[e],
-        frozen=env.collided[e] & (env.config["on_collision"] == "freeze"),
-        step=step,
-        seconds=step * TIME_STEP,
-    )
 
 
 def draw(scene: Scene) -> NDArray[np.uint8]:
@@ -193,9 +159,9 @@ class _Canvas:
     def draw_trails(self) -> None:
         path = np.concatenate([self.pixels(self.scene.trails), self.centres[None]])  # [K + 1, N, 2]
         width = max(OVERSAMPLING, round(0.5 * self.car_radius))
-        ends = np.unique(np.linspace(0, len(path) - 1, TRAIL_PIECES + 1).astype(int))
-        for piece, (begin, end) in enumerate(pairwise(ends)):
-            strength = TRAIL_STRENGTH * (piece + 1) / len(ends)
+        ends = np.unique(np.linspace(0, len(path) - 1, TRAIL_SEGMENTS + 1).astype(int))
+        for segment, (begin, end) in enumerate(pairwise(ends)):
+            strength = TRAIL_STRENGTH * (segment + 1) / len(ends)
             for car, colour in enumerate(self.colours):
                 points = path[begin : end + 1, car].ravel().tolist()
                 self.pen.line(points, _faded(colour, strength), width, "curve")

@@ -1,219 +1,41 @@
-"""One match of Google Research Football: its engine, features and rewards.
-
-Source: Kurach et al. 2020, "Google Research Football: A Novel Reinforcement Learning
-Environment". The engine is driven below gfootball's gym wrappers, which gym 0.26 breaks. Features
-(gfootball's ``simple115v2``) and checkpoint reward are computed here, over all players at once.
-"""
+"""E matches of Google Research Football as one team environment."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from rllib_seqmarl.envs.core.contract import Observation
-from rllib_seqmarl.envs.core.sync_vector import SingleEnv
-
-NUM_FEATURES = 115
-NUM_ACTIONS = 19
-#: gfootball draws the seeds of its episodes from [0, MAX_SEED].
-MAX_SEED = 2_000_000_000
-
-_TEAM_FEATURES = 22  # two coordinates of up to 11 players
-_BALL_OWNER_AT, _ACTIVE_AT, _GAME_MODE_AT = 94, 97, 108
-_CHECKPOINT_REWARD = 0.1
-#: A checkpoint is reached at this distance from the centre of the opponents' goal, whose x is 1.
-_CHECKPOINTS = np.linspace(0.99, 0.19, 10)
-
-Raw = Mapping[str, Any]
+from rllib_seqmarl.envs.core.contract import discrete_actions, observation_space
+from rllib_seqmarl.envs.core.sync_vector import SyncVectorEnv
+from rllib_seqmarl.envs.football.config import FootballConfig
+from rllib_seqmarl.envs.football.match import NUM_ACTIONS, NUM_FEATURES, Match
 
 
-def import_engine() -> Any:
-    """gfootball's package ``env`` with the modules that are needed here.
+class FootballTeamEnv(SyncVectorEnv):
+    """E envs of matches, one after another in this process.
 
-    Raises:
-        ImportError: gfootball or a library that it needs is missing.
-    """
-    # On import, gym prints four lines of advice to its users; gfootball is not ours to port.
-    with contextlib.redirect_stderr(io.StringIO()):
-        import gym  # noqa: F401
-    import gfootball.env
-    import gfootball.env.football_env_core
-
-    return gfootball.env
-
-
-def num_players(scenario: str) -> int:
-    """Players of the own team that can be controlled in an existing scenario.
-
-    Raises:
-        ImportError: gfootball or a library that it needs is missing.
-    """
-    config = import_engine().config.Config({"level": scenario})
-    return int(config.ScenarioConfig().controllable_left_players)
-
-
-def simple115(raw: Raw) -> NDArray[np.float32]:
-    """gfootball's features ``simple115v2``, one row per controlled player.
-
-    22 each: positions of the own team, its directions, those of the opponents (missing players
-    -1); ball position 3, ball direction 3, one-hot of who has the ball 3 (nobody, own team,
-    opponents), one-hot of the controlled player 11 (what alone differs between rows), one-hot of
-    the game mode 7.
-
-    Args:
-        raw: the engine's observation.
-
-    Returns:
-        float32 [N, 115].
-    """
-    active = raw["left_agent_controlled_player"]
-    rows = np.zeros((len(active), NUM_FEATURES), np.float32)
-    rows[:, : 4 * _TEAM_FEATURES] = -1.0
-    teams = ("left_team", "left_team_direction", "right_team", "right_team_direction")
-    for i, name in enumerate(teams):
-        values = raw[name].ravel()
-        rows[:, i * _TEAM_FEATURES : i * _TEAM_FEATURES + len(values)] = values
-    rows[:, 88:91] = raw["ball"]
-    rows[:, 91:94] = raw["ball_direction"]
-    rows[:, _BALL_OWNER_AT + 1 + raw["ball_owned_team"]] = 1.0
-    rows[:, _GAME_MODE_AT + raw["game_mode"]] = 1.0
-    for agent, player in enumerate(active):
-        if player >= 0:
-            rows[agent, _ACTIVE_AT + player] = 1.0
-    return rows
-
-
-def collected_checkpoints(
-    raw: Raw, scored: bool, collected: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """How many of the ten checkpoints each agent has passed after a step.
-
-    A controlled player passes them while it has the ball near the opponents' goal, each once per
-    episode; a goal of the own team gives every agent the rest (Kurach et al. 2020, section 3.3).
-
-    Args:
-        raw: the engine's observation after the step.
-        scored: the own team scored in the step.
-        collected: int [N], the numbers before the step.
-
-    Returns:
-        int [N].
-    """
-    if scored:
-        return np.full_like(collected, len(_CHECKPOINTS))
-    if raw["ball_owned_team"] != 0:
-        return collected
-    distance = np.hypot(raw["ball"][0] - 1.0, raw["ball"][1])
-    # The active index is that of the engine: an agent may be switched to another player.
-    has_ball = np.asarray(raw["left_agent_controlled_player"]) == raw["ball_owned_player"]
-    reached = int((distance <= _CHECKPOINTS).sum())
-    return np.where(has_ball, np.maximum(collected, reached), collected)
-
-
-class Match(SingleEnv):
-    """The matches of one env, each started with a seed of its own.
-
-    Every action of gfootball's default set is legal at any time, and no agent ever dies.
+    Observation: gfootball's ``simple115v2``. The metric ``score`` of an episode is its goal
+    difference, ``won`` whether that is positive.
     """
 
-    def __init__(
-        self,
-        scenario: str,
-        num_agents: int,
-        checkpoints: bool,
-        reward_of_team: Callable[[NDArray[np.float64]], Any],
-        max_episode_steps: int = 0,
-    ) -> None:
-        """Starts an engine (about 60 MB), but no episode.
+    metric_names = ("won", "score")
+    simulator = "football"
 
-        Args:
-            scenario: its name in gfootball.
-            num_agents: N, players of the own team that are controlled.
-            checkpoints: adds the checkpoint reward to the scoring reward.
-            reward_of_team: from the rewards float [N] of the agents to that of the team.
-            max_episode_steps: cuts episodes short; 0: the scenario's own duration alone.
-        """
-        engine = import_engine()
-        # "left" is the own team.
-        self._config = engine.config.Config(
-            {
-                "level": scenario,
-                "players": [f"agent:left_players={num_agents},right_players=0"],
-                "game_engine_random_seed": 0,
-                "reverse_team_processing": False,
-            }
+    def __init__(self, num_envs: int, config: FootballConfig) -> None:
+        """Takes E and the settings."""
+        checkpoints = config.rewards == "scoring,checkpoints"
+        reward_of_team = np.mean if config.team_reward == "mean" else np.sum
+        super().__init__(
+            [
+                Match(
+                    config.scenario,
+                    config.num_agents,
+                    checkpoints,
+                    reward_of_team,
+                    config.max_episode_steps,
+                )
+                for _ in range(num_envs)
+            ],
+            observation_space(config.num_agents, NUM_FEATURES, NUM_ACTIONS),
+            discrete_actions(config.num_agents, NUM_ACTIONS),
+            config.autoreset,
         )
-        self._ends_on_score: bool = self._config.ScenarioConfig().end_episode_on_score
-        self._core = engine.football_env_core.FootballEnvCore(self._config)
-        self._raw: Raw = self._core.observation()
-        self._checkpoints = checkpoints
-        self._reward_of_team = reward_of_team
-        self._max_episode_steps = max_episode_steps
-        self._steps = 0
-        self._collected = np.zeros(num_agents, np.int64)
-        self._rng = np.random.default_rng()
-
-    def reset(self, seed: int | None) -> None:
-        """Starts an episode that is a function of two draws of this env's generator."""
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        engine_seed, number = self._rng.integers(MAX_SEED, size=2).tolist()
-        self._config["game_engine_random_seed"] = engine_seed
-        self._config["reverse_team_processing"] = bool(engine_seed % 2)
-        # Full matches decide by it which side kicks off.
-        self._config["episode_number"] = number
-        self._core.reset()
-        self._raw = self._core.observation()
-        self._steps = 0
-        self._collected = np.zeros_like(self._collected)
-
-    def step(self, actions: NDArray[Any]) -> tuple[float, bool, bool]:
-        """Plays 0.1 seconds; ``actions`` int [N] of gfootball's default set."""
-        self._raw, goal, done, _ = self._core.step(actions.tolist())
-        rewards = np.full(len(actions), float(goal))
-        if self._checkpoints:
-            collected = collected_checkpoints(self._raw, goal == 1, self._collected)
-            rewards += _CHECKPOINT_REWARD * (collected - self._collected)
-            self._collected = collected
-        self._steps += 1
-        decided = goal != 0 and self._ends_on_score
-        time_is_up = self._raw["steps_left"] == 0 and not decided
-        truncated = time_is_up or (not done and self._steps == self._max_episode_steps)
-        return float(self._reward_of_team(rewards)), done and not time_is_up, truncated
-
-    def observe(self, row: Observation) -> None:
-        """Writes features, and that everyone is alive and may do anything."""
-        row["obs"][...] = simple115(self._raw)
-        row["alive"][...] = True
-        row["action_mask"][...] = True
-
-    def episode_metrics(self) -> dict[str, float]:
-        """``score``, the goal difference, and ``won``, whether it is positive."""
-        own, opponents = self._raw["score"]
-        return {"won": float(own > opponents), "score": float(own - opponents)}
-
-    def get_state(self) -> dict[str, Any]:
-        """The engine's memory (50 to 100 kB), and what is counted here."""
-        return {
-            "engine": self._core.get_state({}),
-            "steps": self._steps,
-            "collected": self._collected.copy(),
-            "random": self._rng.bit_generator.state,
-        }
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what ``get_state`` of a match in the same scenario returned."""
-        self._core.set_state(state["engine"])
-        self._raw = self._core.observation()
-        self._steps = state["steps"]
-        self._collected = state["collected"].copy()
-        self._rng.bit_generator.state = state["random"]
-
-    def close(self) -> None:
-        """Leaves the engine to later matches of this process: gfootball never frees one."""
-        self._core.close()

@@ -16,14 +16,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
-from rllib_seqmarl.envs.core.contract import AUTORESET_MODES, check_env_config
+from rllib_seqmarl.envs.core.config import TeamEnvConfig
 from rllib_seqmarl.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from rllib_seqmarl.envs.mamujoco.env import MAMuJoCo
+from rllib_seqmarl.settings import Doc, Ge, settings
 
 
 class Robot(NamedTuple):
@@ -61,16 +58,6 @@ BROKEN: dict[str, str] = {
     "ManySegmentAnt": "its agents observe other joints than those that they move",
 }
 
-DEFAULTS: dict[str, Any] = {
-    "scenario": "HalfCheetah",
-    "partition": "6x1",
-    "agent_obsk": 1,
-    "agent_id": True,
-    "state": False,
-    "max_episode_steps": 0,  # 0: the robot's own limit
-    "autoreset": "same_step",
-}
-
 
 def partitions(scenario: str) -> tuple[str, ...]:
     """The names of all divisions of a robot of ``ROBOTS``."""
@@ -78,41 +65,63 @@ def partitions(scenario: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*robot.partitions, f"{robot.joints}x1")))
 
 
-def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete ``env_config``; imports no simulator.
+@settings
+class MAMuJoCoConfig(TeamEnvConfig):
+    """``env_config`` of Multi-Agent MuJoCo."""
 
-    Keys:
-        scenario: a robot of ``ROBOTS``, or ``ManySegmentSwimmer``.
-        partition: how its joints are divided, one of :func:`partitions`; for
-            ``ManySegmentSwimmer`` any ``<agents>x<joints of each>``.
-        agent_obsk: an agent sees the positions of joints up to this many joints away, and of
-            its own joints and the torso everything; 0 for only the latter.
-        agent_id: appends the one-hot agent slot to the observation.
-        state: adds ``state`` [S], the robot's whole observation in gymnasium.
-        max_episode_steps: after how many steps an episode is truncated; 0 for the robot's own
-            limit (1,000; Pusher 100, Reacher 50), which becomes part of the complete config.
-        autoreset: ``same_step`` or ``next_step``.
+    scenario: Annotated[str, Doc("A robot of ``ROBOTS``, or ``ManySegmentSwimmer``.")] = (
+        "HalfCheetah"
+    )
+    partition: Annotated[
+        str,
+        Doc(
+            "How its joints are divided, one of :func:`partitions`; for ``ManySegmentSwimmer`` any "
+            "``<agents>x<joints of each>``."
+        ),
+    ] = "6x1"
+    agent_obsk: Annotated[
+        int,
+        Ge(0),
+        Doc(
+            "An agent sees the positions of joints up to this many joints away, and of its own "
+            "joints and the torso everything; 0 for only the latter."
+        ),
+    ] = 1
+    agent_id: Annotated[bool, Doc("Appends the one-hot agent slot to the observation.")] = True
+    state: Annotated[
+        bool, Doc("Adds ``state`` [S], the robot's whole observation in gymnasium.")
+    ] = False
+    max_episode_steps: Annotated[
+        int,
+        Ge(0),
+        Doc(
+            "After how many steps an episode is truncated; 0 for the robot's own limit (1,000; "
+            "Pusher 100, Reacher 50)."
+        ),
+    ] = 0
 
-    Raises:
-        UserError: unknown key, wrong type, impossible value, unknown or broken scenario, unknown
-            partition, or MuJoCo missing.
-    """
-    config = check_env_config(env_config, DEFAULTS, "mamujoco")
-    _check_partition(config["scenario"], config["partition"])
-    for key in ("agent_obsk", "max_episode_steps"):
-        if config[key] < 0:
-            raise UserError(f"mamujoco: env_config {key!r} must not be negative: {config[key]!r}.")
-    if config["autoreset"] not in AUTORESET_MODES:
-        hint = nearest(config["autoreset"], AUTORESET_MODES)
-        raise UserError(f"mamujoco: unknown autoreset {config['autoreset']!r}. {hint}")
-    robot = ROBOTS.get(config["scenario"], ROBOTS["Swimmer"])
-    config["max_episode_steps"] = config["max_episode_steps"] or robot.max_episode_steps
-    if any(importlib.util.find_spec(name) is None for name in ("mujoco", "gymnasium_robotics")):
-        raise UserError(
-            "mamujoco: MuJoCo or gymnasium-robotics is not installed; run: "
-            "pip install 'rllib-seqmarl[mamujoco]'"
-        )
-    return config
+    def check(self) -> None:
+        """Fills in the robot's limit; imports no simulator.
+
+        Raises:
+            UserError: unknown or broken scenario, unknown partition, or MuJoCo missing.
+        """
+        _check_partition(self.scenario, self.partition)
+        robot = ROBOTS.get(self.scenario, ROBOTS["Swimmer"])
+        self.max_episode_steps = self.max_episode_steps or robot.max_episode_steps
+        if any(importlib.util.find_spec(name) is None for name in ("mujoco", "gymnasium_robotics")):
+            raise UserError(
+                "mamujoco: MuJoCo or gymnasium-robotics is not installed; run: "
+                "pip install 'rllib-seqmarl[mamujoco]'"
+            )
+
+    @property
+    def coarser_partition(self) -> str | None:
+        """The division that is split into single joints; None for gymnasium-robotics' own."""
+        if self.scenario == MANY_SEGMENT_SWIMMER:
+            return None
+        known = ROBOTS[self.scenario].partitions
+        return None if self.partition in known else known[0]
 
 
 def _check_partition(scenario: str, partition: str) -> None:
@@ -137,18 +146,3 @@ def _check_partition(scenario: str, partition: str) -> None:
         raise UserError(
             f"mamujoco: unknown partition {partition!r} of {scenario}. Known: {', '.join(known)}."
         )
-
-
-def make(num_envs: int, **env_config: Any) -> MAMuJoCo:
-    """``num_envs`` envs with the given ``env_config`` (see :func:`check`); imports MuJoCo."""
-    config = check(env_config)
-    from rllib_seqmarl.envs.mamujoco.env import MAMuJoCo
-
-    return MAMuJoCo(num_envs, coarser=_coarser(config["scenario"], config["partition"]), **config)
-
-
-def _coarser(scenario: str, partition: str) -> str | None:
-    """The division that is split into single joints; None for gymnasium-robotics' own."""
-    if scenario == MANY_SEGMENT_SWIMMER or partition in ROBOTS[scenario].partitions:
-        return None
-    return ROBOTS[scenario].partitions[0]

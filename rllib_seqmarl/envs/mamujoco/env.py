@@ -20,7 +20,7 @@ from rllib_seqmarl.envs.core.contract import (
     continuous_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.mamujoco.config import MANY_SEGMENT_SWIMMER
+from rllib_seqmarl.envs.mamujoco.config import MANY_SEGMENT_SWIMMER, MAMuJoCoConfig
 from rllib_seqmarl.envs.mamujoco.layout import factorization, find_layout
 
 #: What the next step and observation depend on beside MuJoCo's integration state: quantities of
@@ -90,58 +90,35 @@ class MAMuJoCo(TeamVectorEnv):
     metric_names = ("average_step_reward",)
     simulator = "mujoco"
 
-    def __init__(
-        self,
-        num_envs: int,
-        *,
-        scenario: str,
-        partition: str,
-        coarser: str | None,
-        agent_obsk: int,
-        agent_id: bool,
-        state: bool,
-        max_episode_steps: int,
-        autoreset: str,
-    ) -> None:
-        """Loads the robots.
-
-        Args:
-            num_envs: E.
-            scenario: name of the robot.
-            partition: see :func:`~rllib_seqmarl.envs.mamujoco.layout.factorization`.
-            coarser: see there.
-            agent_obsk: how many joints away an agent still sees.
-            agent_id: append the one-hot agent slot to the observation.
-            state: add the robot's whole observation [S].
-            max_episode_steps: after how many steps an episode is truncated.
-            autoreset: see :class:`TeamVectorEnv`.
-        """
+    def __init__(self, num_envs: int, config: MAMuJoCoConfig) -> None:
+        """Loads E robots, with these settings."""
+        scenario, partition = config.scenario, config.partition
         with quietly():
             # One at least: that there are too few envs is for the base class to say.
             self.robots = _robots(scenario, partition, max(1, num_envs))
             self._layout = find_layout(
                 scenario,
-                factorization(scenario, partition, coarser),
-                agent_obsk,
+                factorization(scenario, partition, config.coarser_partition),
+                config.agent_obsk,
                 self.robots[0],
             )
         sizes = self._layout.action_sizes
         num_agents, self._obs_size = self._layout.columns.shape
         mask = np.arange(sizes.max()) < sizes[:, None]
-        self._ids = np.eye(num_agents, num_agents if agent_id else 0, dtype=np.float32)
+        self._ids = np.eye(num_agents, num_agents if config.agent_id else 0, dtype=np.float32)
         self._mask = None if mask.all() else mask
-        self._with_state = state
-        self._max_episode_steps = max_episode_steps
+        self._with_state = config.state
+        self._max_episode_steps = config.max_episode_steps
         super().__init__(
             num_envs,
             observation_space(
                 num_agents,
                 self._obs_size + self._ids.shape[1],
                 None if self._mask is None else mask.shape[1],
-                self.robots[0].observation_space.shape if state else None,
+                self.robots[0].observation_space.shape if config.state else None,
             ),
             continuous_actions(num_agents, mask.shape[1]),
-            autoreset,
+            config.autoreset,
         )
         lower, upper = self.robots[0].model.actuator_ctrlrange.T
         self._center, self._half_range = (lower + upper) / 2, (upper - lower) / 2
@@ -173,7 +150,7 @@ class MAMuJoCo(TeamVectorEnv):
 
     def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         controls = self._controls(actions)
-        active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
+        active = self._active(frozen)
         reward = np.zeros(self.num_envs, np.float32)
         terminated = np.zeros(self.num_envs, np.bool_)
         for e in np.flatnonzero(active):

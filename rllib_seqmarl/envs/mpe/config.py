@@ -25,93 +25,76 @@ initial square, velocities per second; a step takes 0.1 seconds. There are no wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Literal
 
-from rllib_seqmarl.envs.core.contract import AUTORESET_MODES, check_env_config
-from rllib_seqmarl.envs.mpe.env import CooperativeNavigation, ParticleTask, PredatorPrey
-from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.envs.core.config import TeamEnvConfig
+from rllib_seqmarl.settings import Doc, Ge, Le, Refused, settings, settings_of
 
-TASKS: dict[str, type[ParticleTask]] = {
-    "cooperative_navigation": CooperativeNavigation,
-    "predator_prey": PredatorPrey,
-}
 #: Time limit in steps under each set of rules.
 EPISODE_LENGTHS = {"sqddpg": 200, "mpe2": 25}
-PREYS = ("random", "still")
 
-DEFAULTS: dict[str, Any] = {
-    "task": "cooperative_navigation",
-    "rules": "sqddpg",
-    "num_agents": 3,
-    "episode_length": 0,  # 0: that of the rules
-    "local_ratio": 0.5,
-    "terminate_on_success": False,
-    "prey": "random",
-    "agent_id": False,
-    "state": False,
-    "autoreset": "same_step",
+#: Key -> the values of other keys without which it has no meaning.
+_NEEDS = {
+    "local_ratio": {"rules": "mpe2", "task": "cooperative_navigation"},
+    "terminate_on_success": {"rules": "mpe2"},
+    "prey": {"task": "predator_prey"},
 }
 
 
-def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete ``env_config``.
+@settings
+class MPEConfig(TeamEnvConfig):
+    """``env_config`` of the particle environments."""
 
-    Keys:
-        task: ``cooperative_navigation`` (N agents cover N landmarks without touching each
-            other) or ``predator_prey`` (N predators chase one faster, scripted prey between
-            two obstacles).
-        rules: ``sqddpg`` or ``mpe2``, see the module's table.
-        num_agents: N.
-        episode_length: time limit in steps; 0: 200 with ``sqddpg``, 25 with ``mpe2``.
-        local_ratio: weight of an agent's own contacts in its reward, the common part has the
-            rest; only of ``mpe2``'s cooperative navigation.
-        terminate_on_success: an episode ends when every landmark is covered, or the prey is
-            touched; only of ``mpe2`` (``sqddpg``: predator-prey always, navigation never).
-        prey: ``random`` (uniform over the five actions, each step) or ``still``; only of
-            ``predator_prey``.
-        agent_id: appends the one-hot agent slot to the observation.
-        state: adds ``state`` [S]: all positions, then the velocities of all that move.
-        autoreset: ``same_step`` or ``next_step``.
+    task: Annotated[
+        Literal["cooperative_navigation", "predator_prey"],
+        Doc(
+            "``cooperative_navigation`` (N agents cover N landmarks without touching each other) "
+            "or ``predator_prey`` (N predators chase one faster, scripted prey between two "
+            "obstacles)."
+        ),
+    ] = "cooperative_navigation"
+    rules: Annotated[
+        Literal["sqddpg", "mpe2"], Doc("Whose rules, see the table of `envs.mpe.config`.")
+    ] = "sqddpg"
+    num_agents: Annotated[int, Ge(1), Doc("Number of agents N.")] = 3
+    episode_length: Annotated[
+        int, Ge(0), Doc("Time limit in steps; 0: 200 with ``sqddpg``, 25 with ``mpe2``.")
+    ] = 0
+    local_ratio: Annotated[
+        float,
+        Ge(0),
+        Le(1),
+        Doc(
+            "Weight of an agent's own contacts in its reward, the common part has the rest; only "
+            "of ``mpe2``'s cooperative navigation."
+        ),
+    ] = 0.5
+    terminate_on_success: Annotated[
+        bool,
+        Doc(
+            "An episode ends when every landmark is covered, or the prey is touched; only of "
+            "``mpe2`` (``sqddpg``: predator-prey always, navigation never)."
+        ),
+    ] = False
+    prey: Annotated[
+        Literal["random", "still"],
+        Doc(
+            "``random`` (uniform over the five actions, each step) or ``still``; only of "
+            "``predator_prey``."
+        ),
+    ] = "random"
+    agent_id: Annotated[bool, Doc("Appends the one-hot agent slot to the observation.")] = False
+    state: Annotated[
+        bool, Doc("Adds ``state`` [S]: all positions, then the velocities of all that move.")
+    ] = False
 
-    Raises:
-        UserError: unknown key, wrong type, impossible value, or a key that has no meaning for
-            the task and the rules.
-    """
-    config = check_env_config(env_config, DEFAULTS, "mpe")
-    for key, known in (
-        ("task", tuple(TASKS)),
-        ("rules", tuple(EPISODE_LENGTHS)),
-        ("prey", PREYS),
-        ("autoreset", tuple(AUTORESET_MODES)),
-    ):
-        if config[key] not in known:
-            raise UserError(
-                f"mpe: unknown {key} {config[key]!r} in env_config. {nearest(config[key], known)}"
-            )
-    config["episode_length"] = config["episode_length"] or EPISODE_LENGTHS[config["rules"]]
-    for key in ("num_agents", "episode_length"):
-        if config[key] < 1:
-            raise UserError(f"mpe: env_config {key!r} must be at least 1, got {config[key]!r}.")
-    if not 0.0 <= config["local_ratio"] <= 1.0:
-        raise UserError(
-            f"mpe: env_config 'local_ratio' must be in [0, 1], got {config['local_ratio']!r}."
-        )
-    for key, needed in (
-        ("local_ratio", {"rules": "mpe2", "task": "cooperative_navigation"}),
-        ("terminate_on_success", {"rules": "mpe2"}),
-        ("prey", {"task": "predator_prey"}),
-    ):
-        for other, value in needed.items():
-            if config[key] != DEFAULTS[key] and config[other] != value:
-                raise UserError(
-                    f"mpe: env_config {key!r} has no meaning with {other} {config[other]!r}; "
-                    f"it needs {other} {value!r}."
-                )
-    return config
-
-
-def make(num_envs: int, **env_config: Any) -> ParticleTask:
-    """``num_envs`` envs with the given ``env_config`` (see :func:`check`)."""
-    config = check(env_config)
-    return TASKS[config.pop("task")](num_envs, **config)
+    def check(self) -> None:
+        """Fills in the episode's length; refuses what has no meaning for the task and the rules."""
+        self.episode_length = self.episode_length or EPISODE_LENGTHS[self.rules]
+        known = settings_of(type(self))
+        for key, needed in _NEEDS.items():
+            for other, value in needed.items():
+                if getattr(self, key) != known[key].default and getattr(self, other) != value:
+                    given = getattr(self, other)
+                    why = f"has no meaning with {other} {given!r}; it needs {other} {value!r}"
+                    raise Refused(key, why)

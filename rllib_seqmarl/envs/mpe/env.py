@@ -20,6 +20,7 @@ from rllib_seqmarl.envs.core.contract import (
     observation_space,
 )
 from rllib_seqmarl.envs.core.generators import EnvGenerators
+from rllib_seqmarl.envs.mpe.config import MPEConfig
 from rllib_seqmarl.envs.mpe.particles import Particles
 
 NUM_ACTIONS = 5
@@ -67,40 +68,27 @@ class ParticleTask(TeamVectorEnv):
     #: Whether an episode ends when the task is solved, under SQDDPG's rules.
     success_ends: ClassVar[bool]
 
-    def __init__(
-        self,
-        num_envs: int,
-        *,
-        rules: str,
-        num_agents: int,
-        episode_length: int,
-        local_ratio: float,
-        terminate_on_success: bool,
-        prey: str,
-        agent_id: bool,
-        state: bool,
-        autoreset: str,
-    ) -> None:
-        """Takes the complete ``env_config`` of the module ``mpe``, less ``task``."""
+    def __init__(self, num_envs: int, config: MPEConfig) -> None:
+        """Takes E and the settings."""
+        num_agents = config.num_agents
         bodies = self._bodies(num_agents)
         discs, moving = len(bodies.radii), len(bodies.acceleration)
         sizes = [2, 2, 2 * (discs - moving), 2 * (moving - 1), 2 * (moving - num_agents)]
-        sizes += [bodies.silent_size, num_agents * agent_id]
+        sizes += [bodies.silent_size, num_agents * config.agent_id]
         super().__init__(
             num_envs,
             observation_space(
-                num_agents, sum(sizes), NUM_ACTIONS, (2 * discs + 2 * moving,) if state else None
+                num_agents,
+                sum(sizes),
+                NUM_ACTIONS,
+                (2 * discs + 2 * moving,) if config.state else None,
             ),
             discrete_actions(num_agents, NUM_ACTIONS),
-            autoreset,
+            config.autoreset,
         )
-        self._sqddpg = rules == "sqddpg"
-        self._steps = episode_length
-        self._local_ratio = local_ratio
-        self._success_ends = self.success_ends if self._sqddpg else terminate_on_success
-        self._scripted_are_random = prey == "random"
-        self._agent_id = agent_id
-        self._with_state = state
+        self._config = config
+        self._sqddpg = config.rules == "sqddpg"
+        self._success_ends = self.success_ends if self._sqddpg else config.terminate_on_success
         self._particles = Particles(
             num_envs,
             bodies.radii,
@@ -109,7 +97,7 @@ class ParticleTask(TeamVectorEnv):
             bodies.max_speed,
             old_velocity=not self._sqddpg,
         )
-        self._forces = DIRECTIONS[rules] * bodies.acceleration[:, None, None]  # [M, 5, 2]
+        self._forces = DIRECTIONS[config.rules] * bodies.acceleration[:, None, None]  # [M, 5, 2]
         self._start_range = np.where(np.arange(discs) < moving, 1.0, bodies.landmark_range)
         self._moving = np.arange(moving)
         # For each agent the slots of all others that move, [N, M - 1].
@@ -119,10 +107,9 @@ class ParticleTask(TeamVectorEnv):
         self._time = np.zeros(num_envs, np.int64)
         # Actions of what is scripted, drawn for a whole episode when it starts. Every env has
         # its own generator: its episodes do not depend on when others end.
-        self._scripted = np.zeros((num_envs, episode_length, moving - num_agents), np.int8)
+        self._scripted = np.zeros((num_envs, config.episode_length, moving - num_agents), np.int8)
         self._rngs = EnvGenerators(num_envs)
         self._tally = np.zeros(num_envs)
-        self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
     @staticmethod
     @abstractmethod
@@ -154,7 +141,7 @@ class ParticleTask(TeamVectorEnv):
             rng = self._rngs[e]
             uniform = rng.random((len(self._start_range), 2))
             self._particles.positions[e] = (2.0 * uniform - 1.0) * self._start_range[:, None]
-            if self._scripted_are_random:
+            if self._config.prey == "random":
                 drawn = rng.integers(NUM_ACTIONS, size=script_shape, dtype=np.int8)
                 self._scripted[e] = drawn
         self._particles.measure()
@@ -178,27 +165,27 @@ class ParticleTask(TeamVectorEnv):
         ):
             rows[..., start:stop] = part
             start = stop
-        if self._agent_id:
+        if self._config.agent_id:
             rows[..., self._parts[-2] :] = np.eye(agents)
         obs: Observation = {
             "obs": rows,
             "alive": np.ones(shape, np.bool_),
             "action_mask": np.ones((*shape, NUM_ACTIONS), np.bool_),
         }
-        if self._with_state:
+        if self._config.state:
             parts = (particles.positions, particles.velocities)
             flat = [part.reshape(self.num_envs, -1) for part in parts]
             obs["state"] = np.concatenate(flat, axis=1, dtype=np.float32)
         return obs
 
     def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
-        active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
+        active = self._active(frozen)
         scripted = self._scripted[self._everywhere, self._time]
         everyone = np.concatenate([actions, scripted], axis=1)  # [E, M]
         self._particles.step(self._forces[self._moving, everyone], frozen)
         self._time += active
         reward, solved = self._evaluate(active)
-        timeout = self._time == self._steps
+        timeout = self._time == self._config.episode_length
         # Solved in the very last step: terminated for SQDDPG, truncated for mpe2.
         terminated = active & solved & self._success_ends & (self._sqddpg | ~timeout)
         truncated = timeout & ~terminated
@@ -275,7 +262,7 @@ class CooperativeNavigation(ParticleTask):
         if self._sqddpg:
             reward = common - contacts
         else:
-            reward = (1.0 - self._local_ratio) * common - self._local_ratio * others
+            reward = (1.0 - self._config.local_ratio) * common - self._config.local_ratio * others
         return reward, nearest.max(axis=1) < COVERED
 
     def _episode_metrics(self) -> dict[str, NDArray[Any]]:
@@ -326,3 +313,14 @@ class PredatorPrey(ParticleTask):
             "captured": captured,
             "turns_to_capture": np.where(captured, self._tally, self._time),
         }
+
+
+TASKS: dict[str, type[ParticleTask]] = {
+    "cooperative_navigation": CooperativeNavigation,
+    "predator_prey": PredatorPrey,
+}
+
+
+def make(num_envs: int, config: MPEConfig) -> ParticleTask:
+    """The task that the settings name."""
+    return TASKS[config.task](num_envs, config)

@@ -2,7 +2,7 @@
 
 Source: JaxMARL's ``HeuristicEnemySMAX`` (Rutherford et al., 2023, arXiv:2311.10090).
 
-Importing this module imports JAX; :mod:`rllib_seqmarl.envs.smac.config` does so in ``make`` only.
+Importing this module imports JAX; `envs.smac.env` does so when a battle is made.
 Axes: E envs, N allies (the team), M enemies, U = N + M units, A = 5 + M actions
 (0 to 3 move north, east, south, west; 4 stop; 5 + i shoot enemy i).
 """
@@ -28,7 +28,8 @@ from rllib_seqmarl.envs.core.contract import (
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.smac.config import Scenario
+from rllib_seqmarl.envs.smax.config import SMAXConfig
+from rllib_seqmarl.envs.smax.scenarios import SCENARIOS
 
 # Read by JAX on its first import. An actor has one core: a second XLA thread on a core that
 # something else uses costs far more than it brings.
@@ -50,6 +51,13 @@ with (
     from rllib_seqmarl.envs.smax.battle import Array, Battle, Rules
     from rllib_seqmarl.envs.smax.observation import observe
     from rllib_seqmarl.envs.smax.step import start, step
+
+
+#: Settings that are passed on to JaxMARL's ``HeuristicEnemySMAX``.
+SMAX_OPTIONS = (
+    "max_steps", "see_enemy_actions", "walls_cause_death", "won_battle_bonus", "enemy_shoots",
+    "attack_mode", "map_width", "map_height", "world_steps_per_env_step", "time_per_step",
+)  # fmt: skip
 
 
 class BattleState(NamedTuple):
@@ -93,26 +101,11 @@ class SMAXTeamEnv(TeamVectorEnv):
     metric_names = ("won", "dead_ratio")
     simulator = "smax"
 
-    def __init__(
-        self,
-        num_envs: int,
-        *,
-        scenario: Scenario,
-        agent_id: bool,
-        state: bool,
-        autoreset: str,
-        **smax_options: Any,
-    ) -> None:
-        """Builds the spaces; compiling waits for the first ``reset``.
-
-        Args:
-            num_envs: E.
-            scenario: the units of both sides.
-            agent_id: append the one-hot slot to the observation of living agents.
-            state: add the normalised global state [S], S = 12 U.
-            autoreset: see :class:`TeamVectorEnv`.
-            smax_options: passed on to JaxMARL's ``HeuristicEnemySMAX``.
-        """
+    def __init__(self, num_envs: int, config: SMAXConfig) -> None:
+        """Takes E and the settings; compiling waits for the first ``reset``."""
+        scenario = SCENARIOS[config.map_name]
+        agent_id, state = config.agent_id, config.state
+        smax_options = {name: getattr(config, name) for name in SMAX_OPTIONS}
         num_agents, num_enemies = len(scenario.allies), len(scenario.enemies)
         smax = HeuristicEnemySMAX(
             scenario=SMAXScenario(
@@ -134,7 +127,7 @@ class SMAXTeamEnv(TeamVectorEnv):
                 (smax.state_size,) if state else None,
             ),
             discrete_actions(num_agents, smax.num_ally_actions),
-            autoreset,
+            config.autoreset,
         )
         self.jaxmarl_env = smax
         self._rules = Rules(smax)

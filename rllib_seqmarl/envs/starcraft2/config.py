@@ -8,63 +8,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from rllib_seqmarl.envs.core.contract import AUTORESET_MODES, check_env_config
+from rllib_seqmarl.envs.core.config import TeamEnvConfig
 from rllib_seqmarl.envs.starcraft2.maps import MAPS, StarCraftMap
 from rllib_seqmarl.errors import UserError, nearest
-
-#: ``env_config`` for every map. What is not explained in :func:`check` is an argument of
-#: ``StarCraft2Env`` of the same name and meaning, with its default there.
-DEFAULTS: dict[str, Any] = {
-    "map_name": "3s5z",
-    "simulator": "starcraft2",
-    "agent_id": True,
-    "state": False,
-    "shield_reward_fix": False,
-    "max_restarts": 5,
-    "difficulty": "7",
-    "step_mul": 8,
-    "move_amount": 2,
-    "game_version": "",
-    "obs_all_health": True,
-    "obs_own_health": True,
-    "obs_last_action": False,
-    "obs_pathing_grid": False,
-    "obs_terrain_height": False,
-    "obs_timestep_number": False,
-    "state_last_action": True,
-    "state_timestep_number": False,
-    "reward_sparse": False,
-    "reward_only_positive": True,
-    "reward_death_value": 10.0,
-    "reward_win": 200.0,
-    "reward_defeat": 0.0,
-    "reward_negative_scale": 0.5,
-    "reward_scale": True,
-    "reward_scale_rate": 20.0,
-    "autoreset": "same_step",
-}
-
-#: Further keys for SMACv2's maps, with the values of its published configurations.
-SMACV2_DEFAULTS: dict[str, Any] = {
-    "obs_own_pos": True,
-    "use_unit_ranges": True,
-    "min_attack_range": 2.0,
-    "conic_fov": False,
-    "num_fov_actions": 12,
-}
+from rllib_seqmarl.settings import Doc, Ge, as_dict, settings
 
 #: Keys that are not arguments of ``StarCraft2Env``.
 OWN_KEYS = (
     "map_name", "simulator", "agent_id", "state", "shield_reward_fix", "max_restarts", "autoreset",
 )  # fmt: skip
 
-#: Built-in opponents, from very easy to the three that cheat.
-DIFFICULTIES = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "A")
+#: The sentence of an argument of ``StarCraft2Env``, with its default there.
+_AS_THERE = Doc("As the argument of ``StarCraft2Env`` of the same name.")
 
 _PROTOBUF_SWITCH = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 
@@ -77,64 +36,104 @@ _STEPS = (
 )
 
 
-def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete ``env_config`` of a StarCraft II battle.
+@settings
+class StarCraft2Config(TeamEnvConfig):
+    """``env_config`` of ``simulator: starcraft2`` on SMAC's maps."""
 
-    Keys:
-        map_name: one of ``MAPS``: SMAC's maps, or ``terran_5_vs_5`` and the like of SMACv2.
-        agent_id: appends the one-hot agent slot to the observation of living agents.
-        state: adds ``state`` [S], SMAC's global state.
-        shield_reward_fix: SMAC's maps only. SMAC takes ``abs()`` of the damage in a step, so
-            that an enemy whose shield regenerates pays the team (on maps with Protoss enemies);
-            published SMAC results carry that, and False, the default, keeps it. True pays
-            ``max(., 0)`` instead, which SMACv2's reward always does.
-        max_restarts: how often in a row an env's game may die before an episode ends.
-        difficulty: of the built-in opponent, ``DIFFICULTIES``.
-        game_version: such as "4.10.0"; "" for the newest that is installed.
-        autoreset: ``same_step`` or ``next_step``.
-        The others: see ``DEFAULTS`` and, for SMACv2's maps, ``SMACV2_DEFAULTS``.
+    map_name: Annotated[
+        str,
+        Doc(
+            "One of ``starcraft2.maps.MAPS``: SMAC's maps, or ``terran_5_vs_5`` and the like of "
+            "SMACv2."
+        ),
+    ] = "3s5z"
+    simulator: Annotated[Literal["starcraft2"], Doc("``starcraft2``; see `smac.config`.")] = (
+        "starcraft2"
+    )
+    agent_id: Annotated[
+        bool, Doc("Appends the one-hot agent slot to the observation of living agents.")
+    ] = True
+    state: Annotated[bool, Doc("Adds ``state`` [S], SMAC's global state.")] = False
+    shield_reward_fix: Annotated[
+        bool,
+        Doc(
+            "SMAC's maps only. SMAC takes ``abs()`` of the damage in a step, so that an enemy "
+            "whose shield regenerates pays the team (on maps with Protoss enemies); published "
+            "SMAC results carry that, and False, the default, keeps it. True pays ``max(., 0)`` "
+            "instead, which SMACv2's reward always does."
+        ),
+    ] = False
+    max_restarts: Annotated[
+        int, Ge(0), Doc("How often in a row an env's game may die before an episode ends.")
+    ] = 5
+    difficulty: Annotated[
+        Literal["1", "2", "3", "4", "5", "6", "7", "8", "9", "A"],
+        Doc("Of the built-in opponent, from very easy to the three that cheat."),
+    ] = "7"
+    step_mul: Annotated[int, Ge(1), _AS_THERE] = 8
+    move_amount: Annotated[int, Ge(1), _AS_THERE] = 2
+    game_version: Annotated[str, Doc('Such as "4.10.0"; "" for the newest that is installed.')] = ""
+    obs_all_health: Annotated[bool, _AS_THERE] = True
+    obs_own_health: Annotated[bool, _AS_THERE] = True
+    obs_last_action: Annotated[bool, _AS_THERE] = False
+    obs_pathing_grid: Annotated[bool, _AS_THERE] = False
+    obs_terrain_height: Annotated[bool, _AS_THERE] = False
+    obs_timestep_number: Annotated[bool, _AS_THERE] = False
+    state_last_action: Annotated[bool, _AS_THERE] = True
+    state_timestep_number: Annotated[bool, _AS_THERE] = False
+    reward_sparse: Annotated[bool, _AS_THERE] = False
+    reward_only_positive: Annotated[bool, _AS_THERE] = True
+    reward_death_value: Annotated[float, _AS_THERE] = 10.0
+    reward_win: Annotated[float, _AS_THERE] = 200.0
+    reward_defeat: Annotated[float, _AS_THERE] = 0.0
+    reward_negative_scale: Annotated[float, _AS_THERE] = 0.5
+    reward_scale: Annotated[bool, _AS_THERE] = True
+    reward_scale_rate: Annotated[float, Ge(1), _AS_THERE] = 20.0
 
-    Raises:
-        UserError: unknown key, wrong type, impossible value, unknown map, a key of the other
-            package, or a part of the installation is missing (see :func:`check_installation`).
-    """
-    name = env_config.get("map_name", DEFAULTS["map_name"])
-    is_smacv2 = isinstance(name, str) and name in MAPS and MAPS[name].package == "smacv2"
-    for key in () if is_smacv2 else SMACV2_DEFAULTS:
-        if key in env_config:
-            raise UserError(f"smac: env_config {key!r} is SMACv2's; map {name!r} has no such key.")
-    defaults = DEFAULTS | SMACV2_DEFAULTS if is_smacv2 else DEFAULTS
-    config = check_env_config(env_config, defaults, "smac")
-    for key, known in (
-        ("map_name", tuple(MAPS)),
-        ("difficulty", DIFFICULTIES),
-        ("autoreset", tuple(AUTORESET_MODES)),
-    ):
-        if config[key] not in known:
+    def check(self) -> None:
+        """Checks the map, the reward, and what must be installed.
+
+        Raises:
+            UserError: unknown map, a fix of a reward that has not its fault, or a part of the
+                installation is missing (see :func:`check_installation`).
+        """
+        if self.map_name not in MAPS:
             raise UserError(
-                f"smac: unknown {key} {config[key]!r} of StarCraft II in env_config. "
-                f"{nearest(config[key], known)}"
+                f"smac: unknown map_name {self.map_name!r} of StarCraft II in env_config. "
+                f"{nearest(self.map_name, MAPS)}"
             )
-    for key in ("step_mul", "move_amount", "num_fov_actions", "reward_scale_rate"):
-        if key in config and config[key] < 1:
-            raise UserError(f"smac: env_config {key!r} must be at least 1, got {config[key]!r}.")
-    if config["max_restarts"] < 0:
-        raise UserError(
-            f"smac: env_config 'max_restarts' must not be negative, got {config['max_restarts']!r}."
-        )
-    if config["shield_reward_fix"]:
-        if is_smacv2:
-            raise UserError(
-                "smac: env_config 'shield_reward_fix' is for SMAC's maps; SMACv2's reward never "
-                "pays for regenerating shields: leave it out."
-            )
-        if config["reward_sparse"] or not config["reward_only_positive"]:
-            raise UserError(
-                "smac: env_config 'shield_reward_fix' mends the dense reward that is only "
-                "positive: leave it out, or reward_sparse and reward_only_positive."
-            )
-    check_installation(MAPS[config["map_name"]])
-    return config
+        if self.shield_reward_fix:
+            if is_smacv2_map(self.map_name):
+                raise UserError(
+                    "smac: env_config 'shield_reward_fix' is for SMAC's maps; SMACv2's reward "
+                    "never pays for regenerating shields: leave it out."
+                )
+            if self.reward_sparse or not self.reward_only_positive:
+                raise UserError(
+                    "smac: env_config 'shield_reward_fix' corrects the dense reward that is only "
+                    "positive: leave it out, or reward_sparse and reward_only_positive."
+                )
+        check_installation(MAPS[self.map_name])
+
+    def game_options(self) -> dict[str, Any]:
+        """The arguments of ``StarCraft2Env`` among the settings."""
+        return {name: value for name, value in as_dict(self).items() if name not in OWN_KEYS}
+
+
+@settings
+class SMACv2Config(StarCraft2Config):
+    """``env_config`` on SMACv2's maps, with the values of its published configurations."""
+
+    obs_own_pos: Annotated[bool, _AS_THERE] = True
+    use_unit_ranges: Annotated[bool, _AS_THERE] = True
+    min_attack_range: Annotated[float, _AS_THERE] = 2.0
+    conic_fov: Annotated[bool, _AS_THERE] = False
+    num_fov_actions: Annotated[int, Ge(1), _AS_THERE] = 12
+
+
+def is_smacv2_map(name: object) -> bool:
+    """Whether SMACv2 plays the map of that name."""
+    return isinstance(name, str) and name in MAPS and MAPS[name].package == "smacv2"
 
 
 def game_folder() -> Path:

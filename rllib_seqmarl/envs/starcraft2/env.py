@@ -30,7 +30,7 @@ from rllib_seqmarl.envs.core.contract import (
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.starcraft2.config import OWN_KEYS
+from rllib_seqmarl.envs.starcraft2.config import SMACv2Config, StarCraft2Config
 from rllib_seqmarl.envs.starcraft2.game import Game, GameFactory, Look, Outcome
 from rllib_seqmarl.envs.starcraft2.maps import (
     MAPS,
@@ -41,39 +41,9 @@ from rllib_seqmarl.envs.starcraft2.maps import (
 from rllib_seqmarl.errors import UserError
 
 
-def make(
-    num_envs: int, config: Mapping[str, Any], env_factory: GameFactory | None = None
-) -> StarCraft2TeamEnv:
-    """``num_envs`` envs of a checked ``env_config``; games start at the first ``reset``.
-
-    Args:
-        num_envs: E, the number of game processes.
-        config: what ``starcraft2_config.check`` returns.
-        env_factory: builds a ``StarCraft2Env`` from a seed; by default from the package that
-            plays the map.
-
-    Raises:
-        UserError: the package cannot be imported or is another version than expected.
-    """
-    scenario = MAPS[config["map_name"]]
-    options = {key: value for key, value in config.items() if key not in OWN_KEYS}
-    directions = config["num_fov_actions"] if config.get("conic_fov") else 0
-    return StarCraft2TeamEnv(
-        num_envs,
-        scenario=scenario,
-        num_actions=NUM_GENERAL_ACTIONS + directions + scenario.num_enemies,
-        env_factory=env_factory or _factory(scenario, options, config["shield_reward_fix"]),
-        agent_id=config["agent_id"],
-        state=config["state"],
-        max_restarts=config["max_restarts"],
-        autoreset=config["autoreset"],
-    )
-
-
-def _factory(
-    scenario: StarCraftMap, options: Mapping[str, Any], shield_reward_fix: bool
-) -> GameFactory:
+def _factory(config: StarCraft2Config) -> GameFactory:
     """Imports the package that plays a map; what is returned builds one battle from a seed."""
+    scenario = MAPS[config.map_name]
     package = scenario.package
     other = {"smac": "smacv2", "smacv2": "smac"}[package]
     if f"{other}.env" in sys.modules:
@@ -93,12 +63,12 @@ def _factory(
     if not flags.FLAGS.is_parsed():  # PySC2 reads flags, which belong to another program
         flags.FLAGS([package])
     arguments = {
-        **options,
+        **config.game_options(),
         "map_name": scenario.map_name,
-        "game_version": options["game_version"] or None,
+        "game_version": config.game_version or None,
         "continuing_episode": True,
     }
-    return partial(build_battle, builder, scenario, arguments, shield_reward_fix)
+    return partial(build_battle, builder, scenario, arguments, config.shield_reward_fix)
 
 
 def build_battle(
@@ -114,7 +84,7 @@ def build_battle(
         builder: the class.
         scenario: the map.
         arguments: of the class.
-        shield_reward_fix: see ``starcraft2_config.check``.
+        shield_reward_fix: see `StarCraft2Config`.
         seed: the game's random seed.
     """
     arguments = {**arguments, "seed": seed}
@@ -146,32 +116,29 @@ class StarCraft2TeamEnv(TeamVectorEnv):
     def __init__(
         self,
         num_envs: int,
-        *,
-        scenario: StarCraftMap,
-        num_actions: int,
-        env_factory: GameFactory,
-        agent_id: bool,
-        state: bool,
-        max_restarts: int,
-        autoreset: str,
+        config: StarCraft2Config | SMACv2Config,
+        env_factory: GameFactory | None = None,
     ) -> None:
         """Builds the spaces; games start at the first ``reset``.
 
         Args:
-            num_envs: E.
-            scenario: the map.
-            num_actions: A.
-            env_factory: builds a ``StarCraft2Env`` from a seed.
-            agent_id: append the one-hot slot to the observation of living agents.
-            state: add SMAC's global state [S].
-            max_restarts: how often in a row an env's game may die before an episode ends.
-            autoreset: see :class:`TeamVectorEnv`.
+            num_envs: E, the number of game processes.
+            config: the settings.
+            env_factory: builds a ``StarCraft2Env`` from a seed; by default from the package that
+                plays the map.
 
         Raises:
-            UserError: the battle has other sizes than the map's.
+            UserError: the package cannot be imported, or is another version than expected.
         """
-        self._games = [Game(e, env_factory, max_restarts) for e in range(num_envs)]
+        # Both first: a construction that fails is closed, too.
         self._threads = ThreadPoolExecutor(max(num_envs, 1), thread_name_prefix="starcraft2")
+        self._games: list[Game] = []
+        scenario = MAPS[config.map_name]
+        num_actions = NUM_GENERAL_ACTIONS + scenario.num_enemies
+        if isinstance(config, SMACv2Config) and config.conic_fov:
+            num_actions += config.num_fov_actions
+        env_factory = env_factory or _factory(config)
+        self._games = [Game(e, env_factory, config.max_restarts) for e in range(num_envs)]
         sizes = env_factory(0).get_env_info()  # known without a game
         num_agents = sizes["n_agents"]
         found = (num_agents, sizes["n_actions"], sizes["episode_limit"])
@@ -186,17 +153,17 @@ class StarCraft2TeamEnv(TeamVectorEnv):
             num_envs,
             observation_space(
                 num_agents,
-                sizes["obs_shape"] + num_agents * agent_id,
+                sizes["obs_shape"] + num_agents * config.agent_id,
                 num_actions,
-                (sizes["state_shape"],) if state else None,
+                (sizes["state_shape"],) if config.state else None,
             ),
             discrete_actions(num_agents, num_actions),
-            autoreset,
+            config.autoreset,
         )
-        self._agent_id = agent_id
-        self._state = state
+        self._agent_id = config.agent_id
+        self._with_state = config.state
         self._looks: list[Look] = []
-        self._last: list[Outcome] = []
+        self._outcomes: list[Outcome] = []
         self._restarts_before = np.zeros(num_envs)  # when the episode began
         self._restarts_in_episode = np.zeros(num_envs)
 
@@ -219,12 +186,12 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         return self._gather(self._looks)
 
     def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
-        active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
+        active = self._active(frozen)
         self._refuse_illegal(actions, active)
         envs = range(self.num_envs)
-        self._last = list(self._threads.map(self._step_env, envs, actions, active.tolist()))
-        terminated = np.array([outcome.terminated for outcome in self._last])
-        truncated = np.array([outcome.truncated for outcome in self._last])
+        self._outcomes = list(self._threads.map(self._step_env, envs, actions, active.tolist()))
+        terminated = np.array([outcome.terminated for outcome in self._outcomes])
+        truncated = np.array([outcome.truncated for outcome in self._outcomes])
         done = terminated | truncated
         if done.any():
             restarts = self._count_restarts()
@@ -232,7 +199,7 @@ class StarCraft2TeamEnv(TeamVectorEnv):
             self._restarts_before[done] = restarts[done]
         return VectorStep(
             self._gather(self._looks),
-            np.array([outcome.reward for outcome in self._last], np.float32),
+            np.array([outcome.reward for outcome in self._outcomes], np.float32),
             terminated,
             truncated,
         )
@@ -261,9 +228,9 @@ class StarCraft2TeamEnv(TeamVectorEnv):
             )
 
     def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
-        looks = [outcome.look for outcome in self._last]
+        looks = [outcome.look for outcome in self._outcomes]
         return self._gather(looks), {
-            "won": np.array([outcome.won for outcome in self._last], np.float32),
+            "won": np.array([outcome.won for outcome in self._outcomes], np.float32),
             "dead_ratio": np.array([1.0 - look.alive.mean() for look in looks], np.float32),
             "dead_enemy_ratio": np.array([look.dead_enemies for look in looks], np.float32),
             "game_restarts": self._restarts_in_episode.astype(np.float32),
@@ -290,6 +257,6 @@ class StarCraft2TeamEnv(TeamVectorEnv):
             "alive": alive,
             "action_mask": np.stack([look.action_mask for look in looks]),
         }
-        if self._state:
+        if self._with_state:
             gathered["state"] = np.stack([look.state for look in looks])
         return gathered

@@ -19,57 +19,32 @@ that decides before it can only guess. In terms of the reward per step, with N a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_seqmarl.envs.core.config import TeamEnvConfig
 from rllib_seqmarl.envs.core.contract import (
-    AUTORESET_MODES,
     Observation,
     TeamVectorEnv,
     VectorStep,
-    check_env_config,
     discrete_actions,
     observation_space,
 )
 from rllib_seqmarl.envs.core.generators import EnvGenerators
-from rllib_seqmarl.errors import UserError, nearest
-
-DEFAULTS: dict[str, Any] = {
-    "num_agents": 4,
-    "num_actions": 4,
-    "episode_length": 1,
-    "autoreset": "same_step",
-}
+from rllib_seqmarl.settings import Doc, Ge, settings
 
 
-def check(env_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The complete ``env_config``.
+@settings
+class PrivateCueConfig(TeamEnvConfig):
+    """``env_config`` of the task."""
 
-    Keys: ``num_agents`` N; ``num_actions`` A; ``episode_length`` in steps, each with a cue of its
-    own; ``autoreset``.
-
-    Raises:
-        UserError: unknown key, wrong type, or a value that makes the task senseless.
-    """
-    config = check_env_config(env_config, DEFAULTS, "private_cue")
-    for key, least in (("num_agents", 2), ("num_actions", 2), ("episode_length", 1)):
-        if config[key] < least:
-            raise UserError(
-                f"private_cue: env_config {key!r} must be at least {least}, got {config[key]!r}."
-            )
-    if config["autoreset"] not in AUTORESET_MODES:
-        raise UserError(
-            f"private_cue: env_config 'autoreset' must be one of {', '.join(AUTORESET_MODES)} "
-            f"({nearest(config['autoreset'], AUTORESET_MODES)}), got {config['autoreset']!r}."
-        )
-    return config
-
-
-def make(num_envs: int, **env_config: Any) -> PrivateCue:
-    """``num_envs`` envs with the given ``env_config`` (see :func:`check`)."""
-    return PrivateCue(num_envs, **check(env_config))
+    num_agents: Annotated[int, Ge(2), Doc("Number of agents N.")] = 4
+    num_actions: Annotated[int, Ge(2), Doc("Number of actions A.")] = 4
+    episode_length: Annotated[
+        int, Ge(1), Doc("Steps of an episode, each with a cue of its own.")
+    ] = 1
 
 
 def optimum(episode_length: int = 1) -> float:
@@ -112,30 +87,22 @@ class PrivateCue(TeamVectorEnv):
     metric_names = ("match_ratio",)
     simulator = "private_cue"
 
-    def __init__(
-        self,
-        num_envs: int,
-        *,
-        num_agents: int,
-        num_actions: int,
-        episode_length: int,
-        autoreset: str,
-    ) -> None:
-        """Takes the complete ``env_config`` that :func:`check` returns."""
+    def __init__(self, num_envs: int, config: PrivateCueConfig) -> None:
+        """Takes E and the settings."""
+        agents, actions = config.num_agents, config.num_actions
         super().__init__(
             num_envs,
-            observation_space(num_agents, num_agents + 1, num_actions),
-            discrete_actions(num_agents, num_actions),
-            autoreset,
+            observation_space(agents, agents + 1, actions),
+            discrete_actions(agents, actions),
+            config.autoreset,
         )
-        self._num_actions = num_actions
-        self._steps = episode_length
+        self._num_actions = actions
+        self._steps = config.episode_length
         self._time = np.zeros(num_envs, np.int64)
         self._informed = np.zeros(num_envs, np.int64)
         self._cue = np.zeros(num_envs, np.int64)
         self._rngs = EnvGenerators(num_envs)
         self._match_sum = np.zeros(num_envs)
-        self._last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
     def _reset_envs(self) -> Observation:
         self._rngs.reseed(self.np_random)
@@ -163,7 +130,7 @@ class PrivateCue(TeamVectorEnv):
         }
 
     def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
-        active = np.ones(self.num_envs, np.bool_) if frozen is None else ~frozen
+        active = self._active(frozen)
         # The informed agent itself always matches.
         matching = (actions == self._cue[:, None]).sum(axis=1) - 1
         reward = np.where(active, matching / (self.num_agents - 1), 0.0)
@@ -183,9 +150,6 @@ class PrivateCue(TeamVectorEnv):
             terminated,
             np.zeros(self.num_envs, np.bool_),
         )
-
-    def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
-        return self._last
 
     def _get_envs_state(self) -> dict[str, Any]:
         return {

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs import check_team_env
-from rllib_seqmarl.envs.adapters import rllib as multi_agent_env
 from rllib_seqmarl.envs.adapters.multi_agent import GameVectorEnv
 from rllib_seqmarl.errors import UserError
+
+multi_agent_env = registry.environment("multi_agent_env")
 
 EXAMPLES = "ray.rllib.examples.envs.classes.multi_agent"
 TWO_STEP_GAME = f"{EXAMPLES}:TwoStepGame"

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from helpers.small_games import Herd
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs import check_team_env
-from rllib_seqmarl.envs.adapters import pettingzoo
-from rllib_seqmarl.envs.adapters.multi_agent import GameVectorEnv
+from rllib_seqmarl.envs.adapters.multi_agent import GameConfig, GameVectorEnv
 from rllib_seqmarl.envs.core.contract import random_actions
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.settings import settings_of
+
+pettingzoo = registry.environment("pettingzoo")
 
 KAZ = "pettingzoo.butterfly.knights_archers_zombies_v11:parallel_env"
 MULTIWALKER = "pettingzoo.sisl.multiwalker_v9:parallel_env"
@@ -85,7 +88,7 @@ def test_games(
 
 
 def herd(num_envs: int = 1, **config: Any) -> GameVectorEnv:
-    options = {key: config.pop(key) for key in pettingzoo.DEFAULTS if key in config}
+    options = {key: config.pop(key) for key in settings_of(GameConfig) if key in config}
     env = pettingzoo.make(num_envs, env=HERD, kwargs=config, **options)
     env.reset(seed=0)
     return env
@@ -211,9 +214,12 @@ def test_an_env_is_seeded_once() -> None:
         ({"env": "pettingzoo.sisl.waterfall:parallel_env"}, "No module named 'pettingzoo.sisl.wa"),
         ({"env": "pettingzoo.sisl.multiwalker_v9:walk"}, "has no attribute 'walk'"),
         ({"env": MULTIWALKER, "kwargs": {"n_runners": 3}}, "unexpected keyword .*'n_runners'"),
-        ({"env": MULTIWALKER, "kwargs": "n_walkers=3"}, "'kwargs' must be dict"),
-        ({"env": MULTIWALKER, "reward": "max"}, "unknown reward 'max' in env_config"),
-        ({"env": MULTIWALKER, "state": "yes"}, "unknown state 'yes' in env_config"),
+        ({"env": MULTIWALKER, "kwargs": "n_walkers=3"}, "'kwargs' must be a mapping"),
+        ({"env": MULTIWALKER, "reward": "max"}, "'reward' must be one of sum, mean, got 'max'"),
+        (
+            {"env": MULTIWALKER, "state": "yes"},
+            "'state' must be one of none, env, concatenate, got 'yes'",
+        ),
         ({"env": "helpers.small_games:OneByOne"}, "gives OneByOne, not a pettingzoo.ParallelEnv"),
         ({"env": HERD, "state": "env"}, r"has no state\(\): set env_config 'state'"),
         ({"env": KAZ}, r"float64 \(27, 5\), not a vector.*'flatten: true', which makes 135 numb"),
@@ -332,7 +338,7 @@ def test_a_restored_run_starts_new_episodes_and_says_so(
     restored.stop()
 
 
-def test_picture() -> None:
+def test_frame() -> None:
     env = pettingzoo.make(1, env=SPREAD, kwargs={"render_mode": "rgb_array"})
     env.reset(seed=0)
     frame = env.render_frame()
@@ -345,8 +351,9 @@ def test_picture() -> None:
 
 def test_games_are_quiet() -> None:
     code = (
-        "import sys; sys.argv = ['rllib']; from rllib_seqmarl.envs.adapters import pettingzoo; "
-        f"env = pettingzoo.make(1, env={KAZ!r}, flatten=True); env.reset(seed=0); env.close()"
+        "import sys; sys.argv = ['rllib']; from rllib_seqmarl import registry; "
+        f"env = registry.environment('pettingzoo').make(1, env={KAZ!r}, flatten=True); "
+        "env.reset(seed=0); env.close()"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYGAME", "SDL"))}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)

@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import random_actions
-from rllib_seqmarl.envs.football import config as football
-from rllib_seqmarl.envs.football.env import MAX_SEED, Match, import_engine
+from rllib_seqmarl.envs.football.config import INSTALL, PAPERS_NUM_AGENTS, _scenarios
+from rllib_seqmarl.envs.football.engine import import_engine, num_players
+from rllib_seqmarl.envs.football.match import MAX_SEED, Match
 from rllib_seqmarl.errors import UserError
+
+football = registry.environment("football")
 
 IDLE, RIGHT, SHORT_PASS, SHOT, SPRINT = 0, 5, 11, 12, 13
 
@@ -282,11 +286,11 @@ def test_another_process_plays_and_goes_on_the_same(tmp_path: Path) -> None:
 
 @plays
 def test_every_scenario_has_its_number_of_agents() -> None:
-    assert set(football.PAPERS_NUM_AGENTS) < set(football._scenarios())
-    for scenario in football._scenarios():
+    assert set(PAPERS_NUM_AGENTS) < set(_scenarios())
+    for scenario in _scenarios():
         complete = football.check({"scenario": scenario})
-        most = football.num_players(scenario)
-        assert complete["num_agents"] == football.PAPERS_NUM_AGENTS.get(scenario, most)
+        most = num_players(scenario)
+        assert complete["num_agents"] == PAPERS_NUM_AGENTS.get(scenario, most)
         assert football.check({"scenario": scenario, "num_agents": most})["num_agents"] == most
 
 
@@ -300,10 +304,13 @@ def test_every_scenario_has_its_number_of_agents() -> None:
         ),
         ({"scenario": "tests"}, "unknown scenario 'tests'"),
         ({"num_agents": 5}, "num_agents is 5, but 'academy_3_vs_1_with_keeper' has 4 players"),
-        ({"num_agents": -1}, "'num_agents' must be at least 0, got -1"),
-        ({"max_episode_steps": -5}, "'max_episode_steps' must be at least 0, got -5"),
-        ({"rewards": "checkpoints"}, "unknown rewards 'checkpoints'"),
-        ({"team_reward": "max"}, "unknown team_reward 'max' in env_config. Known: mean, sum"),
+        ({"num_agents": -1}, "'num_agents' must not be negative, got -1"),
+        ({"max_episode_steps": -5}, "'max_episode_steps' must not be negative, got -5"),
+        (
+            {"rewards": "checkpoints"},
+            "'rewards' must be one of scoring, scoring,checkpoints,",
+        ),
+        ({"team_reward": "max"}, "'team_reward' must be one of mean, sum, got 'max'"),
         ({"level": "5_vs_5"}, "unknown env_config key 'level'"),
     ],
 )
@@ -321,7 +328,7 @@ def test_missing_gfootball_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     )
     with pytest.raises(UserError, match="gfootball is not installed") as error:
         football.check({})
-    for command in football.INSTALL:
+    for command in INSTALL:
         assert command in str(error.value)
 
 
@@ -336,6 +343,6 @@ def test_gfootball_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch) 
 def test_the_install_commands_are_those_that_are_run(file: str) -> None:
     text = (Path(__file__).parents[3] / file).read_text().replace("\\\n", "")
     words = " ".join(text.split())
-    system_packages, _, engine = football.INSTALL
+    system_packages, _, engine = INSTALL
     assert system_packages in words
     assert engine in words

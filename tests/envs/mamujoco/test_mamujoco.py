@@ -17,12 +17,15 @@ from gymnasium_robotics import mamujoco_v1
 from gymnasium_robotics.envs.multiagent_mujoco import many_segment_ant
 from gymnasium_robotics.envs.multiagent_mujoco.obsk import get_parts_and_edges
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import random_actions
-from rllib_seqmarl.envs.mamujoco import config as mamujoco
+from rllib_seqmarl.envs.mamujoco import config as mamujoco_config
 from rllib_seqmarl.envs.mamujoco import layout as mamujoco_layout
 from rllib_seqmarl.envs.mamujoco.env import MAMuJoCo
 from rllib_seqmarl.envs.mamujoco.layout import factorization
 from rllib_seqmarl.errors import UserError
+
+mamujoco = registry.environment("mamujoco")
 
 NUM_ENVS = 2
 
@@ -35,7 +38,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def theirs(scenario: str, partition: str, agent_obsk: int) -> Any:
     """Gymnasium-robotics' environment, its limit of steps included."""
-    native = mamujoco.ROBOTS.get(scenario)
+    native = mamujoco_config.ROBOTS.get(scenario)
     split = None
     if native is not None and partition not in native.partitions:
         split = factorization(scenario, partition, native.partitions[0])
@@ -118,7 +121,7 @@ def test_steps_are_gymnasium_robotics_bit_for_bit(
 
 
 def test_table_of_robots_is_gymnasium_robotics() -> None:
-    for scenario, robot in mamujoco.ROBOTS.items():
+    for scenario, robot in mamujoco_config.ROBOTS.items():
         spec = gymnasium.spec(f"{scenario}-v5")
         assert robot.max_episode_steps == spec.max_episode_steps, scenario
         for partition in robot.partitions:
@@ -130,9 +133,9 @@ def test_table_of_robots_is_gymnasium_robotics() -> None:
                 get_parts_and_edges(scenario, single)
 
 
-@pytest.mark.parametrize("scenario", mamujoco.ROBOTS)
+@pytest.mark.parametrize("scenario", mamujoco_config.ROBOTS)
 def test_every_robot_divides_into_single_joints(scenario: str) -> None:
-    joints = mamujoco.ROBOTS[scenario].joints
+    joints = mamujoco_config.ROBOTS[scenario].joints
     env = mamujoco.make(1, scenario=scenario, partition=f"{joints}x1")
     assert env.single_action_space.shape == (joints, 1)
     assert "action_mask" not in env.single_observation_space.spaces
@@ -165,7 +168,7 @@ def test_agents_of_ant_8x1_see_their_own_leg() -> None:
 
 def test_agents_observe_the_joints_that_they_move() -> None:
     swapped = []
-    for scenario, robot in mamujoco.ROBOTS.items():
+    for scenario, robot in mamujoco_config.ROBOTS.items():
         division = robot.partitions[0]
         model = mamujoco.make(1, scenario=scenario, partition=division).robots[0].model
         parts = factorization(scenario, division, None)["partition"]
@@ -308,8 +311,8 @@ def test_equal_seeds_equal_envs_and_different_envs_in_one_vector() -> None:
         ({"scenario": "ManySegmentAnt", "partition": "2x3"}, "is broken: its agents observe"),
         ({"scenario": "ManySegmentSwimmer", "partition": "six"}, "'<agents>x<joints of each>'"),
         ({"scenario": "ManySegmentSwimmer", "partition": "1x1"}, "at least 2 joints"),
-        ({"agent_obsk": -1}, "'agent_obsk' must not be negative: -1"),
-        ({"agent_obsk": "all"}, "'agent_obsk' must be int, got 'all'"),
+        ({"agent_obsk": -1}, "'agent_obsk' must not be negative, got -1"),
+        ({"agent_obsk": "all"}, "'agent_obsk' must be a whole number, got 'all'"),
         ({"max_episode_steps": -5}, "'max_episode_steps' must not be negative"),
         ({"partitions": "6x1"}, "unknown env_config key 'partitions'. Did you mean 'partition'"),
     ],
@@ -355,7 +358,8 @@ def test_checking_imports_nothing_and_making_is_silent_and_leaves_no_file() -> N
     code = """
 import sys
 sys.modules["ray"] = None
-from rllib_seqmarl.envs.mamujoco import config as mamujoco
+from rllib_seqmarl import registry
+mamujoco = registry.environment("mamujoco")
 mamujoco.check({})
 assert not {"mujoco", "gymnasium_robotics", "torch"} & sys.modules.keys()
 env = mamujoco.make(2)

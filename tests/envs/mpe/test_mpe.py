@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs import TeamVectorEnv
-from rllib_seqmarl.envs.mpe import config as mpe
+from rllib_seqmarl.envs.mpe.env import TASKS
 from rllib_seqmarl.errors import UserError
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 from mpe2 import simple_spread_v3, simple_tag_v3
+
+mpe = registry.environment("mpe")
 
 NONE, RIGHT, LEFT, UP, DOWN = range(5)  # SQDDPG's meaning of the actions
 FAR = [[8.0, 8.0], [-8.0, 8.0]]
@@ -249,7 +252,7 @@ def test_contact_in_the_last_step() -> None:
 
 @pytest.mark.parametrize(("rules", "limit"), [("sqddpg", 200), ("mpe2", 25)])
 def test_time_limits(rules: str, limit: int) -> None:
-    for task in mpe.TASKS:
+    for task in TASKS:
         env = make(2, task=task, rules=rules)
         if task == "predator_prey":  # out of each other's reach
             place(env, [[50, 0], [60, 0], [70, 0], [0, 50], *FAR], 0.0)
@@ -288,7 +291,7 @@ def test_prey_moves_at_random_and_every_env_has_its_own_randomness() -> None:
     )
 
 
-@pytest.mark.parametrize("task", sorted(mpe.TASKS))
+@pytest.mark.parametrize("task", sorted(TASKS))
 def test_trajectories_do_not_depend_on_the_number_of_envs(task: str) -> None:
     few, many = (mpe.make(envs, task=task, episode_length=9) for envs in (2, 7))
     shown = [few.reset(seed=3)[0]["obs"], many.reset(seed=3)[0]["obs"][:2]]
@@ -334,12 +337,12 @@ def test_agent_ids_and_state() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"task": "predator_pray"}, "unknown task 'predator_pray'.*'predator_prey'"),
-        ({"rules": "mpe"}, "unknown rules 'mpe'.*'mpe2'"),
-        ({"prey": "flees"}, "unknown prey 'flees'"),
+        ({"task": "predator_pray"}, "'task' must be one of .*predator_prey, got 'predator_pray'"),
+        ({"rules": "mpe"}, "'rules' must be one of sqddpg, mpe2, got 'mpe'"),
+        ({"prey": "flees"}, "'prey' must be one of random, still, got 'flees'"),
         ({"num_agents": 0}, "'num_agents' must be at least 1"),
-        ({"episode_length": -1}, "'episode_length' must be at least 1"),
-        ({"local_ratio": 1.5, "rules": "mpe2"}, "'local_ratio' must be in"),
+        ({"episode_length": -1}, "'episode_length' must not be negative"),
+        ({"local_ratio": 1.5, "rules": "mpe2"}, "'local_ratio' must lie between 0 and 1"),
         ({"local_ratio": 0.3}, "'local_ratio' has no meaning with rules 'sqddpg'"),
         (
             {"local_ratio": 0.3, "rules": "mpe2", "task": "predator_prey"},

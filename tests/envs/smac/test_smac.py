@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import random_actions
-from rllib_seqmarl.envs.smac import config as smac
 from rllib_seqmarl.envs.smax.env import SMAXTeamEnv
+from rllib_seqmarl.envs.smax.scenarios import SCENARIOS, UNAVAILABLE, UNIT_TYPES
 from rllib_seqmarl.errors import UserError
+
+smac = registry.environment("smac")
 
 # Map -> agents N, enemies.
 SIZES = {
@@ -28,7 +31,7 @@ SIZES = {
 
 
 def test_every_map_has_its_size() -> None:
-    assert SIZES.keys() == smac.SCENARIOS.keys()
+    assert SIZES.keys() == SCENARIOS.keys()
     for name, (agents, enemies) in SIZES.items():
         env = smac.make(2, map_name=name, agent_id=False, state=True)
         space = env.single_observation_space
@@ -42,24 +45,24 @@ def test_maps_of_jaxmarl_are_the_same() -> None:
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
     for name, theirs in MAP_NAME_TO_SCENARIO.items():
-        ours = smac.SCENARIOS[name]
+        ours = SCENARIOS[name]
         assert ours.allies + ours.enemies == tuple(theirs.unit_types.tolist()), name
         assert (len(ours.allies), len(ours.enemies)) == (theirs.num_allies, theirs.num_enemies)
         assert ours.random == theirs.smacv2_unit_type_generation
         assert ours.random == theirs.smacv2_position_generation
 
 
-@pytest.mark.parametrize("name", sorted(smac.UNAVAILABLE))
+@pytest.mark.parametrize("name", sorted(UNAVAILABLE))
 def test_maps_with_missing_units_name_unit_and_stand_in(name: str) -> None:
-    unit, stand_in = smac.UNAVAILABLE[name]
+    unit, stand_in = UNAVAILABLE[name]
     with pytest.raises(UserError) as error:
         smac.check({"map_name": name})
     assert name in str(error.value)
     assert unit in str(error.value)
     assert stand_in in str(error.value)
-    assert stand_in in smac.SCENARIOS
-    assert name not in smac.SCENARIOS
-    assert unit not in smac.UNIT_TYPES
+    assert stand_in in SCENARIOS
+    assert name not in SCENARIOS
+    assert unit not in UNIT_TYPES
 
 
 @pytest.mark.parametrize(
@@ -67,12 +70,12 @@ def test_maps_with_missing_units_name_unit_and_stand_in(name: str) -> None:
     [
         ({"map_name": "3s5y"}, "unknown map '3s5y'. Did you mean '3s5z'"),
         ({"map_nam": "3m"}, "unknown env_config key 'map_nam'. Did you mean 'map_name'"),
-        ({"map_name": 3}, "'map_name' must be str, got 3"),
-        ({"max_steps": 100.0}, "'max_steps' must be int"),
+        ({"map_name": 3}, "'map_name' must be text, got 3"),
+        ({"max_steps": 10.5}, "'max_steps' must be a whole number"),
         ({"max_steps": 0}, "'max_steps' must be at least 1"),
-        ({"time_per_step": 0.0}, "'time_per_step' must be positive"),
-        ({"agent_id": "yes"}, "'agent_id' must be bool"),
-        ({"attack_mode": "nearest"}, "unknown attack_mode"),
+        ({"time_per_step": 0.0}, "'time_per_step' must be above 0"),
+        ({"agent_id": "yes"}, "'agent_id' must be true or false"),
+        ({"attack_mode": "nearest"}, "'attack_mode' must be one of closest, random"),
         ({"simulator": "smacs"}, "unknown simulator 'smacs' in env_config. Did you mean 'smax'"),
         ({"simulator": 3}, "unknown simulator 3 in env_config. Known: smax, starcraft2"),
         ({"difficulty": "7"}, "'difficulty' belongs to the other simulator; 'smax' has no such"),
@@ -98,7 +101,8 @@ def test_check_imports_no_simulator_and_making_prints_nothing() -> None:
     code = """
 import sys
 sys.modules["ray"] = None
-from rllib_seqmarl.envs.smac import config as smac
+from rllib_seqmarl import registry
+smac = registry.environment("smac")
 smac.check({"map_name": "3m"})
 assert not {"jax", "jaxmarl", "torch"} & sys.modules.keys()
 smac.make(1, map_name="3m")

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import random_actions
-from rllib_seqmarl.envs.smac import config as smac
 from rllib_seqmarl.envs.smax.battle import threefry, uniform
 from rllib_seqmarl.envs.smax.env import SMAXTeamEnv
+
+smac = registry.environment("smac")
 
 CASES: dict[str, dict[str, Any]] = {
     "fixed units": {"map_name": "3s_vs_5z"},

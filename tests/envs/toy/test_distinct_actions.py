@@ -5,8 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from rllib_seqmarl.envs.toy.distinct_actions import check, make, optimum, simultaneous_bound
+from rllib_seqmarl import registry
+from rllib_seqmarl.envs.toy.distinct_actions import make, optimum, simultaneous_bound
 from rllib_seqmarl.errors import UserError
+
+check = registry.environment("distinct_actions").check
 
 
 @pytest.mark.parametrize(("agents", "actions"), [(2, 2), (3, 3), (3, 4), (4, 4)])
@@ -74,7 +77,7 @@ def test_continuous_gaps() -> None:
         ({"num_agents": 1}, "'num_agents' must be at least 2"),
         ({"num_agents": 4, "num_actions": 3}, "'num_actions' must be at least num_agents"),
         ({"episode_length": 0}, "'episode_length' must be at least 1"),
-        ({"reward": "al"}, "Did you mean 'all'"),
+        ({"reward": "al"}, "'reward' must be one of all, fraction"),
         ({"min_gap": 0.7}, "'min_gap' must be in"),
         ({"min_gap": -0.1}, "'min_gap' must be in"),
     ],

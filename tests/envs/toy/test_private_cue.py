@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.toy.private_cue import (
-    check,
     fixed_first_agent_bound,
     index_order_bound,
-    make,
     optimum,
 )
 from rllib_seqmarl.errors import UserError
+
+PRIVATE_CUE = registry.environment("private_cue")
+check, make = PRIVATE_CUE.check, PRIVATE_CUE.make
 
 NUM_ENVS, STEPS = 500, 40
 

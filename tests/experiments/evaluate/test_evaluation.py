@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ray import tune
 from ray.rllib.utils.checkpoints import Checkpointable
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import Observation
-from rllib_seqmarl.envs.dubins_car import config as dubins_car
 from rllib_seqmarl.envs.dubins_car.env import DubinsCar
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
@@ -82,8 +82,9 @@ def test_an_environment_that_does_not_fit_the_policy(small: Any, tmp_path: Path)
 
 # --- scripted policies -------------------------------------------------------------------------
 
-CARS = {"num_agents": 3, "time_limit": 12, "max_travel": 1.0, "num_rays": 4}
-STEPS = CARS["time_limit"]
+CARS = {"num_agents": 3, "episode_length": 12, "max_travel": 1.0, "num_rays": 4}
+dubins_car = registry.environment("dubins_car")
+STEPS = CARS["episode_length"]
 
 
 class NotedCars(DubinsCar):
@@ -113,8 +114,7 @@ def test_scripted_policies_play_the_episodes_of_the_policy(small: Any, tmp_path:
         played: list[NDArray[np.float32]] = []  # noqa: RUF012 - of this class, not of an instance
 
     def creator(context: Mapping[str, Any]) -> Noted:
-        config = dubins_car.check(CARS)
-        return Noted(context["num_envs"], config, dubins_car.side_of(config))
+        return Noted(context["num_envs"], dubins_car.read(CARS))
 
     tune.register_env("noted_cars", creator)
     algorithm = small("MAT", "noted_cars").build_algo()

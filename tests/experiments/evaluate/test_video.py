@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, check
+from rllib_seqmarl import registry
+from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.video import Video
 
@@ -31,7 +32,8 @@ class Drawn(DistinctActions):
 
 
 def video_of_an_episode(path: str, every: int, **metadata: Any) -> Image.Image:
-    env = Drawn(1, **check({"num_agents": 2, "episode_length": LENGTH}))
+    config = {"num_agents": 2, "episode_length": LENGTH}
+    env = Drawn(1, registry.environment("distinct_actions").read(config))
     env.metadata |= metadata
     env.reset(seed=0)
     video = Video(Path(path), every)

@@ -35,7 +35,7 @@ GAMES: dict[str, Any] = {
     },
     "continuous": {
         "env": "dubins_car",
-        "env_config": {"num_agents": 3, "time_limit": 3, "obstacles": 0, "state": True},
+        "env_config": {"num_agents": 3, "episode_length": 3, "obstacles": 0, "state": True},
     },
 }
 T, E, L = 10, 3, 2

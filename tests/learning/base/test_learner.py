@@ -259,7 +259,13 @@ def test_learners_with_unequal_shares_take_equally_many_steps(small: Any) -> Non
 @pytest.mark.parametrize("name", ["MAT", "PMAT", "SrSv"])
 def test_attention_may_be_restricted_to_neighbours(name: str, small: Any) -> None:
     """Before the first step, the policy that learns is the one that acted."""
-    game = {"num_agents": 6, "neighbours": True, "num_neighbours": 3, "area": 3.0, "time_limit": 7}
+    game = {
+        "num_agents": 6,
+        "neighbours": True,
+        "num_neighbours": 3,
+        "area": 3.0,
+        "episode_length": 7,
+    }
     settings = {"attention": "neighbours", "num_epochs": 1, "clip_param": 0.2}
     algorithm = small(name, "dubins_car", game, **settings).build_algo()
     terms = algorithm.train()["learners"]["default_policy"]

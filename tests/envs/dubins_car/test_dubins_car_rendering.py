@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rllib_seqmarl.envs.dubins_car.config import make
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.dubins_car.rendering import (
     BOX,
     CAR_COLOURS,
@@ -21,7 +21,6 @@ from rllib_seqmarl.envs.dubins_car.rendering import (
     SIZE,
     Scene,
     draw,
-    scene_of,
 )
 from rllib_seqmarl.errors import UserError
 
@@ -148,13 +147,15 @@ def test_without_pillow_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_environment_draws_its_envs_with_the_trails_of_the_present_episode() -> None:
-    env = make(2, num_agents=3, time_limit=5, max_travel=1.0, on_collision="freeze")
+    env = registry.environment("dubins_car").make(
+        2, num_agents=3, episode_length=5, max_travel=1.0, on_collision="freeze"
+    )
     env.reset(seed=0)
     assert env.render_frame(0).shape == env.render_frame(1).shape == (SIZE + LEGEND_HEIGHT, SIZE, 3)
     assert (env.render_frame(0) != env.render_frame(1)).any()
     trail = []
     for step in range(8):
-        found = scene_of(env, 1, trail)
+        found = env._scene(1)
         assert found.step == step % 5
         assert found.seconds == pytest.approx(0.03 * found.step)
         before = np.array([[x[1], y[1]] for x, y in trail[len(trail) - found.step :]])
