@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.learners import learner_of
+from rllib_seqmarl.learning.sequential.learner import SequentialLearner
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
 from rllib_seqmarl.learning.actor_critic.learner import ActorCriticLearner
-from rllib_seqmarl.learning.sequential.learner import SequentialLearner
 from rllib_seqmarl.losses import probability_ratio
 from rllib_seqmarl.nets.orders.given import GRANULARITIES
 from rllib_seqmarl.registry import ORDERS, VALUES
-from rllib_seqmarl.rollout.rollout_batch import ALIVE, LOG_PROB, OBS, ORDER_LOG_PROB
+from rllib_seqmarl.rollout.rollout_batch import ALIVE, OBS, ORDER_LOG_PROB
 
 ALGORITHMS = sorted(registry.ALGORITHMS)
 #: Three steps per episode, so that blocks of ten steps hold ends and beginnings.
@@ -126,7 +126,8 @@ def test_any_order_with_any_value(
     order: str, value: str, env_config: dict[str, Any], small: Any
 ) -> None:
     """All pairs train, and no probability has moved before the first gradient step."""
-    name = "SrSv" if value.startswith("sequential") else "MAT"
+    given = "SrSv" if value.startswith("sequential") else "MAT"
+    name = {"plackett_luce": "PMAT", "next_agent": "AOAD-MAT"}.get(order, given)
     config = small(name, env_config=env_config, order=order, value=value, lr=1e-2)
     ratio_is_one_before_the_first_step(config)
 
@@ -142,8 +143,9 @@ def test_any_order_with_any_value(
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
 def test_any_kind_of_an_order(settings: dict[str, Any], small: Any) -> None:
-    """The value that reads actions, so that bootstraps need an order too."""
-    config = small("SrSv", env_config=DISCRETE, lr=1e-2, **settings)
+    """With the value that reads actions, so that bootstraps need an order too."""
+    name = {"plackett_luce": "PMAT", "next_agent": "AOAD-MAT"}.get(settings["order"], "SrSv")
+    config = small(name, env_config=DISCRETE, lr=1e-2, value="sequential", **settings)
     ratio_is_one_before_the_first_step(config)
 
 
@@ -154,12 +156,12 @@ def ratio_is_one_before_the_first_step(config: Any) -> None:
     learner = learner_of(algorithm)
     rows = learner.build_train_batch(block)
     forward = learner.module["default_policy"].forward_train(rows)
-    ratio = probability_ratio(forward[LOG_PROB], rows.log_prob, "per_dim")
+    ratio = probability_ratio(forward.log_prob, rows.log_prob, "per_dim")
     assert rows.log_prob.std() > 1e-3
     assert (ratio - 1.0).abs().max() < 1e-5
     assert (rows.order_log_prob is not None) == (config.order in ("plackett_luce", "next_agent"))
     if rows.order_log_prob is not None:
-        change = (forward[ORDER_LOG_PROB] - rows.order_log_prob).abs()
+        change = (forward.order.log_prob - rows.order_log_prob).abs()
         assert (rows.order_log_prob < 0).any()
         assert change.max() < 1e-5
     algorithm.train()

@@ -49,7 +49,6 @@ ENVS_BELOW = {"smac": {"smax", "starcraft2"}}
 #: What does not hold yet, without line numbers. Only ever gets shorter.
 KNOWN: set[str] = {
     "learning.base.config <-> registry <-> settings",
-    "nets.transformer.kv_cache <-> nets.transformer.model",
     "registry imports learning.base.config",
     "settings imports registry",
 }

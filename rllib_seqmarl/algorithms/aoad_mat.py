@@ -1,6 +1,6 @@
 """AOAD-MAT: MAT whose agents say, while they decide, who decides next (Takayama & Fujita 2025).
 
-The first agent i_1 is predetermined. On the decoder row of position m, which has seen the actions
+The first agent i_1 is predetermined. At position m of the decoder, which has seen the actions
 of the agents before it, one head gives the action of agent i_m and another the agent i_{m+1}
 among those that are left (Algorithm 1). With r_a and r_i the ratios of the two,
 
@@ -10,8 +10,8 @@ among those that are left (Algorithm 1). With r_a and r_i the ratios of the two,
 
 or, with ``next_agent_loss: sum`` (eq. 7), alpha_1 times the clipped term of r_a plus alpha_2 times
 that of r_i. beta_1 is ``entropy_coeff``, beta_2 ``order_entropy_coeff``. Head, masks and
-probabilities are `nets.orders.NextAgent`, the rollout is `nets.decoding_next_agent`, the loss
-`learning.order_objectives.predicted_order`; everything else is MAT.
+probabilities are `nets.orders.next_agent`, the rollout is `nets.decoding.next_agent`; everything
+else is MAT.
 
 The authors published no code. Readings chosen where the paper leaves something open:
 
@@ -20,11 +20,11 @@ The authors published no code. Readings chosen where the paper leaves something 
 - The sign of the entropies: bonuses.
 - The advantage is the agent's own, as in MAT's code; the paper prints a joint one
   (``next_agent_advantage: mean``).
-- The choice of a successor does not see the action that is decided on the same row.
+- The choice of a successor does not see the action that is decided at the same position.
 - L_V is MAT's, with targets of generalised advantage estimation, and not the one-step error of
   eq. 4.
 - The head is an MLP like the action head with an output per agent slot; ``pointer`` compares the
-  row with every agent's o_hat instead, and works for any number of agents.
+  position's output with every agent's o_hat instead, and works for any number of agents.
 - Dead agents keep their place in the order. Where the policy loss masks an agent out, its choice
   of a successor is masked out with its action: they are one product.
 - The ratio of a continuous action with several dimensions is clipped per dimension, each times
@@ -36,18 +36,55 @@ The authors published no code. Readings chosen where the paper leaves something 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from rllib_seqmarl.algorithms.mat import MAT, MATConfig
+import torch
+from torch import Tensor
+
+from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner
+from rllib_seqmarl.learning.sequential.module import SequentialBatch
+from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
+from rllib_seqmarl.nets.sequential_policy import Evaluation
 
 
 class AOADMATConfig(MATConfig):
     """Settings of AOAD-MAT: MAT's, with an order that the agents find while they decide."""
 
+    learned_order: ClassVar[str | None] = "next_agent"
+
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class or AOADMAT)
         self.order = "next_agent"
         self.order_entropy_coeff = 0.01
+
+    def get_default_learner_class(self) -> type[AOADMATLearner]:
+        """The learner of this file."""
+        return AOADMATLearner
+
+
+class AOADMATLearner(MATLearner):
+    """MAT's, and every agent's choice of who decides next."""
+
+    def policy_objective(self, batch: SequentialBatch, now: Evaluation, ratio: Tensor) -> Tensor:
+        """Eq. 6 or 7, less beta_2 times the entropy of the choices of a successor."""
+        assert now.order is not None
+        eps, weight, config = self.scheduled("clip_param"), batch.policy_weight, self.config
+        # Nothing is raised to a power where it does not count: it may be garbage.
+        log_ratio = torch.where(weight > 0, now.order.log_prob - batch.order_log_prob, 0.0)
+        choice_ratio = log_ratio.exp().unsqueeze(-1)  # r_i, [B, N, 1]
+        advantage = batch.advantages
+        if config.next_agent_advantage == "mean":
+            advantage = batch.team_advantage().unsqueeze(1).expand_as(advantage)
+        if config.next_agent_loss == "product":
+            surrogate = clipped_surrogate(ratio * choice_ratio, advantage, eps)
+        else:
+            surrogate = config.alpha1 * clipped_surrogate(ratio, advantage, eps)
+            surrogate = surrogate + config.alpha2 * clipped_surrogate(choice_ratio, advantage, eps)
+        entropy = weighted_sum(now.order.entropy, weight)
+        loss = weighted_sum(surrogate, weight) - config.order_entropy_coeff * entropy
+        deviation = weighted_sum((choice_ratio.squeeze(-1) - 1.0).abs(), weight)
+        self.log_metrics(order_entropy=entropy, order_ratio_deviation=deviation)
+        return loss
 
 
 class AOADMAT(MAT):

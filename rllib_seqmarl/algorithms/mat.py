@@ -6,7 +6,7 @@ with clipped PPO on per-agent advantages:
 
     L = L_clip(theta) + c_v L_V(phi) - c_ent H[pi]
     r      = pi(a^m | o_hat, a^{1:m-1}) / pi_old(a^m | o_hat, a^{1:m-1})
-    L_clip = -mean_{t,m} min(r A, clip(r, 1 - eps, 1 + eps) A)    (`learning.order_objectives`)
+    L_clip = -mean_{t,m} min(r A, clip(r, 1 - eps, 1 + eps) A)
     L_V    =  mean_{t,m} max(huber(R - V), huber(R - V_clipped)), normalised returns R
 
 What differs from the authors' code (each on purpose; the first four change numbers):
@@ -36,29 +36,47 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.module import ENTROPY
+from rllib_seqmarl.learning.base.learner import TeamLearner
 from rllib_seqmarl.learning.sequential.config import OrderConfig
-from rllib_seqmarl.learning.sequential.learner import SequentialLearner
-from rllib_seqmarl.learning.sequential.module import VALUES, SequentialBatch, SequentialModule
-from rllib_seqmarl.learning.sequential.objectives import OBJECTIVES, Output
+from rllib_seqmarl.learning.sequential.module import SequentialBatch, SequentialModule
 from rllib_seqmarl.losses import (
     RATIO_AGGREGATIONS,
+    approximate_kl,
+    clipped_surrogate,
     clipped_value_loss,
     probability_ratio,
     weighted_sum,
 )
 from rllib_seqmarl.nets.decoding.decode import METHODS
 from rllib_seqmarl.nets.networks import ATTENTIONS, check_network, value_class
+from rllib_seqmarl.nets.sequential_policy import Evaluation
 from rllib_seqmarl.nets.values.sequential import SUCCESSORS
-from rllib_seqmarl.registry import NETWORKS
+from rllib_seqmarl.registry import NETWORKS, ORDERS
 from rllib_seqmarl.registry import VALUES as VALUE_FUNCTIONS
-from rllib_seqmarl.returns import TIME_LIMITS
-from rllib_seqmarl.rollout.rollout_batch import LOG_PROB
+from rllib_seqmarl.returns import TIME_LIMITS, generalized_advantages
+from rllib_seqmarl.rollout.rollout_batch import (
+    ACTION_MASK,
+    ACTIONS,
+    ALIVE,
+    LOG_PROB,
+    NEIGHBOURS,
+    OBS,
+    ORDER,
+    ORDER_LOG_PROB,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    RolloutBatch,
+)
+
+#: Columns of a rollout that are trained on.
+_ROWS = (OBS, ACTION_MASK, ACTIONS, LOG_PROB, ALIVE, ORDER, ORDER_LOG_PROB, NEIGHBOURS)
 
 
 class MATConfig(OrderConfig):
@@ -119,6 +137,9 @@ class MATConfig(OrderConfig):
     }
     _OPTIONAL: ClassVar[set[str]] = OrderConfig._OPTIONAL | {"value_chunk_size", "value_agents"}
 
+    #: The order that this algorithm's loss trains; None: orders that are given.
+    learned_order: ClassVar[str | None] = None
+
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class or MAT)
         self.network = "transformer"
@@ -147,6 +168,19 @@ class MATConfig(OrderConfig):
     def validate(self) -> None:
         """See `TeamConfig.validate`."""
         super().validate()
+        order_class = ORDERS.resolve(self.order)
+        learner = order_class.learned_by
+        if self.learned_order is not None and order_class is not ORDERS.resolve(self.learned_order):
+            raise UserError(
+                f"this algorithm learns its order {self.learned_order!r}: for order "
+                f"{self.order!r} write `run: MAT`."
+            )
+        if self.learned_order is None and learner is not None:
+            value = "" if self.value_function == "encoder" else f", `value: {self.value_function}`"
+            raise UserError(
+                f"order {self.order!r} is learned by the loss of {learner}: write `run: {learner}`"
+                f"{value}."
+            )
         if self.embed_dim % self.num_heads:
             raise UserError(
                 f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}."
@@ -197,42 +231,187 @@ class MATConfig(OrderConfig):
         )
 
 
-class MATLearner(SequentialLearner):
-    """Clipped PPO on the advantages of each agent's own value."""
+class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
+    """Clipped PPO on the advantages of each agent's own value.
+
+    Another order, or another value, of agents that decide one after another changes one of its
+    methods: `policy_objective`, `agents_to_train` or `evaluation_order`.
+    """
+
+    schedules = ("entropy_coeff", "clip_param")
+
+    # -- values, advantages, returns -----------------------------------------------------------
+
+    def build_train_batch(self, rollout: RolloutBatch) -> SequentialBatch:
+        """Env steps [T E, N, ...] with old values V, advantages A and returns R = A + V."""
+        columns = {name: self.to_device(column) for name, column in rollout.columns.items()}
+        if not self.core.attends_to_neighbours:
+            columns.pop(NEIGHBOURS, None)
+        steps, num_envs = columns[REWARD].shape
+        rows = {k: columns[k][:steps].flatten(0, 1) for k in _ROWS if k in columns}
+        agent_ids = self.agents_to_train(rollout.num_agents)
+        with torch.no_grad(), self.network_time():
+            old_values, value_inputs = self.values(rows, agent_ids)  # [T E, N]
+            last, _ = self.values(self.last_observations(rollout, columns), agent_ids)
+        values = self.core.value_norm.denormalize(old_values).unflatten(0, (steps, num_envs))
+        last = self.core.value_norm.denormalize(last)
+        next_values = torch.cat((values[1:], last[:num_envs].unsqueeze(0)))  # [T, E, N]
+        if rollout.final is not None:
+            next_values[rollout.final.step, rollout.final.env] = last[num_envs:]
+        advantages = generalized_advantages(
+            columns[REWARD],
+            values,
+            next_values,
+            columns[TERMINATED],
+            columns[TRUNCATED],
+            gamma=self.config.gamma,
+            lambda_=self.config.lambda_,
+            time_limit=self.config.time_limit,
+        )
+        returns = (advantages + values).flatten(0, 1)
+        counted, value_mask = rows[ALIVE], None
+        if agent_ids is not None:
+            value_mask = torch.zeros_like(counted).index_fill(1, agent_ids, True)
+            counted = counted & value_mask
+        self.log_explained_variance(values.flatten(0, 1), returns, counted)
+        drawn_order = rows.pop(ORDER, None)
+        per_minibatch = self.core.policy.value.prepares_per_minibatch
+        return SequentialBatch(
+            **rows,
+            order=self.evaluation_order(drawn_order),
+            drawn_order=drawn_order,
+            old_values=old_values,
+            value_inputs=None if per_minibatch else value_inputs,
+            value_mask=value_mask,
+            returns=returns,
+            advantages=self.standardise(advantages.flatten(0, 1), counted),
+        )
+
+    def values(
+        self, rows: dict[str, Tensor], agent_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Normalised V of env steps, [B, N], and what it was given (`ValueFunction.prepare`).
+
+        Steps without actions are those that nobody has decided yet: where the value reads actions,
+        they are sampled, as the next step would have been. Their order is that of the step before.
+        """
+        policy, generator = self.core.policy, self.generator
+        size = self.config.micro_batch_size or len(rows[OBS])
+        values, value_inputs = [], []
+        for start in range(0, len(rows[OBS]), size):
+            some = {name: column[start : start + size] for name, column in rows.items()}
+            obs, mask, near = some[OBS], some.get(ACTION_MASK), some.get(NEIGHBOURS)
+            actions, order = some.get(ACTIONS), some.get(ORDER)
+            if actions is None and policy.value.reads_actions:
+                now = policy.act(
+                    obs,
+                    mask,
+                    deterministic=False,
+                    generator=generator,
+                    previous=order,
+                    neighbours=near,
+                )
+                actions, order = now.actions, now.order
+            order = self.evaluation_order(order)
+            of = {"agent_ids": agent_ids, "neighbours": near}
+            prepared = policy.prepare_value(obs, mask, actions, order, **of)
+            values.append(policy.values(obs, actions, order, prepared, **of))
+            if prepared is not None:
+                value_inputs.append(prepared)
+        return torch.cat(values), torch.cat(value_inputs) if value_inputs else None
+
+    def last_observations(
+        self, rollout: RolloutBatch, columns: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What followed the last step of each env, [E, ...], and each truncated episode, [K, ...].
+
+        Observations from which nobody has decided, side by side.
+        """
+        steps, final = len(columns[REWARD]), rollout.final
+        last = {k: columns[k][steps] for k in (OBS, ACTION_MASK, NEIGHBOURS) if k in columns}
+        if ORDER in columns:
+            last[ORDER] = columns[ORDER][steps - 1]
+        if final is None:
+            return last
+        ends = {k: self.to_device(final.columns[k]) for k in last if k != ORDER}
+        if ORDER in columns:
+            ends[ORDER] = columns[ORDER][final.step, final.env]
+        return {name: torch.cat((column, ends[name])) for name, column in last.items()}
+
+    def agents_to_train(self, num_agents: int) -> Tensor | None:
+        """The agents that have a value in this iteration, int [I], ascending; None: all."""
+        return None
+
+    def evaluation_order(self, order: Tensor | None) -> Tensor | None:
+        """In which order actions are evaluated that were taken in ``order``: in that."""
+        return order
+
+    # -- minibatches ---------------------------------------------------------------------------
+
+    def update_minibatch(self, minibatch: SequentialBatch) -> None:
+        """One gradient step, after the value normalisation has seen the minibatch's returns."""
+        returns, mask = minibatch.returns, minibatch.value_mask
+        self.update_value_norm(self.core.value_norm, returns if mask is None else returns[mask])
+        super().update_minibatch(minibatch)
+
+    def prepare_minibatch(self, minibatch: SequentialBatch) -> SequentialBatch:
+        """Normalised returns, the weight of each agent's terms, and fresh inputs of the value."""
+        batch = self.with_weights(minibatch, minibatch.returns, minibatch.value_mask)
+        batch = batch.replace(targets=self.core.value_norm.normalize(batch.returns))
+        if not self.core.policy.value.prepares_per_minibatch:
+            return batch
+        with self.network_time():
+            value_inputs = self.core.policy.prepare_value(
+                batch.obs,
+                batch.action_mask,
+                batch.actions,
+                batch.order,
+                agent_ids=batch.agent_ids,
+                neighbours=batch.neighbours,
+            )
+        return batch.replace(value_inputs=value_inputs)
+
+    # -- loss ----------------------------------------------------------------------------------
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: MATConfig, batch: SequentialBatch, fwd_out: Output
+        self, *, module_id: str, config: MATConfig, batch: SequentialBatch, fwd_out: Evaluation
     ) -> Tensor:
-        """L of the module docstring for rows [B, N, ...] of a minibatch."""
-        eps = self.scheduled("clip_param")
+        """L of the module docstring for a micro-batch."""
+        eps, c_ent = self.scheduled("clip_param"), self.scheduled("entropy_coeff")
         policy_weight, value_weight = batch.policy_weight, batch.value_weight
-
-        new, old = fwd_out[LOG_PROB], batch.log_prob  # [B, N, K]
+        new, old = fwd_out.log_prob, batch.log_prob  # [B, N, K]
         # A mask over K components, K > 1, is one of action dimensions.
-        exists = batch.action_mask if new.shape[-1] > 1 else None
-        ratio = probability_ratio(new, old, config.ratio_aggregation, exists)
-        policy_loss, order_terms = OBJECTIVES[config.order](config, eps, ratio, batch, fwd_out)
-
+        dim_mask = batch.action_mask if new.shape[-1] > 1 else None
+        ratio = probability_ratio(new, old, config.ratio_aggregation, dim_mask)  # r
+        policy_loss = self.policy_objective(batch, fwd_out, ratio)
         value_error = clipped_value_loss(
-            fwd_out[VALUES], batch.old_values, batch.targets, eps, config.huber_delta
+            fwd_out.values, batch.old_values, batch.targets, eps, config.huber_delta
         )
         value_loss = weighted_sum(value_error, value_weight)
-
-        entropy = weighted_sum(fwd_out[ENTROPY], policy_weight)
-        c_ent = self.scheduled("entropy_coeff")
+        entropy = weighted_sum(fwd_out.entropy, policy_weight)
         loss = policy_loss - c_ent * entropy + config.vf_loss_coeff * value_loss
-
         outside = ((ratio - 1.0).abs() > eps).float().mean(-1)
         self.log_metrics(
             policy_loss=policy_loss,
             vf_loss=value_loss,
             entropy=entropy,
+            approx_kl=weighted_sum(approximate_kl(new, old), policy_weight),
             clip_fraction=weighted_sum(outside, policy_weight),
             ratio_deviation=weighted_sum((ratio - 1.0).abs().mean(-1), policy_weight),
             total_loss=loss,
-            **order_terms,
         )
         return loss
+
+    def policy_objective(self, batch: SequentialBatch, now: Evaluation, ratio: Tensor) -> Tensor:
+        """L_clip of the module docstring.
+
+        Args:
+            batch: a micro-batch.
+            now: what the policy says of it now.
+            ratio: r of the actions, [B, N, K].
+        """
+        surrogate = clipped_surrogate(ratio, batch.advantages, self.scheduled("clip_param"))
+        return weighted_sum(surrogate, batch.policy_weight)
 
 
 class MAT(TeamAlgorithm):

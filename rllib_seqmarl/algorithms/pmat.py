@@ -9,8 +9,8 @@ Plackett-Luce distribution of the scores before anybody decides:
     L      = L_MAT + c_rank L_rank
 
 with A_seq the mean of the agents' advantages. Orders are drawn in training and are those of
-descending score in evaluation. Scorer, sampling and probability are `nets.orders.PlackettLuce`,
-the loss is `learning.order_objectives.ranked_order`; everything else is MAT.
+descending score in evaluation. Scorer, sampling and probability are `nets.orders.plackett_luce`;
+everything else is MAT.
 
 What differs from the authors' code:
 
@@ -32,11 +32,14 @@ goes through o_hat into the encoder. The paper gives c_rank and the number of la
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from torch import Tensor
 
-from rllib_seqmarl.algorithms.mat import MAT, MATConfig
+from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner
+from rllib_seqmarl.learning.sequential.module import SequentialBatch
+from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
+from rllib_seqmarl.nets.sequential_policy import Evaluation
 
 
 class PMATConfig(MATConfig):
@@ -46,16 +49,49 @@ class PMATConfig(MATConfig):
         train_in_sampled_order: False is the authors' code.
     """
 
+    learned_order: ClassVar[str | None] = "plackett_luce"
+
     def __init__(self, algo_class: type[Any] | None = None) -> None:
         super().__init__(algo_class or PMAT)
         self.order = "plackett_luce"
         self.train_in_sampled_order = True
 
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """MAT's policy, judged in the order that was drawn."""
-        spec = super().get_default_rl_module_spec()
-        spec.model_config["train_in_sampled_order"] = self.train_in_sampled_order
-        return spec
+    def get_default_learner_class(self) -> type[PMATLearner]:
+        """The learner of this file."""
+        return PMATLearner
+
+
+class PMATLearner(MATLearner):
+    """MAT's, and the whole order as one more action of the team."""
+
+    def evaluation_order(self, order: Tensor | None) -> Tensor | None:
+        """The order that was drawn; with the authors' code, by slots."""
+        return order if self.config.train_in_sampled_order else None
+
+    def prepare_minibatch(self, minibatch: SequentialBatch) -> SequentialBatch:
+        """See `MATLearner`; an order counts as often as an env step."""
+        weight = self.mean_weights(minibatch.returns.new_ones(len(minibatch)))
+        return super().prepare_minibatch(minibatch).replace(step_weight=weight)
+
+    def policy_objective(self, batch: SequentialBatch, now: Evaluation, ratio: Tensor) -> Tensor:
+        """L_clip + c_rank L_rank (eq. 15-16), less the bonus for the order's entropy."""
+        assert now.order is not None
+        assert now.order.scores is not None
+        policy_loss = super().policy_objective(batch, now, ratio)
+        rho = (now.order.log_prob - batch.order_log_prob).exp().unsqueeze(-1)  # [B, 1]
+        surrogate = clipped_surrogate(rho, batch.team_advantage(), self.scheduled("clip_param"))
+        ranking_loss = weighted_sum(surrogate, batch.step_weight)
+        entropy = weighted_sum(now.order.entropy, batch.step_weight)
+        scores = now.order.scores  # s, [B, N]
+        spread = scores.amax(1) - scores.amin(1)
+        self.log_metrics(
+            ranking_loss=ranking_loss,
+            order_entropy=entropy,
+            ranking_score=weighted_sum(scores.mean(1), batch.step_weight),
+            ranking_score_spread=weighted_sum(spread, batch.step_weight),
+        )
+        c_rank, c_entropy = self.config.ranking_coeff, self.config.order_entropy_coeff
+        return policy_loss + c_rank * ranking_loss - c_entropy * entropy
 
 
 class PMAT(MAT):

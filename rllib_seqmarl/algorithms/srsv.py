@@ -4,9 +4,9 @@ MAT's encoder without its value head, MAT's decoder, and a value that is sequent
 policy. In the paper's symbols:
 
 - eq. 5: V^i is the value of agents i..N acting by their policies, given the actions that agents
-  1..i-1 really took. The expectation over the successors is one greedy completion.
-- eq. 6: V^i = sum_j w_{N+1,j} f_theta(o_hat^j, e^{j-1}), read by a row N + 1 whose query is
-  o_hat^i (`nets.values.SequentialValue`).
+  1..i-1 really took. The expectation over the successors is one greedy continuation.
+- eq. 6: V^i = sum_j w_{N+1,j} f_theta(o_hat^j, e^{j-1}), read at a position N + 1 whose query
+  is o_hat^i (readable in `nets.values.sequential_reference`, fast in `nets.values.sequential`).
 - eq. 7: regression of V^i on its return. Printed without a square; here clipped Huber, as MAT.
 - eq. 8: PPO clip per agent with the advantage A^i.
 - eq. 9: A^i by GAE over V^i at t and t + 1 (the printed sum has a fixed t: read t + j). V^i at
@@ -19,7 +19,7 @@ chosen: e^{j-1} is the last block's output at the position whose newest token is
 the last block's cross-attention, mean over heads, with its gradient; f_theta has the shape of
 MAT's value head on 2d inputs.
 
-``successors`` sets how fresh the greedy completion is: ``greedy`` computes it once per
+``successors`` sets how fresh the greedy continuation is: ``greedy`` computes it once per
 iteration, ``greedy_per_minibatch`` before every gradient step (Algorithm 1 to the letter),
 ``teacher_forced`` takes each successor's most likely action given the actions really taken.
 
@@ -33,10 +33,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rllib_seqmarl.algorithms.mat import MAT, MATConfig
+from torch import Tensor
+
+from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.networks import value_class
 from rllib_seqmarl.nets.values.sequential import SequentialValue
+from rllib_seqmarl.nets.values.suffixes import sample_agents
 
 
 class SrSvConfig(MATConfig):
@@ -75,6 +78,25 @@ class SrSvConfig(MATConfig):
     def value_function(self) -> str:
         """See `MATConfig.value_function`."""
         return self.value if self.use_successor_policy else "sequential_without_policy"
+
+    def get_default_learner_class(self) -> type[SrSvLearner]:
+        """The learner of this file."""
+        return SrSvLearner
+
+
+class SrSvLearner(MATLearner):
+    """MAT's, on the agents whose values are computed."""
+
+    def agents_to_train(self, num_agents: int) -> Tensor | None:
+        """``value_agents`` of the agents.
+
+        They are drawn once for all env steps, because an advantage is made of one agent's values
+        over time.
+        """
+        count = self.config.value_agents
+        if count is None:
+            return None
+        return sample_agents(num_agents, count, self.generator).to(self.device)
 
 
 class SrSv(MAT):

@@ -9,25 +9,24 @@ import torch
 from helpers.learners import learner_of
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.rollout_batch import LOG_PROB, ORDER_LOG_PROB
 
 
 def build(small: Any, **settings: Any) -> tuple[Any, Any, Any, Any]:
-    """Algorithm, rows with dead agents, and the loss of these with weights away from ratio 1."""
+    """Algorithm, a minibatch with dead agents, and its loss with weights away from ratio 1."""
     algorithm = small("AOAD-MAT", env_config={"episode_length": 3}, **settings).build_algo()
     learner = learner_of(algorithm)
-    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
-    rows.alive[::3, 1] = False
-    rows = learner.prepare_minibatch(rows)
+    batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    batch.alive[::3, 1] = False
+    batch = learner.prepare_minibatch(batch)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in learner.core.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    forward = learner.core.forward_train(rows)
+    forward = learner.core.forward_train(batch)
     loss = learner.compute_loss_for_module(
-        module_id="default_policy", config=learner.config, batch=rows, fwd_out=forward
+        module_id="default_policy", config=learner.config, batch=batch, fwd_out=forward
     )
-    return algorithm, rows, forward, loss
+    return algorithm, batch, forward, loss
 
 
 @pytest.mark.parametrize("combination", ["product", "sum"])
@@ -35,7 +34,7 @@ def build(small: Any, **settings: Any) -> tuple[Any, Any, Any, Any]:
 def test_loss_is_the_formula(combination: str, advantage: str, small: Any) -> None:
     """Eq. 6 and 7, agent by agent; entropies are bonuses."""
     beta_2, alpha = 0.03, (0.8, 0.3)
-    algorithm, rows, forward, loss = build(
+    algorithm, batch, forward, loss = build(
         small,
         next_agent_loss=combination,
         next_agent_advantage=advantage,
@@ -44,39 +43,39 @@ def test_loss_is_the_formula(combination: str, advantage: str, small: Any) -> No
         order_entropy_coeff=beta_2,
         vf_loss_coeff=0.0,
     )
-    eps, alive = 0.05, rows.alive
+    eps, alive = 0.05, batch.alive
 
     def clipped(r: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         return torch.min(r * a, r.clamp(1 - eps, 1 + eps) * a)
 
     total = torch.zeros(())
     for b in range(len(alive)):
-        team = rows.advantages[b][alive[b]].mean()
+        team = batch.advantages[b][alive[b]].mean()
         for m in range(alive.shape[1]):
             if not alive[b, m]:
                 continue
-            a = rows.advantages[b, m] if advantage == "per_agent" else team
-            r_a = (forward[LOG_PROB][b, m, 0] - rows.log_prob[b, m, 0]).exp()
-            r_i = (forward[ORDER_LOG_PROB][b, m] - rows.order_log_prob[b, m]).exp()
+            a = batch.advantages[b, m] if advantage == "per_agent" else team
+            r_a = (forward.log_prob[b, m, 0] - batch.log_prob[b, m, 0]).exp()
+            r_i = (forward.order.log_prob[b, m] - batch.order_log_prob[b, m]).exp()
             if combination == "product":
                 total = total - clipped(r_a * r_i, a)
             else:
                 total = total - alpha[0] * clipped(r_a, a) - alpha[1] * clipped(r_i, a)
-            total = total - 0.01 * forward["entropy"][b, m]
-            total = total - beta_2 * forward["order_entropy"][b, m]
+            total = total - 0.01 * forward.entropy[b, m]
+            total = total - beta_2 * forward.order.entropy[b, m]
     torch.testing.assert_close(loss, total / alive.sum(), rtol=1e-4, atol=1e-6)
     # The last agent of every order chooses nobody.
-    last = rows.order[:, -1:]
-    assert (rows.order_log_prob.gather(1, last) == 0).all()
-    assert (forward[ORDER_LOG_PROB].gather(1, last) == 0).all()
-    assert (forward["order_entropy"].gather(1, last) == 0).all()
+    last = batch.order[:, -1:]
+    assert (batch.order_log_prob.gather(1, last) == 0).all()
+    assert (forward.order.log_prob.gather(1, last) == 0).all()
+    assert (forward.order.entropy.gather(1, last) == 0).all()
     algorithm.stop()
 
 
 def test_first_agent(small: Any) -> None:
-    algorithm, rows, _, _ = build(small, first_agent=2)
-    assert (rows.order[:, 0] == 2).all()
-    assert len(rows.order.unique(dim=0)) > 1
+    algorithm, batch, _, _ = build(small, first_agent=2)
+    assert (batch.order[:, 0] == 2).all()
+    assert len(batch.order.unique(dim=0)) > 1
     terms = algorithm.train()["learners"]["default_policy"]
     assert 0.0 < terms["order_entropy"] <= 1.1  # at most log 3
     algorithm.stop()

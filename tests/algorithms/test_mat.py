@@ -10,34 +10,36 @@ import pytest
 import torch
 from helpers.learners import learner_of
 
+from rllib_seqmarl.errors import UserError
+
 
 def test_loss_is_the_formula(small: Any) -> None:
     algorithm = small("MAT", env_config={"episode_length": 3}, num_epochs=1).build_algo()
     learner = learner_of(algorithm)
-    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
-    rows.alive[::3, 1] = False
-    rows = learner.prepare_minibatch(rows)
+    batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    batch.alive[::3, 1] = False
+    batch = learner.prepare_minibatch(batch)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in learner.core.parameters():  # away from ratio 1 and unclipped values
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    forward = learner.core.forward_train(rows)
+    forward = learner.core.forward_train(batch)
     loss = learner.compute_loss_for_module(
-        module_id="default_policy", config=learner.config, batch=rows, fwd_out=forward
+        module_id="default_policy", config=learner.config, batch=batch, fwd_out=forward
     )
 
-    eps, alive = 0.05, rows.alive
+    eps, alive = 0.05, batch.alive
     policy_sum, value_sum = torch.zeros(()), torch.zeros(())
     norm = learner.core.value_norm
     for b in range(len(alive)):
         for m in range(alive.shape[1]):
             if alive[b, m]:
-                r = (forward["log_prob"][b, m, 0] - rows.log_prob[b, m, 0]).exp()
-                advantage = rows.advantages[b, m]
+                r = (forward.log_prob[b, m, 0] - batch.log_prob[b, m, 0]).exp()
+                advantage = batch.advantages[b, m]
                 policy = -torch.min(r * advantage, r.clamp(1 - eps, 1 + eps) * advantage)
-                policy_sum = policy_sum + policy - 0.01 * forward["entropy"][b, m]
-            old, value = rows.old_values[b, m], forward["values"][b, m]
-            target = norm.normalize(rows.returns[b, m])
+                policy_sum = policy_sum + policy - 0.01 * forward.entropy[b, m]
+            old, value = batch.old_values[b, m], forward.values[b, m]
+            target = norm.normalize(batch.returns[b, m])
             clipped = old + (value - old).clamp(-eps, eps)
             errors = torch.stack((target - value, target - clipped))
             value_sum = (
@@ -51,13 +53,34 @@ def test_loss_is_the_formula(small: Any) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_logged_divergence_is_that_of_the_joint_ratio(small: Any) -> None:
+    """(r - 1) - log r, mean over living agents; 0 before the first step."""
+    algorithm = small("MAT", env_config={"episode_length": 3}, num_epochs=1).build_algo()
+    assert algorithm.train()["learners"]["default_policy"]["approx_kl"] == pytest.approx(
+        0, abs=1e-6
+    )
+    second = algorithm.train()["learners"]["default_policy"]
+    assert second["explained_variance"] <= 1.0
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("order", ["plackett_luce", "next_agent"])
+@pytest.mark.parametrize("name", ["MAT", "SrSv"])
+def test_orders_that_other_algorithms_learn_are_refused(name: str, order: str, small: Any) -> None:
+    learns = {"plackett_luce": "PMAT", "next_agent": "AOAD-MAT"}[order]
+    with pytest.raises(UserError, match=f"run: {learns}") as refused:
+        small(name, order=order).validate()
+    assert ("value: sequential" in str(refused.value)) == (name == "SrSv")
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("network", "value"),
     [
         ("encoder", "encoder"),
         ("decoder", "decoder"),
         ("gru", "encoder"),
-        ("decentralised", "encoder"),
+        ("mat_dec", "encoder"),
     ],
 )
 @pytest.mark.parametrize("continuous", [False, True])
@@ -71,7 +94,7 @@ def test_trains_with_the_other_networks_of_the_official_code(
     assert terms["ratio_deviation"] < 0.5
     acting = [name for name, _ in algorithm.get_module().named_parameters()]
     # MAT-Dec's encoder is the critic's.
-    assert any(".encoder." in name for name in acting) == (network != "decentralised")
+    assert any(".encoder." in name for name in acting) == (network != "mat_dec")
     algorithm.stop()
 
 

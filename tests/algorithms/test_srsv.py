@@ -26,17 +26,17 @@ def test_trains_with_every_kind_of_successors(successors: str, small: Any) -> No
     algorithm, learner = build(small, successors=successors, minibatch_size=40)
     terms = algorithm.train()["learners"]["default_policy"]
     assert terms["vf_loss"] > 0
-    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
-    assert (rows.completions is not None) == (successors != "greedy_per_minibatch")
+    batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    assert (batch.value_inputs is not None) == (successors != "greedy_per_minibatch")
     algorithm.stop()
 
 
-def test_completions_are_as_fresh_as_asked(small: Any) -> None:
-    """Before the first gradient step, both kinds of greedy completion are the same."""
+def test_greedy_continuations_are_as_fresh_as_asked(small: Any) -> None:
+    """Before the first gradient step, both kinds of greedy continuation are the same."""
     algorithm, learner = build(small)
-    rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
-    found = learner.prepare_minibatch(rows.replace(completions=None)).completions
-    torch.testing.assert_close(found, rows.completions)
+    batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    learner.core.policy.value.prepares_per_minibatch = True
+    torch.testing.assert_close(learner.prepare_minibatch(batch).value_inputs, batch.value_inputs)
     algorithm.stop()
 
 
@@ -54,11 +54,11 @@ def test_greedy_per_minibatch_is_computed_before_every_step(
         calls += 1
         return prepare(*args, **more)
 
-    block = algorithm.env_runner.sample()[0]
-    rows = learner.build_train_batch(block)
+    rollout = algorithm.env_runner.sample()[0]
+    batch = learner.build_train_batch(rollout)
     policy.prepare_value = counting
-    learner.build_train_batch = lambda _: rows
-    algorithm.learner_group.update(batches=[block])
+    learner.build_train_batch = lambda _: batch
+    algorithm.learner_group.update(batches=[rollout])
     assert calls == 3 * (1 if minibatch_size is None else 2)
     algorithm.stop()
 
@@ -111,28 +111,28 @@ def test_only_agents_with_a_value_are_learned_from(successors: str, small: Any) 
     config = small("SrSv", value_agents=2, successors=successors)
     algorithm = config.environment("distinct_actions", env_config=game).build_algo()
     learner = learner_of(algorithm)
-    block = algorithm.env_runner.sample()[0]
+    rollout = algorithm.env_runner.sample()[0]
     seen = set()
     for _ in range(8):
-        rows = learner.build_train_batch(block)
-        agents = rows.value_mask[0].nonzero().squeeze(-1)
+        batch = learner.build_train_batch(rollout)
+        agents = batch.value_mask[0].nonzero().squeeze(-1)
         seen.add(tuple(agents.tolist()))
         assert len(agents) == 2
-        assert (rows.value_mask == rows.value_mask[0]).all()
-        advantages = rows.advantages[:, agents]
+        assert (batch.value_mask == batch.value_mask[0]).all()
+        advantages = batch.advantages[:, agents]
         torch.testing.assert_close(advantages.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
         torch.testing.assert_close(advantages.std(), torch.tensor(1.0), atol=1e-2, rtol=0)
-        prepared = learner.prepare_minibatch(rows)
+        prepared = learner.prepare_minibatch(batch)
         for weight in (prepared.policy_weight, prepared.value_weight):
             torch.testing.assert_close(weight.sum(), torch.tensor(1.0))
             assert (weight[:, agents] > 0).all()
-            assert not weight[~rows.value_mask].any()
+            assert not weight[~batch.value_mask].any()
     assert len(seen) > 1
-    dead = learner.prepare_minibatch(rows.replace(alive=rows.alive & ~rows.value_mask))
+    dead = learner.prepare_minibatch(batch.replace(alive=batch.alive & ~batch.value_mask))
     assert not dead.policy_weight.any()
     before = learner.core.value_norm.mean.clone()
     learner.update_minibatch(
-        rows.replace(returns=torch.where(rows.value_mask, rows.returns, torch.nan))
+        batch.replace(returns=torch.where(batch.value_mask, batch.returns, torch.nan))
     )
     assert torch.isfinite(learner.core.value_norm.mean).all()
     assert not torch.equal(learner.core.value_norm.mean, before)

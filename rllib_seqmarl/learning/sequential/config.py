@@ -6,14 +6,13 @@ from typing import Any, ClassVar
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.config import TeamConfig
-from rllib_seqmarl.learning.sequential.objectives import NEXT_AGENT_ADVANTAGES, NEXT_AGENT_LOSSES
 from rllib_seqmarl.nets.orders.given import GRANULARITIES
 from rllib_seqmarl.nets.orders.next_agent import NEXT_AGENT_HEADS
 from rllib_seqmarl.registry import ORDERS
 
 
 class OrderConfig(TeamConfig):
-    """Who decides when, and how that is learned; see `nets.orders` and `order_objectives`.
+    """Who decides when, and how that is learned; see `nets.orders`.
 
     Attributes:
         order: ``index``, ``reverse``, ``random``, ``plackett_luce`` or ``next_agent``. What
@@ -35,8 +34,8 @@ class OrderConfig(TeamConfig):
         "order": tuple(ORDERS),
         "order_granularity": GRANULARITIES,
         "next_agent_head": NEXT_AGENT_HEADS,
-        "next_agent_loss": NEXT_AGENT_LOSSES,
-        "next_agent_advantage": NEXT_AGENT_ADVANTAGES,
+        "next_agent_loss": ("product", "sum"),
+        "next_agent_advantage": ("per_agent", "mean"),
     }
     _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | {"ranking_layers", "first_agent"}
     _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | {"ranking_layers"}
