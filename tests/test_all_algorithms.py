@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.learners import learner_of
-from rllib_seqmarl.learning.sequential.learner import SequentialLearner
 
 from rllib_seqmarl import registry
+from rllib_seqmarl.algorithms.mat import MATLearner
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
 from rllib_seqmarl.learning.actor_critic.learner import ActorCriticLearner
@@ -38,7 +38,7 @@ WITH_ROLLED_OUT_ADVANTAGES = [
     for name in ALGORITHMS
     if issubclass(
         registry.config_class(name)().get_default_learner_class(),
-        ActorCriticLearner | SequentialLearner,
+        ActorCriticLearner | MATLearner,
     )
 ]
 
