@@ -54,8 +54,20 @@ _FRACTIONS = ("num_cpus", "num_gpus")
 
 
 def algorithm_class(spec: ExperimentSpec) -> type[Any]:
-    """The class that an experiment trains."""
-    return registry.algorithm_class(spec.run) if isinstance(spec.run, str) else spec.run
+    """The class that an experiment trains.
+
+    Raises:
+        UserError: an import path that names no algorithm; the line names the experiment.
+    """
+    if not isinstance(spec.run, str):
+        return spec.run
+    try:
+        algorithm = registry.algorithm_class(spec.run)
+    except UserError as error:
+        raise UserError(f"{spec.source}: {error}") from None
+    if not hasattr(algorithm, "get_default_config"):
+        raise UserError(f"{spec.source}: 'run': {spec.run!r} is no algorithm of RLlib.")
+    return algorithm
 
 
 def check(spec: ExperimentSpec) -> list[dict[str, Any]]:

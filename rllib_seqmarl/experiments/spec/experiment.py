@@ -109,7 +109,8 @@ class ExperimentSpec:
     Attributes:
         name: also the name of its folder below the storage path.
         source: the file, and the experiment in it, for error messages.
-        run: registered name of the algorithm, or an RLlib ``Algorithm`` class (Python files).
+        run: registered name of the algorithm, its import path "package.module:Class", or an RLlib
+            ``Algorithm`` class (Python files).
         config: RLlib config with ``env``; ``grid_search`` mappings and samplers stand for several
             values.
         stop: flat metric name -> value that ends a trial when reached.
@@ -133,8 +134,8 @@ class ExperimentSpec:
 
     @property
     def algorithm(self) -> str:
-        """The name of the algorithm."""
-        return self.run if isinstance(self.run, str) else self.run.__name__
+        """The name of the algorithm, for people."""
+        return self.run.rpartition(":")[2] if isinstance(self.run, str) else self.run.__name__
 
 
 def load_file(path: str, overrides: Overrides) -> list[ExperimentSpec]:
