@@ -8,7 +8,7 @@
 
 Tables in Markdown: environment steps per second by number of runners and learners; bytes of an
 environment step by column; where the seconds of an iteration go between the processes; what
-``sample_ahead`` gains; and the iteration on clusters of 10 to 1,000 runners, by the model of
+``async_sampling`` gains; and the iteration on clusters of 10 to 1,000 runners, by the model of
 scaling_model.py, which is checked against the rows that have a core for every process at work.
 
 What is compared lives at the same time and takes turns of one iteration, another one first in every
@@ -155,7 +155,7 @@ def print_transport(player: Player) -> None:
 def print_ahead(players: dict[Layout, Player]) -> None:
     """What sampling ahead gains."""
     print(
-        "\n| runners | learners | sample_ahead: false | true | gain |\n|---:|---:|---:|---:|---:|"
+        "\n| runners | learners | async_sampling: false | true | gain |\n|---:|---:|---:|---:|---:|"
     )
     cores = os.cpu_count() or 1
     for without, ahead in zip(AHEAD[::2], AHEAD[1::2], strict=True):

@@ -10,8 +10,8 @@ was sampled; L = 0 is one in the driver. Seconds of an iteration:
                                               calls, reports; blocks in, and on to the learners
     t_weights = w + R (h_w + W_i / (P nu))    one object, which each node fetches once
 
-    t = t_sample + t_learn + t_driver + t_weights          sample_ahead: false
-    t = max(t_sample, t_learn + t_driver + t_weights)      sample_ahead: true
+    t = t_sample + t_learn + t_driver + t_weights          async_sampling: false
+    t = max(t_sample, t_learn + t_driver + t_weights)      async_sampling: true
 
     steps per second = R B / t
 

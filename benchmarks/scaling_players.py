@@ -103,7 +103,7 @@ class Player:
                 **settings,
                 "num_env_runners": layout.runners,
                 "num_learners": layout.learners,
-                "sample_ahead": layout.ahead,
+                "async_sampling": layout.ahead,
                 # All of them share this machine, however few its cores.
                 "num_cpus_per_env_runner": 0.01,
                 "num_cpus_per_learner": 0.01,

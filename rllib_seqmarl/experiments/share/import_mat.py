@@ -33,12 +33,13 @@ def import_mat(
         raise UserError(f"{target} exists already: give the name of a new folder.")
     ray_session.prepare(ray_session.RunOptions())
     from rllib_seqmarl import registry
+    from rllib_seqmarl.algorithms.mat import MATConfig
     from rllib_seqmarl.interop.mat import load_mat
     from rllib_seqmarl.nets.transformer.model import Decoder, Encoder
 
     policy = load_mat(source, heads=heads)
     encoder, decoder = cast(Encoder, policy.encoder), cast(Decoder, policy.decoder)
-    config = registry.config_class("MAT")().environment(env, env_config=dict(env_config))
+    config = MATConfig().environment(env, env_config=dict(env_config))
     config.training(
         embed_dim=encoder.norm.normalized_shape[0],
         num_blocks=len(decoder.blocks),
