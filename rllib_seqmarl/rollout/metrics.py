@@ -28,14 +28,13 @@ from ray.rllib.utils.metrics import (
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from rllib_seqmarl.envs.core.contract import METRIC_NAMES
+
 #: Statistics of episodes, by name, an entry per episode.
 EpisodeStatistics = dict[str, NDArray[np.float32]]
 
 #: Where the seconds of an iteration went, of runners, of learners, and of the whole.
 TIME_SPLIT = "time_split"
-
-#: Names of an environment's own per-episode metrics, where results have other ones.
-METRIC_NAMES = {"won": "win_rate"}
 
 #: Names of the mean, the least and the most of what every environment reports.
 _EPISODE_METRICS = {

@@ -23,10 +23,9 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_seqmarl import _ray_compat, registry
-from rllib_seqmarl.envs.core.contract import TeamVectorEnv
+from rllib_seqmarl.envs.core.contract import METRIC_NAMES, TeamVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.config import TeamConfig
-from rllib_seqmarl.rollout.metrics import METRIC_NAMES
 from rllib_seqmarl.rollout.rollout_batch import ACTIONS, Columns
 from rllib_seqmarl.rollout.runner import Bools, StepResult, TeamEnvRunner
 
