@@ -56,6 +56,8 @@ from rllib_seqmarl.rollout.rollout_batch import (
     Columns,
     FinalObservations,
     RolloutBatch,
+    check_action_mask,
+    write_row,
 )
 
 logger = logging.getLogger(__name__)
@@ -95,13 +97,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         spaces: Mapping[str, Any] | None = None,
         **kwargs: object,
     ) -> None:
-        """Builds environments and policy.
+        """Builds environments and policy; see ``EnvRunner``.
 
         Args:
             config: the algorithm's.
             env_creator: makes E environments of ``env_config`` with ``num_envs``.
             spaces: as of `get_spaces`, for a runner without environments.
-            kwargs: RLlib's; see ``EnvRunner``.
+            kwargs: RLlib's.
         """
         super().__init__(config=config, **kwargs)
         self.env_creator = env_creator
@@ -245,18 +247,18 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         recurrent_state = {name: x.cpu().numpy() for name, x in self._recurrent_state.items()}
         finals: list[FinalObservations] = []
         for t in range(steps):
-            _write(columns, t, steps + 1, obs)
-            _write(columns, t, steps, {IS_FIRST: self._is_first})
+            write_row(columns, t, steps + 1, obs)
+            write_row(columns, t, steps, {IS_FIRST: self._is_first})
             chosen = choose()
-            _write(columns, t, steps, chosen)
+            write_row(columns, t, steps, chosen)
             obs, reward, terminated, truncated, infos = self._step(chosen[ACTIONS])
             ends = {TERMINATED: terminated, TRUNCATED: truncated}
-            _write(columns, t, steps, {REWARD: reward, **ends})
+            write_row(columns, t, steps, {REWARD: reward, **ends})
             ended = np.flatnonzero(truncated)
             if len(ended):
                 last = {name: value[ended] for name, value in infos["final_obs"].items()}
                 finals.append(FinalObservations(np.full(len(ended), t), ended, last))
-        _write(columns, steps, steps + 1, obs)
+        write_row(columns, steps, steps + 1, obs)
         final = FinalObservations.concatenate(finals)
         rollout = RolloutBatch(
             steps * env.num_envs, env.num_agents, columns, final, recurrent_state
@@ -321,14 +323,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         """See `Choose`."""
         assert self.env is not None
         assert self._obs is not None
-        mask = self._obs.get(ACTION_MASK)
-        discrete = isinstance(self.env.single_action_space, MultiDiscrete)
-        if discrete and mask is not None and not mask.any(-1).all():
-            env, agent = np.argwhere(~mask.any(-1))[0]
-            raise UserError(
-                f"the environment ({self.env.simulator}) allows agent {agent} of env {env} "
-                "no action at all: its action_mask is all zero; a dead agent needs a no-op."
-            )
+        if isinstance(self.env.single_action_space, MultiDiscrete):
+            check_action_mask(self._obs.get(ACTION_MASK), self.env.simulator)
         with self._recorder.time("decode"):
             if random_actions:
                 self._recurrent_state = self._initial_state()  # the policy saw nothing of this step
@@ -520,11 +516,3 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def get_checkpointable_components(self) -> list[tuple[str, RLModule]]:
         """The module is saved apart; see `Checkpointable`."""
         return [(COMPONENT_RL_MODULE, self.module)]
-
-
-def _write(columns: Columns, t: int, rows: int, values: Columns) -> None:
-    """Row t of each column [rows, ...]; the first call makes the column."""
-    for name, value in values.items():
-        if name not in columns:
-            columns[name] = np.empty((rows, *value.shape), value.dtype)
-        columns[name][t] = value
