@@ -78,8 +78,8 @@ def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
 def of_environment(env: str, env_config: Mapping[str, Any]) -> frozenset[str] | None:
     """The metrics per episode of an environment, by name or import path; starts no simulator.
 
-    Where a function makes the environment, they are those of what ``env_class(config)`` beside it
-    returns, else of the classes that the function is declared to return.
+    Where a function makes the environment, they are those that ``metric_names(config)`` beside it
+    returns, else those of the classes that the function is declared to return.
 
     Returns:
         Their names in results; None where only running it can tell.
@@ -87,25 +87,25 @@ def of_environment(env: str, env_config: Mapping[str, Any]) -> frozenset[str] | 
     if env not in registry.ENVIRONMENTS and not registry.is_import_path(env):
         return None  # the user's own, by tune.register_env
     entry = registry.environment(env)
-    source = entry.env
-    if isinstance(source, str) and ":" not in source:  # a module
-        source = f"{source}:make"
-    target = registry.import_target(source, "environment")
-    choose = getattr(sys.modules[target.__module__], "env_class", None)
+    target = registry.import_target(entry.env, "environment")
+    beside = getattr(sys.modules[target.__module__], "metric_names", None)
     if isinstance(target, type):
-        classes = [target]
-    elif choose is not None:
-        classes = [choose(entry.read(env_config))]
+        groups = [_of_class(target)]
+    elif beside is not None:
+        groups = [beside(entry.read(env_config))]
     else:
         try:
             returned = get_type_hints(target).get("return")
         except (NameError, TypeError):
             return None
-        classes = [*(get_args(returned) or (returned,))]
-    names = [None if isabstract(cls) else getattr(cls, "metric_names", None) for cls in classes]
-    if not all(isinstance(group, tuple) for group in names):
+        groups = [_of_class(cls) for cls in get_args(returned) or (returned,)]
+    if not all(isinstance(group, tuple) for group in groups):
         return None
-    return frozenset(METRIC_NAMES.get(name, name) for group in names for name in group or ())
+    return frozenset(METRIC_NAMES.get(name, name) for group in groups for name in group or ())
+
+
+def _of_class(cls: Any) -> tuple[str, ...] | None:
+    return None if isabstract(cls) else getattr(cls, "metric_names", None)
 
 
 @dataclass(frozen=True)
