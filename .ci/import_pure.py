@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 FOLDERS = ("rllib_seqmarl", "tests", "benchmarks", "examples", "docs", "docker")
 #: Not installed here; what is built on one of them is left out.
 SIMULATORS = {"jax", "jaxmarl", "mujoco", "gymnasium_robotics", "pettingzoo", "gfootball"}
-PURE = ("errors", "manifest", "settings", "registry", "envs")
+PURE = ("errors", "manifest", "names", "settings", "registry", "envs")
 
 files = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
 for file in files:

@@ -126,6 +126,7 @@ PLUMBING = {
     "cli.py": "the command",
     "errors.py": "messages",
     "manifest.py": "files of a checkpoint",
+    "names.py": "names",
     "registry.py": "names",
     "settings.py": "reading of settings",
     "envs/": "environments",

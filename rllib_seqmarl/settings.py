@@ -51,9 +51,8 @@ from annotated_types import BaseMetadata, Ge, Gt, Le, Lt, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Doc, dataclass_transform
 
-from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
-from rllib_seqmarl.registry import tell_once
+from rllib_seqmarl.names import TABLES, tell_once
 
 __all__ = [
     "Annotated", "Choice", "Doc", "Expects", "Ge", "Gt", "Le", "Literal", "Lt", "MinLen", "OldName",
@@ -155,7 +154,7 @@ class Setting:
     def choices(self) -> tuple[str, ...]:
         """The texts that it may be; empty where it is no such choice."""
         for choice in self._of(Choice):
-            return tuple(registry.table(choice.kind))
+            return tuple(TABLES[choice.kind])
         for listed in self._of(OneOf):
             return tuple(listed.choices)
         parts = [part for part in _parts(self.kind) if part is not type(None)]
@@ -201,7 +200,7 @@ class Setting:
         for choice in self._of(Choice):
             if value is None and type(None) in _parts(self.kind):
                 return None
-            table = registry.table(choice.kind)
+            table = TABLES[choice.kind]
             if not (isinstance(value, str) and (table.knows(value) or ":" in value)):
                 raise refusal(f"must be one of {', '.join(table)}")
             return table.portable(value)

@@ -26,6 +26,7 @@ from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.core.contract import METRIC_NAMES, TeamVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.config import TeamConfig
+from rllib_seqmarl.names import tell_once
 from rllib_seqmarl.rollout.rollout_batch import ACTIONS, Columns
 from rllib_seqmarl.rollout.runner import Bools, StepResult, TeamEnvRunner
 
@@ -184,7 +185,7 @@ class EpisodePlayer(TeamEnvRunner):
 def evaluate_checkpoint(path: str, **settings: Any) -> Evaluation:
     """Plays with the policy of the checkpoint in the folder ``path``; see `evaluate_policy`."""
     if "controllers" in settings:
-        registry.tell_once("evaluate_checkpoint: controllers is called scripted_policies now.")
+        tell_once("evaluate_checkpoint: controllers is called scripted_policies now.")
         settings["scripted_policies"] = settings.pop("controllers")
     return evaluate_policy(CheckpointPolicy(path), **settings)
 
