@@ -20,13 +20,13 @@ from __future__ import annotations
 import os
 import pkgutil
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rllib_seqmarl.envs.adapters.snapshot import dump, fault_of_copies, load
 from rllib_seqmarl.envs.adapters.spaces import MASK, TeamActions, slots, vector
@@ -84,6 +84,7 @@ class DictGame(SingleEnv):
     example: ClassVar[str]
     observation_space: spaces.Dict
     action_space: spaces.MultiDiscrete | spaces.Box
+    _game: Any
 
     def __init__(self, config: GameConfig) -> None:
         """Takes the settings.
@@ -132,7 +133,7 @@ class DictGame(SingleEnv):
     # What differs between kinds of games.
 
     @abstractmethod
-    def _call(self, target: Any, kwargs: Mapping[str, Any]) -> Any:
+    def _call(self, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> object:
         """The game that ``target`` builds; a `UserError` if it is of another kind."""
 
     @abstractmethod
@@ -140,11 +141,11 @@ class DictGame(SingleEnv):
         """The names of all agents that can ever appear, in slot order."""
 
     @abstractmethod
-    def _observation_space(self, agent: Any) -> Any:
+    def _observation_space(self, agent: Hashable) -> object:
         """The space of the agent's observations."""
 
     @abstractmethod
-    def _action_space(self, agent: Any) -> Any:
+    def _action_space(self, agent: Hashable) -> object:
         """The space of the agent's actions."""
 
     @abstractmethod
@@ -153,7 +154,7 @@ class DictGame(SingleEnv):
 
     # What is common.
 
-    def _build(self, path: str, kwargs: Mapping[str, Any]) -> Any:
+    def _build(self, path: str, kwargs: Mapping[str, Any]) -> object:
         target = imported(path, self.env_name, self.example)
         try:
             return self._call(target, kwargs)
@@ -235,7 +236,7 @@ class DictGame(SingleEnv):
             # Some games have taken down their bodies when they terminate; no value is asked then.
             row["state"][...] = 0.0 if self._terminated else self._read_state(self._game.state())
 
-    def _sized(self, given: Any, size: int, agent: Any) -> Any:
+    def _sized(self, given: ArrayLike, size: int, agent: Hashable) -> ArrayLike:
         if np.shape(given) != (size,):
             raise UserError(
                 f"{self._where}: {agent!r} was given {np.shape(given)} numbers where its spaces "
@@ -288,7 +289,7 @@ class GameVectorEnv(SyncVectorEnv):
         return None if self._fault is None else f"a copy of {self.simulator} {self._fault}"
 
 
-def imported(path: str, env_name: str, example: str) -> Any:
+def imported(path: str, env_name: str, example: str) -> Callable[..., Any]:
     """What ``path``, "package.module:attribute", names.
 
     Raises:

@@ -11,7 +11,7 @@ the interface is ``pettingzoo.ParallelEnv``. See `adapters.multi_agent` for how 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from rllib_seqmarl.envs.adapters.multi_agent import (
@@ -31,7 +31,7 @@ class ParallelGame(DictGame):
     env_name = "pettingzoo"
     example = "pettingzoo.sisl.multiwalker_v9:parallel_env"
 
-    def _call(self, target: Any, kwargs: Mapping[str, Any]) -> Any:
+    def _call(self, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> object:
         from pettingzoo import ParallelEnv
 
         game = target(**kwargs)
@@ -45,10 +45,10 @@ class ParallelGame(DictGame):
     def _agents(self) -> Sequence[Any]:
         return list(getattr(self._game, "possible_agents", ()))
 
-    def _observation_space(self, agent: Any) -> Any:
+    def _observation_space(self, agent: Hashable) -> object:
         return self._game.observation_space(agent)
 
-    def _action_space(self, agent: Any) -> Any:
+    def _action_space(self, agent: Hashable) -> object:
         return self._game.action_space(agent)
 
     def _ends(self, terminated: Flags, truncated: Flags) -> tuple[bool, bool]:

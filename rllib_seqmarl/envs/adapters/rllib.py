@@ -9,7 +9,7 @@ Agents act when they get an observation, so games in which agents take turns are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from rllib_seqmarl.envs.adapters.multi_agent import (
@@ -31,7 +31,7 @@ class RLlibGame(DictGame):
     env_name = "multi_agent_env"
     example = "ray.rllib.examples.envs.classes.multi_agent:TwoStepGame"
 
-    def _call(self, target: Any, kwargs: Mapping[str, Any]) -> Any:
+    def _call(self, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> object:
         from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
         game = target(dict(kwargs))
@@ -49,10 +49,10 @@ class RLlibGame(DictGame):
             agents.sort(key=lambda agent: (len(str(agent)), str(agent)))
         return agents
 
-    def _observation_space(self, agent: Any) -> Any:
+    def _observation_space(self, agent: Hashable) -> object:
         return self._game.get_observation_space(agent)
 
-    def _action_space(self, agent: Any) -> Any:
+    def _action_space(self, agent: Hashable) -> object:
         return self._game.get_action_space(agent)
 
     def _ends(self, terminated: Flags, truncated: Flags) -> tuple[bool, bool]:

@@ -26,7 +26,7 @@ from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 _STEPS = 10
 
 
-def dump(game: Any) -> bytes:
+def dump(game: object) -> bytes:
     """``game`` with all of its attributes.
 
     Raises:
@@ -43,13 +43,13 @@ def load(saved: bytes) -> Any:
 
 
 class _Pickler(cloudpickle.Pickler):
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: object) -> object:
         if isinstance(obj, EzPickle):
             return copyreg.__newobj__, (type(obj),), vars(obj), None, None, _set_attributes  # type: ignore[attr-defined]
         return super().reducer_override(obj)
 
 
-def _set_attributes(obj: Any, attributes: dict[str, Any]) -> None:
+def _set_attributes(obj: object, attributes: dict[str, Any]) -> None:
     vars(obj).update(attributes)
 
 

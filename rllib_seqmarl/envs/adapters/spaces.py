@@ -48,8 +48,8 @@ class Slot(NamedTuple):
 
 def slots(
     agents: Sequence[Hashable],
-    observation_space: Callable[[Any], Any],
-    action_space: Callable[[Any], Any],
+    observation_space: Callable[[Hashable], object],
+    action_space: Callable[[Hashable], object],
     flatten: bool,
     where: str,
 ) -> list[Slot]:
@@ -122,7 +122,7 @@ class TeamActions:
         ]
 
 
-def vector(space: Any, flatten: bool, what: str) -> tuple[int, Reader]:
+def vector(space: object, flatten: bool, what: str) -> tuple[int, Reader]:
     """Size of ``space`` as a vector, and what makes one of an element of it.
 
     An image of bytes is divided by 255 where it is flattened.
@@ -147,10 +147,11 @@ def vector(space: Any, flatten: bool, what: str) -> tuple[int, Reader]:
     return size, partial(spaces.flatten, space)
 
 
-def _slot(agent: Hashable, obs: Any, action: Any, flatten: bool, where: str) -> Slot:
-    mask_in_obs = isinstance(obs, spaces.Dict) and MASK in obs.spaces
+def _slot(agent: Hashable, obs: object, action: object, flatten: bool, where: str) -> Slot:
+    mask_in_obs = False
     reader: Reader = _unchanged
-    if mask_in_obs:
+    if isinstance(obs, spaces.Dict) and MASK in obs.spaces:
+        mask_in_obs = True
         rest = {name: space for name, space in obs.spaces.items() if name != MASK}
         name = next(iter(rest), None)
         if len(rest) == 1 and name in _BESIDE_THE_MASK:
@@ -176,11 +177,11 @@ def _slot(agent: Hashable, obs: Any, action: Any, flatten: bool, where: str) -> 
     return Slot(agent, size, read, action, int(action.shape[0]), False)
 
 
-def _unchanged(given: Any) -> Any:
+def _unchanged(given: object) -> object:
     return given
 
 
-def _bytes(given: Any) -> NDArray[np.float32]:
+def _bytes(given: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ravel(given).astype(np.float32) / np.float32(255.0)
 
 
@@ -188,7 +189,7 @@ def _members(names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in names}
 
 
-def _short(space: Any) -> str:
+def _short(space: object) -> str:
     """A space in a few words, without bounds."""
     if isinstance(space, spaces.Box):
         return f"{space.dtype} {space.shape}"

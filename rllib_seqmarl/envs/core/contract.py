@@ -21,29 +21,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from rllib_seqmarl.envs.core.old_names import accept_old_members, old_attributes
+from rllib_seqmarl.envs.core.old_names import TEAM_VECTOR_ENV, accept_old_members, old_attributes
 from rllib_seqmarl.errors import UserError, nearest
 
 Observation = dict[str, NDArray[Any]]
 
-#: Names of an environment's own metrics, where they are others in results.
-METRIC_NAMES: dict[str, str] = {"won": "win_rate"}
-
 AUTORESET_MODES: dict[str, AutoresetMode] = {
     "same_step": AutoresetMode.SAME_STEP,
     "next_step": AutoresetMode.NEXT_STEP,
-}
-
-_OLD_MEMBERS = {
-    "_reset_worlds": "_reset_envs",
-    "_step_worlds": "_step_envs",
-    "_finished": "_final_obs_and_metrics",
-    "_get_worlds": "_get_envs_state",
-    "_set_worlds": "_set_envs_state",
-    "controllers": "scripted_policies",
-    "control": "scripted_actions",
-    "picture": "render_frame",
-    "cannot_be_saved": "cannot_save_reason",
 }
 
 
@@ -133,9 +118,9 @@ class TeamVectorEnv(VectorEnv, ABC):
     _frozen: NDArray[np.bool_] | None
     _last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        accept_old_members(cls, _OLD_MEMBERS)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        accept_old_members(cls, TEAM_VECTOR_ENV)
 
     def __init__(
         self,
@@ -385,7 +370,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         self._frozen = None
 
 
-accept_old_members(TeamVectorEnv, _OLD_MEMBERS)
+accept_old_members(TeamVectorEnv, TEAM_VECTOR_ENV)
 __getattr__ = old_attributes(
     __name__,
     {

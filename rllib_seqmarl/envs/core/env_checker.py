@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from rllib_seqmarl.envs.core.contract import AUTORESET_MODES, TeamVectorEnv, random_actions
 from rllib_seqmarl.errors import UserError
@@ -40,7 +40,7 @@ def check_team_env(env: TeamVectorEnv, num_steps: int = 100, seed: int = 0) -> N
             _check_infos(env, infos, terminated | truncated)
 
 
-def _check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> None:
+def _check_array(name: str, value: object, shape: tuple[int, ...], dtype: DTypeLike) -> None:
     if not isinstance(value, np.ndarray):
         raise UserError(f"check_team_env: {name} must be a NumPy array, got {type(value)}.")
     if value.shape != shape or value.dtype != dtype:
@@ -54,7 +54,7 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> N
         raise UserError(f"check_team_env: {name} holds NaN or infinite values.")
 
 
-def _check_observation(env: TeamVectorEnv, obs: Any, where: str) -> None:
+def _check_observation(env: TeamVectorEnv, obs: object, where: str) -> None:
     members = env.single_observation_space.spaces
     if not isinstance(obs, dict) or obs.keys() != members.keys():
         raise UserError(f"check_team_env: {where} must return a dict with {sorted(members)}.")

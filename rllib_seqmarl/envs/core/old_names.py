@@ -7,6 +7,25 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+#: Old name -> new name of what an environment fills in: of `TeamVectorEnv`, and of `SingleEnv`.
+TEAM_VECTOR_ENV = {
+    "_reset_worlds": "_reset_envs",
+    "_step_worlds": "_step_envs",
+    "_finished": "_final_obs_and_metrics",
+    "_get_worlds": "_get_envs_state",
+    "_set_worlds": "_set_envs_state",
+    "controllers": "scripted_policies",
+    "control": "scripted_actions",
+    "picture": "render_frame",
+    "cannot_be_saved": "cannot_save_reason",
+}
+SINGLE_ENV = {
+    "figures": "episode_metrics",
+    "save": "get_state",
+    "restore": "set_state",
+    "picture": "render_frame",
+}
+
 
 def accept_old_members(cls: type[Any], renamed: Mapping[str, str]) -> None:
     """Lets members of a class go by their old and their new names alike.
@@ -30,7 +49,7 @@ def accept_old_members(cls: type[Any], renamed: Mapping[str, str]) -> None:
         warnings.warn(line, FutureWarning, stacklevel=4)  # where the class is defined
 
 
-def old_attributes(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
+def old_attributes(module: str, renamed: Mapping[str, str]) -> Callable[[str], object]:
     """The ``__getattr__`` of a module, some of whose names have changed or moved.
 
     Args:
@@ -38,7 +57,7 @@ def old_attributes(module: str, renamed: Mapping[str, str]) -> Callable[[str], A
         renamed: old name -> "module:name" of today.
     """
 
-    def find(name: str) -> Any:
+    def find(name: str) -> object:
         if name not in renamed:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         line = f"{module}.{name} is now {renamed[name].replace(':', '.')}."

@@ -16,22 +16,15 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv, VectorStep
-from rllib_seqmarl.envs.core.old_names import accept_old_members, old_attributes
-
-_OLD_MEMBERS = {
-    "figures": "episode_metrics",
-    "save": "get_state",
-    "restore": "set_state",
-    "picture": "render_frame",
-}
+from rllib_seqmarl.envs.core.old_names import SINGLE_ENV, accept_old_members, old_attributes
 
 
 class SingleEnv(ABC):
     """One env of one team of N agents."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        accept_old_members(cls, _OLD_MEMBERS)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        accept_old_members(cls, SINGLE_ENV)
 
     @abstractmethod
     def reset(self, seed: int | None) -> None:
@@ -64,7 +57,7 @@ class SingleEnv(ABC):
         """The environment's ``metric_names`` of the episode that the last step ended."""
         return {}
 
-    def get_state(self) -> Any:
+    def get_state(self) -> object:
         """All that the next step depends on, picklable."""
         raise NotImplementedError
 
@@ -168,13 +161,13 @@ class SyncVectorEnv(TeamVectorEnv):
             return f"{self.simulator} has no function that saves an env"
         return None
 
-    def close_extras(self, **kwargs: Any) -> None:
+    def close_extras(self, **kwargs: object) -> None:
         """Closes every env."""
         for env in self._envs:
             env.close()
 
 
-accept_old_members(SingleEnv, _OLD_MEMBERS)
+accept_old_members(SingleEnv, SINGLE_ENV)
 __getattr__ = old_attributes(
     __name__, {"World": f"{__name__}:SingleEnv", "SeparateWorlds": f"{__name__}:SyncVectorEnv"}
 )

@@ -20,7 +20,7 @@ from rllib_seqmarl.envs.core.generators import EnvGenerators
 from rllib_seqmarl.envs.dubins_car import scripted
 from rllib_seqmarl.envs.dubins_car.config import DubinsCarConfig
 from rllib_seqmarl.envs.dubins_car.neighbours import Neighbours, neighbours
-from rllib_seqmarl.envs.dubins_car.obstacles import REACH, Boxes, NearBoxes, ray_distances
+from rllib_seqmarl.envs.dubins_car.obstacles import REACH, Boxes, NearbyBoxes, ray_distances
 from rllib_seqmarl.envs.dubins_car.placement import place
 from rllib_seqmarl.envs.dubins_car.rendering import TRAIL_STEPS, Scene, draw
 from rllib_seqmarl.envs.dubins_car.scripted import CAR_RADIUS, MAX_ACTION, PARKING_RADIUS, Cars
@@ -82,7 +82,7 @@ class DubinsCar(TeamVectorEnv):
         self.colliding, self.collided = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
         self._rngs = EnvGenerators(num_envs)
         self._trail: deque[tuple[NDArray[np.float32], ...]] = deque(maxlen=TRAIL_STEPS)
-        self._near_cars, self._near_boxes = self._look_around(np.arange(num_envs))
+        self._nearby_cars, self._nearby_boxes = self._look_around(np.arange(num_envs))
 
     # -- the steps -----------------------------------------------------------------------------
 
@@ -90,8 +90,8 @@ class DubinsCar(TeamVectorEnv):
         self._rngs.reseed(self.np_random)
         everywhere = np.arange(self.num_envs)
         self._start(everywhere)
-        self._near_cars, self._near_boxes = self._look_around(everywhere)
-        return self._observe(everywhere, self._near_cars, self._near_boxes)
+        self._nearby_cars, self._nearby_boxes = self._look_around(everywhere)
+        return self._observe(everywhere, self._nearby_cars, self._nearby_boxes)
 
     def _start(self, envs: NDArray[np.int64]) -> None:
         config = self.config
@@ -120,7 +120,7 @@ class DubinsCar(TeamVectorEnv):
         active = self._active(frozen)
         moves = ~stopped & (distance_before >= PARKING_RADIUS) & active[:, None]
         self.cars = scripted.drive(before, u, config.turn_gain, moves)
-        self._near_cars, self._near_boxes = self._look_around(np.arange(self.num_envs))
+        self._nearby_cars, self._nearby_boxes = self._look_around(np.arange(self.num_envs))
 
         _, _, distance = self.cars.to_goal()
         at_goal_before = self.at_goal
@@ -147,7 +147,7 @@ class DubinsCar(TeamVectorEnv):
         truncated = (self.time >= config.episode_length) & ~terminated & active
 
         everywhere = np.arange(self.num_envs)
-        obs = self._observe(everywhere, self._near_cars, self._near_boxes)
+        obs = self._observe(everywhere, self._nearby_cars, self._nearby_boxes)
         ended = np.flatnonzero(terminated | truncated)
         if len(ended):
             self._last = (
@@ -157,20 +157,20 @@ class DubinsCar(TeamVectorEnv):
             self._start(ended)
             for name, value in self._observe(ended, *self._look_around(ended)).items():
                 obs[name][ended] = value
-            self._near_cars, self._near_boxes = self._look_around(everywhere)
+            self._nearby_cars, self._nearby_boxes = self._look_around(everywhere)
         return VectorStep(obs, team_reward, terminated, truncated)
 
-    def _look_around(self, envs: NDArray[np.int64]) -> tuple[Neighbours, NearBoxes]:
+    def _look_around(self, envs: NDArray[np.int64]) -> tuple[Neighbours, NearbyBoxes]:
         """Pairs of near cars, and of cars and near boxes, in W envs; cars are e * N + i."""
         x, y = self.cars.x[envs], self.cars.y[envs]
         e = np.repeat(envs, self.num_agents)
-        return neighbours(x, y, REACH), self.boxes.near(e, x.ravel(), y.ravel())
+        return neighbours(x, y, REACH), self.boxes.nearby(e, x.ravel(), y.ravel())
 
     def _collisions(self) -> NDArray[np.bool_]:
         """Which cars touch another one or a box now, [E, N]."""
         touching = np.zeros(self.num_envs * self.num_agents, np.bool_)
-        touching[self._near_cars.car[self._near_cars.distance < 2.0 * CAR_RADIUS]] = True
-        touching[self._near_boxes.point[self._near_boxes.distance < CAR_RADIUS]] = True
+        touching[self._nearby_cars.car[self._nearby_cars.distance < 2.0 * CAR_RADIUS]] = True
+        touching[self._nearby_boxes.point[self._nearby_boxes.distance < CAR_RADIUS]] = True
         return touching.reshape(self.num_envs, self.num_agents)
 
     def _episode_metrics(self) -> dict[str, NDArray[np.float32]]:
@@ -187,14 +187,14 @@ class DubinsCar(TeamVectorEnv):
     # -- what the cars see ---------------------------------------------------------------------
 
     def _observe(
-        self, envs: NDArray[np.int64], near_cars: Neighbours, near_boxes: NearBoxes
+        self, envs: NDArray[np.int64], nearby_cars: Neighbours, nearby_boxes: NearbyBoxes
     ) -> Observation:
         cars = Cars(*(array[envs] for array in self.cars))
         alive = np.ones(cars.x.shape, np.bool_)
         if self._freeze:
             alive = ~self.collided[envs]
         if self._ego:
-            rows = self._ego_rows(cars, self.at_goal[envs], near_cars, near_boxes)
+            rows = self._ego_rows(cars, self.at_goal[envs], nearby_cars, nearby_boxes)
         else:
             rows = self._paper_rows(cars, self.boxes.array[envs])
         rows[~alive] = 0.0
@@ -210,17 +210,19 @@ class DubinsCar(TeamVectorEnv):
             ]
             obs["state"] = np.stack(columns, -1, dtype=np.float32).reshape(len(envs), -1)
         if self.config.neighbours:
-            obs["neighbours"] = self._neighbour_slots(alive.shape, near_cars)
+            obs["neighbours"] = self._neighbour_slots(alive.shape, nearby_cars)
         return obs
 
-    def _neighbour_slots(self, shape: tuple[int, ...], near_cars: Neighbours) -> NDArray[np.int32]:
+    def _neighbour_slots(
+        self, shape: tuple[int, ...], nearby_cars: Neighbours
+    ) -> NDArray[np.int32]:
         """The cars that each car sees, nearest first, -1 where there are fewer: [W, N, K]."""
         count = self.config.num_neighbours
         slots = np.full((*shape, count), -1, np.int32)
-        seen = near_cars.rank < count
-        car, rank = near_cars.car[seen], near_cars.rank[seen]
+        seen = nearby_cars.rank < count
+        car, rank = nearby_cars.car[seen], nearby_cars.rank[seen]
         slots.reshape(shape[0] * shape[1], count)[car, rank] = (
-            near_cars.other[seen] % self.num_agents
+            nearby_cars.other[seen] % self.num_agents
         )
         return slots
 
@@ -228,8 +230,8 @@ class DubinsCar(TeamVectorEnv):
         self,
         cars: Cars,
         at_goal: NDArray[np.bool_],
-        near_cars: Neighbours,
-        near_boxes: NearBoxes,
+        nearby_cars: Neighbours,
+        nearby_boxes: NearbyBoxes,
     ) -> NDArray[np.float32]:
         slots, rays = self.config.num_neighbours, self.config.num_rays
         dx, dy, distance = cars.to_goal()
@@ -242,22 +244,22 @@ class DubinsCar(TeamVectorEnv):
         rows[..., 3] = cars.v
         rows[..., 4] = at_goal
 
-        seen = near_cars.rank < slots
-        car, other, rank = near_cars.car[seen], near_cars.other[seen], near_cars.rank[seen]
+        seen = nearby_cars.rank < slots
+        car, other, rank = nearby_cars.car[seen], nearby_cars.other[seen], nearby_cars.rank[seen]
         velocity_x, velocity_y = (cars.v * cos).ravel(), (cars.v * sin).ravel()
         x, y = cars.x.ravel(), cars.y.ravel()
         cos, sin = cos.ravel()[car], sin.ravel()[car]
-        block = rows.reshape(-1, rows.shape[-1])
+        flat = rows.reshape(-1, rows.shape[-1])
         column = 5 + 5 * rank
         for offset, (along_x, along_y) in enumerate(((x, y), (velocity_x, velocity_y))):
             relative_x = along_x[other] - along_x[car]
             relative_y = along_y[other] - along_y[car]
-            block[car, column + 2 * offset] = cos * relative_x + sin * relative_y
-            block[car, column + 2 * offset + 1] = cos * relative_y - sin * relative_x
-        block[car, column + 4] = 1.0
+            flat[car, column + 2 * offset] = cos * relative_x + sin * relative_y
+            flat[car, column + 2 * offset + 1] = cos * relative_y - sin * relative_x
+        flat[car, column + 4] = 1.0
 
         rows[..., 5 + 5 * slots :] = ray_distances(
-            near_boxes, len(block), cars.theta.ravel(), rays
+            nearby_boxes, len(flat), cars.theta.ravel(), rays
         ).reshape(*cars.x.shape, rays)
         return rows
 
@@ -279,7 +281,7 @@ class DubinsCar(TeamVectorEnv):
         elif name == "full_speed":
             u = scripted.full_speed(self.cars)
         elif name == "potential_field":
-            u = scripted.potential_field(self.cars, self._near_cars, self._near_boxes, REACH)
+            u = scripted.potential_field(self.cars, self._nearby_cars, self._nearby_boxes, REACH)
         else:
             return super().scripted_actions(name)
         if self.config.action_mode == "residual":
@@ -335,4 +337,4 @@ class DubinsCar(TeamVectorEnv):
         self.at_goal, self.reached = state["at_goal"].copy(), state["reached"].copy()
         self.colliding, self.collided = state["colliding"].copy(), state["collided"].copy()
         self._rngs.set_state(state["random"])
-        self._near_cars, self._near_boxes = self._look_around(everywhere)
+        self._nearby_cars, self._nearby_boxes = self._look_around(everywhere)

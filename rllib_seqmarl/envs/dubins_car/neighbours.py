@@ -50,8 +50,8 @@ def neighbours(
     car, other = _dense(x, y, radius) if dense else _tree(x, y, radius)
     x, y = x.ravel(), y.ravel()
     distance = np.hypot(x[other] - x[car], y[other] - y[car])
-    near = distance < radius
-    car, other, distance = car[near], other[near], distance[near]
+    is_near = distance < radius
+    car, other, distance = car[is_near], other[is_near], distance[is_near]
     order = np.lexsort((other, distance, car))
     car, other, distance = car[order], other[order], distance[order]
     rank = np.arange(len(car)) - np.searchsorted(car, car)
@@ -64,9 +64,9 @@ def _dense(
     cars = x.shape[1]
     dx = x[:, :, None] - x[:, None]  # [E, N, N]
     dy = y[:, :, None] - y[:, None]
-    near = dx * dx + dy * dy < (radius * _SLACK) ** 2
-    near[:, np.arange(cars), np.arange(cars)] = False
-    pair = np.flatnonzero(near)
+    is_near = dx * dx + dy * dy < (radius * _SLACK) ** 2
+    is_near[:, np.arange(cars), np.arange(cars)] = False
+    pair = np.flatnonzero(is_near)
     car, slot = np.divmod(pair, cars)
     return car, car // cars * cars + slot
 

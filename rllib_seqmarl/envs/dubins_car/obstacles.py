@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: How far boxes are felt and rays reach; distances beyond it are not computed.
+#: How far cars observe boxes, and rays reach; distances beyond it are not computed.
 REACH = 0.5
 
 _SIDES = (0.1, 0.6)  # full sides of a box
 _CELL = 0.5
-#: A box whose centre is in the area is felt at most this far outside of it.
+#: A box whose centre is in the area is observed at most this far outside of it.
 _MARGIN = REACH + 0.5 * np.hypot(_SIDES[1], _SIDES[1])
 #: Columns of the array of boxes.
 _X, _Y, _HALF_X, _HALF_Y, _COS, _SIN = range(6)
 
 
-class NearBoxes(NamedTuple):
+class NearbyBoxes(NamedTuple):
     """Pairs of a point and a box that is nearer to it than ``REACH``, sorted by point.
 
     Attributes:
@@ -78,7 +78,7 @@ class Boxes:
         if not self.array.shape[1]:
             return
         for e in envs:
-            self._cells[e] = self._cells_near(self.array[e])
+            self._cells[e] = self._cells_around(self.array[e])
         cells_per_env = self._columns**2
         counts = np.zeros(len(self._cells) * cells_per_env, np.int64)
         for e, (cell, _) in enumerate(self._cells):
@@ -90,10 +90,10 @@ class Boxes:
             [box + e * boxes_per_env for e, (_, box) in enumerate(self._cells)]
         )
 
-    def _cells_near(
+    def _cells_around(
         self, boxes: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The (cell, box) pairs of one env that some point of the cell feels, sorted by cell."""
+        """The (cell, box) pairs of one env in which the box is in reach of the cell, by cell."""
         reach = int(np.ceil(_MARGIN / _CELL)) + 1
         step = np.arange(-reach, reach + 1)
         column = self._cell_index(boxes[:, None, None, _X]) + step[:, None]  # [M, R, 1]
@@ -114,9 +114,9 @@ class Boxes:
     def _cell_index(self, coordinate: NDArray[Any]) -> NDArray[np.int64]:
         return np.floor((coordinate + _MARGIN) / _CELL).astype(np.int64)
 
-    def near(
+    def nearby(
         self, e: NDArray[np.int64], x: NDArray[np.float32], y: NDArray[np.float32]
-    ) -> NearBoxes:
+    ) -> NearbyBoxes:
         """The boxes nearer than ``REACH`` to each of some points.
 
         Args:
@@ -131,8 +131,14 @@ class Boxes:
         within = np.arange(len(point)) - np.repeat(np.cumsum(count) - count, count)
         box = self.array.reshape(-1, 6)[self._box[self._first[cell[point]] + within]]
         offset_x, offset_y, distance = _in_box_frame(x[point], y[point], box)
-        felt = np.flatnonzero(distance < REACH)
-        return NearBoxes(point[felt], box[felt], offset_x[felt], offset_y[felt], distance[felt])
+        in_reach = np.flatnonzero(distance < REACH)
+        return NearbyBoxes(
+            point[in_reach],
+            box[in_reach],
+            offset_x[in_reach],
+            offset_y[in_reach],
+            distance[in_reach],
+        )
 
 
 def _in_box_frame(
@@ -149,25 +155,25 @@ def _in_box_frame(
     return offset_x, offset_y, outside + inside
 
 
-def away(near: NearBoxes) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+def away(nearby: NearbyBoxes) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """The unit vectors from the nearest points of boxes to the points, [P] each.
 
     For a point inside its box: the way out through the nearest side.
     """
-    half_x, half_y = near.box[:, _HALF_X], near.box[:, _HALF_Y]
-    beyond_x, beyond_y = np.abs(near.offset_x) - half_x, np.abs(near.offset_y) - half_y
-    outside = near.distance > 0.0
+    half_x, half_y = nearby.box[:, _HALF_X], nearby.box[:, _HALF_Y]
+    beyond_x, beyond_y = np.abs(nearby.offset_x) - half_x, np.abs(nearby.offset_y) - half_y
+    outside = nearby.distance > 0.0
     through_x = np.where(outside, np.maximum(beyond_x, 0.0), beyond_x >= beyond_y)
     through_y = np.where(outside, np.maximum(beyond_y, 0.0), beyond_x < beyond_y)
     length = np.maximum(np.hypot(through_x, through_y), 1e-6)
-    local_x = np.copysign(through_x, near.offset_x) / length
-    local_y = np.copysign(through_y, near.offset_y) / length
-    cos, sin = near.box[:, _COS], near.box[:, _SIN]
+    local_x = np.copysign(through_x, nearby.offset_x) / length
+    local_y = np.copysign(through_y, nearby.offset_y) / length
+    cos, sin = nearby.box[:, _COS], nearby.box[:, _SIN]
     return cos * local_x - sin * local_y, sin * local_x + cos * local_y
 
 
 def ray_distances(
-    near: NearBoxes, num_points: int, heading: NDArray[np.float32], num_rays: int
+    nearby: NearbyBoxes, num_points: int, heading: NDArray[np.float32], num_rays: int
 ) -> NDArray[np.float32]:
     """How far each ray gets, as a share of ``REACH``: 1 where nothing stops it, 0 inside a box.
 
@@ -175,7 +181,7 @@ def ray_distances(
     box: a ray is in a box while it is between both pairs of opposite sides.
 
     Args:
-        near: the boxes near the points.
+        nearby: the boxes near the points.
         num_points: Q.
         heading: float32 [Q].
         num_rays: R.
@@ -184,12 +190,12 @@ def ray_distances(
         float32 [Q, R].
     """
     result = np.ones((num_points, num_rays), np.float32)
-    if not len(near.point):
+    if not len(nearby.point):
         return result
     angle = (2.0 * np.pi / num_rays * np.arange(num_rays)).astype(np.float32)
     ray_cos, ray_sin = np.cos(angle), np.sin(angle)  # [R]
-    cos, sin = near.box[:, _COS], near.box[:, _SIN]
-    heading_cos, heading_sin = np.cos(heading)[near.point], np.sin(heading)[near.point]
+    cos, sin = nearby.box[:, _COS], nearby.box[:, _SIN]
+    heading_cos, heading_sin = np.cos(heading)[nearby.point], np.sin(heading)[nearby.point]
     local_cos = (heading_cos * cos + heading_sin * sin)[:, None]
     local_sin = (heading_sin * cos - heading_cos * sin)[:, None]
     along_x = local_cos * ray_cos - local_sin * ray_sin  # [P, R], unit vectors in box frames
@@ -197,13 +203,16 @@ def ray_distances(
     # A ray parallel to a side would divide by zero; this turns it by a millionth.
     inverse_x = 1.0 / np.where(np.abs(along_x) < 1e-6, np.float32(1e-6), along_x)
     inverse_y = 1.0 / np.where(np.abs(along_y) < 1e-6, np.float32(1e-6), along_y)
-    middle_x, middle_y = -near.offset_x[:, None] * inverse_x, -near.offset_y[:, None] * inverse_y
-    half_x = near.box[:, _HALF_X, None] * np.abs(inverse_x)
-    half_y = near.box[:, _HALF_Y, None] * np.abs(inverse_y)
+    middle_x, middle_y = (
+        -nearby.offset_x[:, None] * inverse_x,
+        -nearby.offset_y[:, None] * inverse_y,
+    )
+    half_x = nearby.box[:, _HALF_X, None] * np.abs(inverse_x)
+    half_y = nearby.box[:, _HALF_Y, None] * np.abs(inverse_y)
     enters = np.maximum(middle_x - half_x, middle_y - half_y)
     leaves = np.minimum(middle_x + half_x, middle_y + half_y)
     hits = (enters <= leaves) & (leaves >= 0.0)
     share = np.where(hits, np.clip(enters * np.float32(1.0 / REACH), 0.0, 1.0), np.float32(1.0))
-    first = np.flatnonzero(np.diff(near.point, prepend=-1))
-    result[near.point[first]] = np.minimum.reduceat(share, first, axis=0)
+    first = np.flatnonzero(np.diff(nearby.point, prepend=-1))
+    result[nearby.point[first]] = np.minimum.reduceat(share, first, axis=0)
     return result

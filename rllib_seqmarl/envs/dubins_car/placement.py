@@ -132,8 +132,8 @@ def _scatter(
             free &= (distance >= nearest) & ((distance <= furthest) | (furthest <= 0.0))
         candidates = candidates.astype(np.float32)
         at = np.repeat(row, _CANDIDATES)
-        near = boxes.near(envs[at], candidates[..., 0].ravel(), candidates[..., 1].ravel())
-        free.reshape(-1)[near.point[near.distance < SPACING]] = False
+        nearby = boxes.nearby(envs[at], candidates[..., 0].ravel(), candidates[..., 1].ravel())
+        free.reshape(-1)[nearby.point[nearby.distance < SPACING]] = False
         if placed.any():
             tree = cKDTree(_side_by_side(np.nonzero(placed)[0], places[placed], side))
             points = _side_by_side(at, candidates.reshape(-1, 2), side)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.dubins_car.neighbours import Neighbours
-from rllib_seqmarl.envs.dubins_car.obstacles import NearBoxes, away
+from rllib_seqmarl.envs.dubins_car.obstacles import NearbyBoxes, away
 
 Array = NDArray[np.float32]
 
@@ -83,7 +83,7 @@ def full_speed(cars: Cars) -> Array:
     return _steer(cars, dx, dy, _stopping_speed(distance))
 
 
-def potential_field(cars: Cars, neighbours: Neighbours, boxes: NearBoxes, reach: float) -> Array:
+def potential_field(cars: Cars, neighbours: Neighbours, boxes: NearbyBoxes, reach: float) -> Array:
     """`full_speed` along the sum of a pull to the goal and a push from each car and box.
 
     The pull is of length 1; a push grows from 0 at distance ``reach`` as 1 / clearance, and
@@ -121,8 +121,8 @@ def _stopping_speed(distance: Array) -> Array:
 def _steer(cars: Cars, along_x: NDArray[Any], along_y: NDArray[Any], target_speed: Array) -> Array:
     """Turns towards a direction, slower the further the heading is from it."""
     error = wrap((np.arctan2(along_y, along_x) - cars.theta).astype(np.float32))
-    wanted = target_speed * np.maximum(np.cos(error), 0.0)
-    return _bounded(_TURN_GAIN * error, (wanted - cars.v) / TIME_STEP)
+    speed = target_speed * np.maximum(np.cos(error), 0.0)
+    return _bounded(_TURN_GAIN * error, (speed - cars.v) / TIME_STEP)
 
 
 def _bounded(turn: Array, acceleration: Array) -> Array:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any
+from types import ModuleType
 
 
-def import_engine() -> Any:
+def import_engine() -> ModuleType:
     """gfootball's package ``env`` with the modules that are needed here.
 
     Raises:

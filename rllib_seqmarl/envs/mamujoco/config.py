@@ -75,8 +75,8 @@ class MAMuJoCoConfig(TeamEnvConfig):
     partition: Annotated[
         str,
         Doc(
-            "How its joints are divided, one of :func:`partitions`; for ``ManySegmentSwimmer`` any "
-            "``<agents>x<joints of each>``."
+            "How its joints are divided, one of ``mamujoco.config.partitions``; for "
+            "``ManySegmentSwimmer`` any ``<agents>x<joints of each>``."
         ),
     ] = "6x1"
     agent_obsk: Annotated[

@@ -32,7 +32,7 @@ DERIVED_FIELDS = ("xpos", "xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext"
 def quietly() -> Iterator[None]:
     """Keeps to itself what users can do nothing about while robots are loaded.
 
-    That is a notice of gymnasium-robotics on environments that are not used here, and MuJoCo's
+    That is a message of gymnasium-robotics on environments that are not used here, and MuJoCo's
     warning, on the screen and in a file in the working directory, of deprecated words in its own
     robots. Other warnings of MuJoCo become Python's.
     """
@@ -57,7 +57,7 @@ def _robots(scenario: str, partition: str, count: int) -> list[Any]:
     import gymnasium
     from gymnasium_robotics.envs.multiagent_mujoco.many_segment_swimmer import gen_asset
 
-    def build(name: str, **options: Any) -> list[Any]:
+    def build(name: str, **options: object) -> list[Any]:
         return [
             gymnasium.make(f"{name}-v5", disable_env_checker=True, **options).unwrapped
             for _ in range(count)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rllib_seqmarl.errors import UserError
+
+if TYPE_CHECKING:
+    from gymnasium.envs.mujoco import MujocoEnv
 
 #: What observations are made of: name -> flat numbers [C] of one env's ``mujoco.MjData``.
 #: The last three are Reacher's alone; its last body is the target.
@@ -82,7 +85,7 @@ def factorization(scenario: str, partition: str, coarser: str | None) -> dict[st
 
 
 def observers(
-    scenario: str, partition: Mapping[str, Any], agent_obsk: int, robot: Any
+    scenario: str, partition: Mapping[str, Any], agent_obsk: int, robot: MujocoEnv
 ) -> list[Callable[[], NDArray[np.float64]]]:
     """Per agent, gymnasium-robotics' own assembly of its observation from ``robot.data``."""
     from gymnasium_robotics import mamujoco_v1
@@ -110,7 +113,9 @@ def observers(
     return [observer(nodes_at) for nodes_at in env.k_dicts]
 
 
-def find_layout(scenario: str, partition: Mapping[str, Any], agent_obsk: int, robot: Any) -> Layout:
+def find_layout(
+    scenario: str, partition: Mapping[str, Any], agent_obsk: int, robot: MujocoEnv
+) -> Layout:
     """Finds the layout by filling the simulation with numbers that tell where they come from.
 
     Args:

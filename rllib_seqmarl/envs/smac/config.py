@@ -4,7 +4,7 @@
 marine, marauder, stalker, zealot, zergling and hydralisk. It has no medivacs, colossi, banelings
 or spine crawlers, no shields, no healing and no splash damage. A map of the same name is
 therefore another task than in StarCraft II: win rates are not comparable with published SMAC
-figures. ``simulator: starcraft2`` is StarCraft II itself, which its user has to install (see
+results. ``simulator: starcraft2`` is StarCraft II itself, which its user has to install (see
 :mod:`rllib_seqmarl.envs.starcraft2.config`). The attribute ``simulator`` says what ran.
 
 Map names: SMAC's for SMAC's maps (``z`` is a zealot, ``zg`` a zergling), ``smacv2_*_units`` for

@@ -21,6 +21,7 @@ import numpy as np
 from jaxmarl.environments.smax import HeuristicEnemySMAX
 
 Array = Any  # jax.Array, or the tracer of one
+Key = tuple[Array, Array]  # the two halves of a key of jax.random, uint32 [E] each
 
 NUM_MOVES = 5  # north, east, south, west, stop
 
@@ -65,7 +66,7 @@ class Units(NamedTuple):
     max_cooldown: Array
 
 
-def threefry(key: tuple[Array, Array], count: Array | int) -> tuple[Array, Array]:
+def threefry(key: Key, count: Array | int) -> tuple[Array, Array]:
     """Threefry-2x32 of the 64-bit ``count`` below 2^32: what ``jax.random`` computes.
 
     ``jax.random`` runs it as a loop of tiny kernels on a CPU; unrolled, it becomes one kernel.
@@ -82,7 +83,7 @@ def threefry(key: tuple[Array, Array], count: Array | int) -> tuple[Array, Array
     return a, b
 
 
-def uniform(key: tuple[Array, Array], count: Array | int = 0) -> Array:
+def uniform(key: Key, count: Array | int = 0) -> Array:
     """Element ``count`` of ``jax.random.uniform(key, ...)``: float32 in [0, 1)."""
     a, b = threefry(key, count)
     bits = ((a ^ b) >> np.uint32(9)) | np.uint32(0x3F800000)

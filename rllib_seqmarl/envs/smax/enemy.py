@@ -6,8 +6,6 @@ Source: JaxMARL 0.2, ``environments/smax/heuristic_enemy.py``. Axes: see
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +21,9 @@ from rllib_seqmarl.envs.smax.battle import (
 )
 
 
-def enemy_actions(rules: Rules, battle: Battle, units: Units, key: Any) -> tuple[Array, Array]:
+def enemy_actions(
+    rules: Rules, battle: Battle, units: Units, key: tuple[Array, Array]
+) -> tuple[Array, Array]:
     """JaxMARL's heuristic: shoot who is in range, else walk to somebody in sight.
 
     Allies are counted from the last one down, as enemies see them.

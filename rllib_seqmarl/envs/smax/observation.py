@@ -70,7 +70,7 @@ def other_units(
     """What each ally sees of all units but itself: float32 [E, N, 13 (U - 1)].
 
     The unit and feature axes are kept as one: XLA then writes rows of 13 (U - 1) contiguous
-    numbers in vector instructions instead of 13 strided pieces.
+    numbers in vector instructions instead of 13 strided parts.
     """
     n, num = rules.allies, rules.allies + rules.enemies
     shown = np.ones((num, 1), np.float32)

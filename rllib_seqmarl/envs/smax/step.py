@@ -14,6 +14,7 @@ from rllib_seqmarl.envs.smax.battle import (
     NUM_MOVES,
     Array,
     Battle,
+    Key,
     Rules,
     Units,
     threefry,
@@ -52,7 +53,7 @@ def start(rules: Rules, key: Array) -> Battle:
     return battle._replace(health=rules.units(battle).max_health + zeros)
 
 
-def start_positions(rules: Rules, key: tuple[Array, Array]) -> tuple[Array, Array]:
+def start_positions(rules: Rules, key: Key) -> tuple[Array, Array]:
     """Each side around the middle of its half of the map, up to 2 units off, [U, E]."""
     sides = []
     for side, num in enumerate((rules.allies, rules.enemies)):
@@ -97,7 +98,7 @@ def step(rules: Rules, battle: Battle, actions: Array, key: Array) -> tuple[Batt
     shot_at = jnp.where(action >= NUM_MOVES, shot_at, own)
     orders = (move_x, move_y, shot_at)
 
-    def advance(carry: Any, _: None) -> tuple[Any, None]:
+    def advance(carry: tuple[Any, ...], _: None) -> tuple[Any, None]:
         now, chain = carry
         now = world_step(rules, now, units, orders, threefry(chain, 1))
         return (now, threefry(chain, 0)), None
@@ -130,7 +131,11 @@ def outcome(rules: Rules, before: Battle, after: Battle, units: Units) -> Outcom
 
 
 def world_step(
-    rules: Rules, now: tuple[Array, ...], units: Units, orders: tuple[Array, ...], key: Any
+    rules: Rules,
+    now: tuple[Array, ...],
+    units: Units,
+    orders: tuple[Array, ...],
+    key: tuple[Array, Array],
 ) -> tuple[Array, ...]:
     """``time_per_step`` seconds: move, shoot, die at walls, push overlapping units apart."""
     x, y, health, cooldown = now

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from rllib_seqmarl.envs.core.contract import (
     observation_space,
 )
 from rllib_seqmarl.envs.starcraft2.config import SMACv2Config, StarCraft2Config
-from rllib_seqmarl.envs.starcraft2.game import Game, GameFactory, Look, Outcome
+from rllib_seqmarl.envs.starcraft2.game import BattleView, Game, GameFactory, Outcome
 from rllib_seqmarl.envs.starcraft2.maps import (
     MAPS,
     NUM_GENERAL_ACTIONS,
@@ -72,7 +72,7 @@ def _factory(config: StarCraft2Config) -> GameFactory:
 
 
 def build_battle(
-    builder: Any,
+    builder: Callable[..., Any],
     scenario: StarCraftMap,
     arguments: Mapping[str, Any],
     shield_reward_fix: bool,
@@ -162,7 +162,7 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         )
         self._agent_id = config.agent_id
         self._with_state = config.state
-        self._looks: list[Look] = []
+        self._views: list[BattleView] = []
         self._outcomes: list[Outcome] = []
         self._restarts_before = np.zeros(num_envs)  # when the episode began
         self._restarts_in_episode = np.zeros(num_envs)
@@ -171,7 +171,7 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         """A game of StarCraft II has no state that could be read and set."""
         return "StarCraft II cannot save a battle"
 
-    def close_extras(self, **kwargs: Any) -> None:
+    def close_extras(self, **kwargs: object) -> None:
         """Ends the game processes."""
         self._threads.shutdown()
         for game in self._games:
@@ -181,9 +181,9 @@ class StarCraft2TeamEnv(TeamVectorEnv):
         seeds = self.np_random.integers(2**31, size=self.num_envs)
         for game, seed in zip(self._games, seeds, strict=True):
             game.seed(int(seed))
-        self._looks = list(self._threads.map(Game.reset, self._games))
+        self._views = list(self._threads.map(Game.reset, self._games))
         self._restarts_before = self._count_restarts()
-        return self._gather(self._looks)
+        return self._gather(self._views)
 
     def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         active = self._active(frozen)
@@ -198,7 +198,7 @@ class StarCraft2TeamEnv(TeamVectorEnv):
             self._restarts_in_episode = restarts - self._restarts_before
             self._restarts_before[done] = restarts[done]
         return VectorStep(
-            self._gather(self._looks),
+            self._gather(self._views),
             np.array([outcome.reward for outcome in self._outcomes], np.float32),
             terminated,
             truncated,
@@ -207,16 +207,16 @@ class StarCraft2TeamEnv(TeamVectorEnv):
     def _step_env(self, e: int, actions: NDArray[Any], active: bool) -> Outcome:
         """One env in a thread of its own, including the start of its next episode."""
         if not active:
-            return Outcome(self._looks[e], 0.0, terminated=False, truncated=False, won=False)
+            return Outcome(self._views[e], 0.0, terminated=False, truncated=False, won=False)
         game = self._games[e]
         outcome = game.step(actions)
         ended = outcome.terminated or outcome.truncated
-        self._looks[e] = game.reset() if ended else outcome.look
+        self._views[e] = game.reset() if ended else outcome.view
         return outcome
 
     def _refuse_illegal(self, actions: NDArray[Any], active: NDArray[np.bool_]) -> None:
         """SMAC itself fails an assertion, or takes the action where Python skips assertions."""
-        legal = np.stack([look.action_mask for look in self._looks])
+        legal = np.stack([view.action_mask for view in self._views])
         allowed = np.take_along_axis(legal, actions[..., None], axis=-1)[..., 0]
         wrong = np.argwhere(~allowed & active[:, None])
         if len(wrong):
@@ -228,11 +228,11 @@ class StarCraft2TeamEnv(TeamVectorEnv):
             )
 
     def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
-        looks = [outcome.look for outcome in self._outcomes]
-        return self._gather(looks), {
+        views = [outcome.view for outcome in self._outcomes]
+        return self._gather(views), {
             "won": np.array([outcome.won for outcome in self._outcomes], np.float32),
-            "dead_ratio": np.array([1.0 - look.alive.mean() for look in looks], np.float32),
-            "dead_enemy_ratio": np.array([look.dead_enemies for look in looks], np.float32),
+            "dead_ratio": np.array([1.0 - view.alive.mean() for view in views], np.float32),
+            "dead_enemy_ratio": np.array([view.dead_enemies for view in views], np.float32),
             "game_restarts": self._restarts_in_episode.astype(np.float32),
         }
 
@@ -245,18 +245,18 @@ class StarCraft2TeamEnv(TeamVectorEnv):
     def _count_restarts(self) -> NDArray[np.float64]:
         return np.array([game.restarts for game in self._games], np.float64)
 
-    def _gather(self, looks: Sequence[Look]) -> Observation:
+    def _gather(self, views: Sequence[BattleView]) -> Observation:
         """What the E envs look like, as new arrays [E, ...]."""
-        alive = np.stack([look.alive for look in looks])
-        obs = np.stack([look.obs for look in looks])
+        alive = np.stack([view.alive for view in views])
+        obs = np.stack([view.obs for view in views])
         if self._agent_id:
             slots = np.eye(self.num_agents, dtype=np.float32) * alive[..., None]
             obs = np.concatenate([obs, slots], axis=-1)
         gathered: Observation = {
             "obs": obs,
             "alive": alive,
-            "action_mask": np.stack([look.action_mask for look in looks]),
+            "action_mask": np.stack([view.action_mask for view in views]),
         }
         if self._with_state:
-            gathered["state"] = np.stack([look.state for look in looks])
+            gathered["state"] = np.stack([view.state for view in views])
         return gathered

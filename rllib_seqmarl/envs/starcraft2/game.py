@@ -34,7 +34,7 @@ GameFactory = Callable[[int], Any]
 _launching = threading.Lock()
 
 
-class Look(NamedTuple):
+class BattleView(NamedTuple):
     """A battle as it is between two steps.
 
     Attributes:
@@ -56,14 +56,14 @@ class Outcome(NamedTuple):
     """What a step came to.
 
     Attributes:
-        look: after the step; where the game died, the last one before.
+        view: after the step; where the game died, the last one before.
         reward: 0 where the game died.
         terminated: one side is beaten, or both.
         truncated: the time limit was reached, or the game died.
         won: the battle is won.
     """
 
-    look: Look
+    view: BattleView
     reward: float
     terminated: bool
     truncated: bool
@@ -92,13 +92,13 @@ class Game:
         self._failures = 0  # since an episode came to its end
         self._rng = np.random.default_rng(0)
         self._env: Any = None
-        self._look: Look
+        self._view: BattleView
 
     def seed(self, seed: int) -> None:
         """Seeds the games that are started from now on; one that runs goes on as it is."""
         self._rng = np.random.default_rng(seed)
 
-    def reset(self) -> Look:
+    def reset(self) -> BattleView:
         """Begins the next battle, starting the game where none runs.
 
         Raises:
@@ -120,16 +120,16 @@ class Game:
             reward, done, info = self._env.step(actions.tolist())
             if done and "battle_won" not in info:
                 raise ConnectionError("the connection to the game was lost")
-            look = self._observe()
+            view = self._observe()
         except Exception as error:
             self._died(f"{type(error).__name__}: {error}", error)
-            return Outcome(self._look, 0.0, terminated=False, truncated=True, won=False)
+            return Outcome(self._view, 0.0, terminated=False, truncated=True, won=False)
         # Told apart by continuing_episode=True, which changes nothing else.
         truncated = bool(done and info.get("episode_limit", False))
         if done:
             self._failures = 0
         return Outcome(
-            look,
+            view,
             float(reward),
             terminated=bool(done) and not truncated,
             truncated=truncated,
@@ -147,7 +147,7 @@ class Game:
         """The ``StarCraft2Env`` itself: what is set on ``smacv2``'s wrapper does not reach it."""
         return getattr(self._env, "env", self._env)
 
-    def _begin(self) -> Look:
+    def _begin(self) -> BattleView:
         starts = self._env is None
         if starts:
             self._env = self._factory(int(self._rng.integers(2**31)))
@@ -168,20 +168,20 @@ class Game:
         battle._episode_count = max(battle._episode_count, 1)
         return self._observe()
 
-    def _observe(self) -> Look:
+    def _observe(self) -> BattleView:
         battle = self._battle
         # SMAC itself asks for the health; its death trackers stand still with sparse rewards.
         agents = [battle.get_unit_by_id(agent) for agent in range(battle.n_agents)]
         alive = np.array([unit.health > 0 for unit in agents])
         dead_enemies = [unit.health == 0 for unit in battle.enemies.values()]
-        self._look = Look(
+        self._view = BattleView(
             np.array(battle.get_obs(), np.float32) * alive[:, None],
             np.array(battle.get_state(), np.float32),
             np.array(battle.get_avail_actions(), np.bool_),
             alive,
             float(np.mean(dead_enemies)),
         )
-        return self._look
+        return self._view
 
     def _died(self, reason: str, error: Exception) -> None:
         """Gives the broken game up; the next ``reset`` builds another one."""

@@ -2,7 +2,7 @@
 
 SMAC (Samvelyan et al., 2019, arXiv:1902.04043) and SMACv2 (Ellis et al., 2023, arXiv:2212.07489)
 are two packages. The authors of ``smacv2`` say that SMAC's maps do not work in it, so SMAC's maps
-are played by ``smac``, and SMACv2's, which draw units and start positions anew in every episode,
+are played by ``smac``, and SMACv2's, which draw units and start positions again in every episode,
 by ``smacv2``.
 """
 

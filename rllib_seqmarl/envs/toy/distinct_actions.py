@@ -73,7 +73,7 @@ class DistinctActionsConfig(TeamEnvConfig):
             raise Refused("min_gap", f"must be in (0, {largest:g}]")
 
 
-def make(num_envs: int, **env_config: Any) -> DistinctActions:
+def make(num_envs: int, **env_config: object) -> DistinctActions:
     """``num_envs`` envs with the given ``env_config``."""
     config = read(DistinctActionsConfig, env_config, "distinct_actions: env_config")
     return DistinctActions(num_envs, config)

@@ -43,7 +43,7 @@ def test_starts_and_goals_keep_their_distances(num_envs: int, config: dict[str, 
         assert (y <= env.side).all()
         assert neighbours(x, y, SPACING - 1e-5).car.size == 0
         e = np.repeat(np.arange(num_envs), env.num_agents)
-        assert (env.boxes.near(e, x.ravel(), y.ravel()).distance >= SPACING - 1e-5).all()
+        assert (env.boxes.nearby(e, x.ravel(), y.ravel()).distance >= SPACING - 1e-5).all()
     distance = np.hypot(c.goal_x - c.x, c.goal_y - c.y)
     assert (distance <= env.config.max_travel + 1e-5).all()
     assert (distance >= env.config.min_travel - 1e-5).all()
@@ -366,3 +366,9 @@ def test_unknown_policy() -> None:
 def test_mistakes(config: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(config)
+
+
+def test_the_old_name_of_the_episode_length_works() -> None:
+    assert check({"time_limit": 12})["episode_length"] == 12
+    with pytest.raises(UserError, match="'time_limit' and 'episode_length' mean the same"):
+        check({"time_limit": 12, "episode_length": 12})

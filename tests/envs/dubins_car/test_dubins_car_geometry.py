@@ -106,7 +106,7 @@ def test_distance_to_a_box(point: tuple[float, float], distance: float, angle: f
     dx, dy = point[0] - 2.0, point[1] - 2.0
     x = 2.0 + np.cos(angle) * dx - np.sin(angle) * dy
     y = 2.0 + np.sin(angle) * dx + np.cos(angle) * dy
-    near = one_box(2.0, 2.0, 0.3, 0.1, angle).near(
+    near = one_box(2.0, 2.0, 0.3, 0.1, angle).nearby(
         np.zeros(1, int), np.array([x], np.float32), np.array([y], np.float32)
     )
     assert near.distance == pytest.approx([distance], abs=1e-6)
@@ -115,7 +115,7 @@ def test_distance_to_a_box(point: tuple[float, float], distance: float, angle: f
 def test_the_way_away_from_a_box() -> None:
     boxes = one_box(2.0, 2.0, 0.3, 0.1, 0.0)
     x, y = np.array([[2.5, 2.4, 2.0], [2.0, 2.2, 1.95]], np.float32)
-    away_x, away_y = away(boxes.near(np.zeros(3, int), x, y))
+    away_x, away_y = away(boxes.nearby(np.zeros(3, int), x, y))
     assert away_x == pytest.approx([1.0, np.sqrt(0.5), 0.0], abs=1e-5)
     assert away_y == pytest.approx([0.0, np.sqrt(0.5), -1.0], abs=1e-5)
 
@@ -128,7 +128,7 @@ def test_grid_finds_every_box_in_reach(side: float, num_boxes: int) -> None:
     boxes.draw(np.array([1]), rngs)  # of one env alone
     points = np.random.default_rng(9).uniform(-1.5, side + 1.5, (500, 2)).astype(np.float32)
     for e in range(3):
-        near = boxes.near(np.full(500, e), points[:, 0], points[:, 1])
+        near = boxes.nearby(np.full(500, e), points[:, 0], points[:, 1])
         found = {
             (int(p), round(float(d), 4)) for p, d in zip(near.point, near.distance, strict=True)
         }
@@ -174,7 +174,7 @@ def test_rays_against_segment_intersections() -> None:
     rng = np.random.default_rng(4)
     x, y = rng.uniform(-0.3, 1.8, (2, 120)).astype(np.float32)
     heading = rng.uniform(-np.pi, np.pi, 120).astype(np.float32)
-    shares = ray_distances(boxes.near(np.zeros(120, int), x, y), 120, heading, 16)
+    shares = ray_distances(boxes.nearby(np.zeros(120, int), x, y), 120, heading, 16)
     expected = [
         [brute_force_ray(boxes.array[0], x[i], y[i], heading[i] + 2 * np.pi * k / 16) / 0.5
          for k in range(16)]
@@ -188,7 +188,7 @@ def test_a_ray_along_a_side_divides_by_nothing() -> None:
     boxes = one_box(2.0, 2.0, 0.2, 0.2, 0.0)
     x, y = np.array([[1.6, 2.0], [2.2, 2.0]], np.float32)
     with np.errstate(all="raise"):
-        shares = ray_distances(boxes.near(np.zeros(2, int), x, y), 2, np.zeros(2, np.float32), 4)
+        shares = ray_distances(boxes.nearby(np.zeros(2, int), x, y), 2, np.zeros(2, np.float32), 4)
     assert np.isfinite(shares).all()
     assert shares[1] == pytest.approx(np.zeros(4))
 

@@ -243,7 +243,7 @@ print(before, imported)
 
 
 @needs_pysc2
-def test_pysc2_finds_the_game_where_the_check_looks(tmp_path: Path) -> None:
+def test_pysc2_finds_the_game_where_the_check_views(tmp_path: Path) -> None:
     """PySC2's own search takes the folder that the check takes, with the program it checks."""
     for build in ("Base69232", "Base75689"):
         (tmp_path / "Versions" / build).mkdir(parents=True)
