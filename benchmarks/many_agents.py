@@ -2,7 +2,7 @@
 
     python benchmarks/many_agents.py [--agents 8 64 256 1024] [--cases MAT PMAT SrSv]
 
-DubinsCar, one world x 16 steps, two epochs, settings of the tuned examples otherwise. SrSv's values
+DubinsCar, one env x 16 steps, two epochs, settings of the tuned examples otherwise. SrSv's values
 are those of all agents up to 64, of 32 drawn ones above (``value_agents``), with teacher-forced
 successors. A name ending in ``-neighbours`` restricts attention to them. Every row is a process of
 its own, whose peak of memory is that of all its threads and of what it loaded; the row with N = 8
@@ -20,7 +20,7 @@ from typing import Any
 STEPS = 16
 EPOCHS = 2
 #: Decoder positions, or agents, per forward and backward pass.
-PIECE = 2048
+MICRO_BATCH = 2048
 #: Above this many agents, SrSv learns from `VALUE_AGENTS` of them.
 ALL_VALUES, VALUE_AGENTS = 64, 32
 CASES = ("MAT", "PMAT", "SrSv", "MAT-neighbours", "PMAT-neighbours", "SrSv-neighbours")
@@ -34,7 +34,7 @@ def settings_of(case: str, agents: int) -> tuple[str, dict[str, Any], dict[str, 
         "num_envs_per_env_runner": 1,
         "rollout_fragment_length": STEPS,
         "num_epochs": EPOCHS,
-        "micro_batch_size": max(1, PIECE // agents),
+        "micro_batch_size": max(1, MICRO_BATCH // agents),
         "clip_param": 0.2,
         "entropy_coeff": 0.0,
         "seed": 1,

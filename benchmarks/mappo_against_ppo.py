@@ -37,7 +37,7 @@ TASKS: dict[str, tuple[tuple[float, ...], int, dict[str, Any]]] = {
     "CartPole-v1": ((150.0, 400.0), 100_000, {"gamma": 0.99, "lr": 5e-4}),
     "Pendulum-v1": ((-800.0, -300.0), 300_000, {"gamma": 0.95, "lr": 1e-3}),
 }
-WORLDS, STEPS, MINIBATCH, EPOCHS, HIDDEN = 8, 256, 256, 10, [64, 64]
+ENVS, STEPS, MINIBATCH, EPOCHS, HIDDEN = 8, 256, 256, 10, [64, 64]
 COMMON = {"lambda_": 0.95, "clip_param": 0.2, "grad_clip": 10.0, "entropy_coeff": 0.0}
 LAST_EPISODES = 20
 
@@ -46,7 +46,7 @@ def mappo(task: str, seed: int, settings: dict[str, Any], feature_norm: bool) ->
     return (
         MAPPOConfig()
         .environment("helpers.single_agent:TeamOfOne", env_config={"task": task})
-        .env_runners(num_envs_per_env_runner=WORLDS, rollout_fragment_length=STEPS)
+        .env_runners(num_envs_per_env_runner=ENVS, rollout_fragment_length=STEPS)
         .training(
             num_epochs=EPOCHS,
             minibatch_size=MINIBATCH,
@@ -68,9 +68,9 @@ def ppo(task: str, seed: int, settings: dict[str, Any]) -> Any:
     return (
         PPOConfig()
         .environment(task)
-        .env_runners(num_env_runners=0, num_envs_per_env_runner=WORLDS)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=ENVS)
         .training(
-            train_batch_size_per_learner=WORLDS * STEPS,
+            train_batch_size_per_learner=ENVS * STEPS,
             minibatch_size=MINIBATCH,
             num_epochs=EPOCHS,
             use_kl_loss=False,
@@ -122,10 +122,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--task", choices=tuple(TASKS), default="CartPole-v1")
     parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3))
+    parser.add_argument("--steps", type=int, help="of the environment, after which a run ends")
     parser.add_argument("--feature-norm", action="store_true")
     arguments = parser.parse_args()
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     levels, limit, settings = TASKS[arguments.task]
+    limit = arguments.steps or limit
     found: dict[str, list[dict[float, int]]] = {"MAPPO": [], "PPO": []}
     for seed in arguments.seeds:
         own = mappo(arguments.task, seed, settings, arguments.feature_norm)

@@ -5,7 +5,7 @@
 
 ``iterations``: environment steps per second of whole iterations on SMAX's 3s5z, with the settings
 of the tuned examples and with as many epochs as MAT, over MAT's. ``act``: milliseconds of deciding
-for 32 worlds with one actor for all agents, and those of an actor for each over it. All that is
+for 32 envs with one actor for all agents, and those of an actor for each over it. All that is
 compared takes turns; every figure is a lower quartile of processor times of this process, so that
 what else the machine does falls on it little.
 """
@@ -28,7 +28,7 @@ from rllib_seqmarl.experiments.spec.check import check
 from rllib_seqmarl.experiments.spec.experiment import Overrides, load_file
 from rllib_seqmarl.rollout.rollout_batch import ACTION_MASK, OBS
 
-AGENTS, WORLDS, WIDTH, ACTIONS = (3, 8, 27), 32, 80, 14
+AGENTS, ENVS, WIDTH, ACTIONS = (3, 8, 27), 32, 80, 14
 EXAMPLES = Path(__file__).parents[1] / "tuned_examples"
 
 
@@ -50,8 +50,8 @@ def act(recurrent: bool, rounds: int) -> None:
     """The second table."""
     for agents in AGENTS:
         obs = {
-            OBS: torch.randn(WORLDS, agents, WIDTH),
-            ACTION_MASK: torch.ones(WORLDS, agents, ACTIONS, dtype=torch.bool),
+            OBS: torch.randn(ENVS, agents, WIDTH),
+            ACTION_MASK: torch.ones(ENVS, agents, ACTIONS, dtype=torch.bool),
         }
         calls: dict[str, Callable[[], object]] = {}
         for name, share in (("shared", True), ("separate", False)):

@@ -1,9 +1,9 @@
 """What an order that is learned costs in the rollout: `act` of PMAT and AOAD-MAT over MAT's.
 
     python benchmarks/order_cost.py                       # N = 3 .. 64, a few minutes
-    python benchmarks/order_cost.py --agents 8 --worlds 32
+    python benchmarks/order_cost.py --agents 8 --envs 32
 
-Every row is (weights, N agents, E worlds): milliseconds of MAT per environment step of all worlds
+Every row is (weights, N agents, E envs): milliseconds of MAT per environment step of all envs
 and, over it, those of the others, each with the way of decoding that is the fastest for it. Times
 are lower quartiles over rounds in each of which every policy acts once; they are of this thread
 alone, so that what else the machine does falls on them little. Only `act` is timed, encoder
@@ -60,10 +60,10 @@ def make_policy(name: str, decoding: str, agents: int, weights: str) -> Sequenti
     return policy
 
 
-def measure(agents: int, worlds: int, weights: str, budget: float) -> dict[str, float]:
-    """Seconds of one step of all worlds, for each policy."""
-    obs = torch.randn(worlds, agents, OBS)
-    mask = (torch.rand(worlds, agents, ACTIONS) < 0.7) | (torch.arange(ACTIONS) == 0)
+def measure(agents: int, envs: int, weights: str, budget: float) -> dict[str, float]:
+    """Seconds of one step of all envs, for each policy."""
+    obs = torch.randn(envs, agents, OBS)
+    mask = (torch.rand(envs, agents, ACTIONS) < 0.7) | (torch.arange(ACTIONS) == 0)
     acts: dict[tuple[str, str], Callable[[], object]] = {}
     for key in itertools.product(POLICIES, CANDIDATES):
         policy = make_policy(*key, agents, weights)
@@ -88,7 +88,7 @@ def measure(agents: int, worlds: int, weights: str, budget: float) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--agents", type=int, nargs="+", default=AGENTS)
-    parser.add_argument("--worlds", type=int, nargs="+", default=(32,))
+    parser.add_argument("--envs", type=int, nargs="+", default=(32,))
     parser.add_argument("--budget", type=float, default=3.0, help="seconds per row, at least")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -97,11 +97,11 @@ def main() -> None:
     print(f"{'':9} {'N':>4} {'E':>4} {'MAT, ms':>9} " + " ".join(f"{n:>9}" for n in others))
     for weights in WEIGHTS:
         for agents in arguments.agents:
-            for worlds in arguments.worlds:
-                times = measure(agents, worlds, weights, arguments.budget)
+            for envs in arguments.envs:
+                times = measure(agents, envs, weights, arguments.budget)
                 ratios = " ".join(f"{times[name] / times['MAT']:9.2f}" for name in others)
                 print(
-                    f"{weights:9} {agents:4} {worlds:4} {1e3 * times['MAT']:9.2f} {ratios}",
+                    f"{weights:9} {agents:4} {envs:4} {1e3 * times['MAT']:9.2f} {ratios}",
                     flush=True,
                 )
 

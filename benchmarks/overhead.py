@@ -1,10 +1,10 @@
 """What the framework costs, beside environment and networks.
 
-    python benchmarks/overhead.py [--map 3s5z] [--iterations 5]
+    python benchmarks/overhead.py [--map 3s5z] [--iterations 5] [--envs 32]
 
-Prints, from one run: the share of a MAT iteration (32 worlds x 100 steps) that is neither
+Prints, from one run: the share of a MAT iteration (32 envs x 100 steps) that is neither
 environment nor forward or backward pass, and its speed beside that of a bare loop around the
-same networks and worlds; and the overhead per environment step of RLlib's
+same networks and envs; and the overhead per environment step of RLlib's
 SingleAgentEnvRunner, with the connectors that its episodes need before they can be learned
 from, divided by that of the columnar runner, both with the same environment and the same network.
 """
@@ -18,27 +18,27 @@ from typing import Any
 
 import torch
 
-NETWORK_AND_WORLD = ("environment", "decode", "forward_backward")
+NETWORK_AND_ENV = ("environment", "decode", "forward_backward")
 
 
-def overhead_share(map_name: str, iterations: int) -> None:
+def overhead_share(options: argparse.Namespace) -> None:
     """Trains MAT and prints where the seconds of an iteration go."""
-    bare = bare_loop(map_name, iterations)
-    algorithm = config(map_name).build_algo()
+    bare = bare_loop(options)
+    algorithm = config(options).build_algo()
     algorithm.train()  # compilation
     totals: dict[str, float] = {}
     begin = time.perf_counter()
-    for _ in range(iterations):
+    for _ in range(options.iterations):
         for name, seconds in algorithm.train()["time_split"].items():
             totals[name] = totals.get(name, 0.0) + float(seconds)
     whole = time.perf_counter() - begin
     algorithm.stop()
-    steps = iterations * 3200
-    print(f"\nMAT on SMAX {map_name}, 32 worlds x 100 steps, {iterations} iterations:")
+    steps = options.iterations * options.envs * options.steps
+    print(f"\nMAT on SMAX {options.map}, {options.envs} envs x {options.steps} steps:")
     totals["rest of the iteration"] = whole - sum(totals.values())
     for name, seconds in sorted(totals.items(), key=lambda item: -item[1]):
         print(f"  {name:24} {seconds / whole:6.1%}")
-    overhead = whole - sum(totals[name] for name in NETWORK_AND_WORLD)
+    overhead = whole - sum(totals[name] for name in NETWORK_AND_ENV)
     print(f"  framework overhead       {overhead / whole:6.1%}")
     print(f"  speed / that of a bare loop without Ray: {steps / whole / bare:.2f}")
     print(f"  ({steps / whole:,.0f} and {bare:,.0f} environment steps per second in this run)")
@@ -64,23 +64,24 @@ class Clock:
         setattr(owner, name, timed)
 
 
-def runner_overhead(runner: Any, env: Any, convert: Any, iterations: int) -> float:
+def runner_overhead(runner: Any, env: Any, convert: Any, options: argparse.Namespace) -> float:
     """Microseconds per environment step outside of environment and network."""
-    runner.sample(num_timesteps=3200)
+    steps_at_once = options.envs * options.steps
+    runner.sample(num_timesteps=steps_at_once)
     clock = Clock()
     clock.wrap(env, "step")
     clock.wrap(runner.module, "forward_exploration")
     steps = 0
     begin = time.perf_counter()
-    for _ in range(iterations):
-        sampled = runner.sample(num_timesteps=3200)
+    for _ in range(options.iterations):
+        sampled = runner.sample(num_timesteps=steps_at_once)
         steps += sum(one.env_steps() for one in sampled)
         convert(sampled)
         runner.get_metrics()
     return 1e6 * (time.perf_counter() - begin - clock.seconds) / steps
 
 
-def compare_runners(map_name: str, iterations: int) -> None:
+def compare_runners(options: argparse.Namespace) -> None:
     """Prints the ratio of the two runners' overheads."""
     from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
@@ -90,15 +91,15 @@ def compare_runners(map_name: str, iterations: int) -> None:
     from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
     creator = registry.environment_creator("smac")
-    ours = TeamEnvRunner(config=config(map_name), env_creator=creator, worker_index=0)
+    ours = TeamEnvRunner(config=config(options), env_creator=creator, worker_index=0)
     columns = runner_overhead(
         ours,
         ours.env,
-        lambda blocks: {k: torch.as_tensor(v) for k, v in concatenate(blocks).columns.items()},
-        iterations,
+        lambda rollouts: {k: torch.as_tensor(v) for k, v in concatenate(rollouts).columns.items()},
+        options,
     )
 
-    stock_config = config(map_name, autoreset="next_step")
+    stock_config = config(options, autoreset="next_step")
     stock_config.env_runners(gym_env_vectorize_mode="vector_entry_point")
     stock = SingleAgentEnvRunner(config=stock_config, worker_index=0)
     module = MultiRLModule(rl_module_specs={})
@@ -112,15 +113,15 @@ def compare_runners(map_name: str, iterations: int) -> None:
         lambda sampled: connector(
             rl_module=module, batch={}, episodes=sampled, shared_data={}, metrics=stock.metrics
         ),
-        iterations,
+        options,
     )
-    print(f"\nOverhead per environment step on SMAX {map_name}, same worlds and network:")
+    print(f"\nOverhead per environment step on SMAX {options.map}, same envs and network:")
     print(f"  SingleAgentEnvRunner / columnar runner: {episodes / columns:.1f} times")
     print(f"  ({episodes:.1f} and {columns:.1f} microseconds in this run)")
 
 
-def bare_loop(map_name: str, iterations: int) -> float:
-    """Steps per second of MAT without Ray: the least that these networks and worlds cost."""
+def bare_loop(options: argparse.Namespace) -> float:
+    """Steps per second of MAT without Ray: the least that these networks and envs cost."""
     from rllib_seqmarl import registry
     from rllib_seqmarl.losses import clipped_surrogate, clipped_value_loss, probability_ratio
     from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
@@ -128,19 +129,20 @@ def bare_loop(map_name: str, iterations: int) -> float:
     from rllib_seqmarl.nets.value_norm import ValueNorm
     from rllib_seqmarl.returns import generalized_advantages
 
+    envs, rows = options.envs, options.envs * options.steps
     torch.manual_seed(0)
-    env = registry.make_environment("smac", 32, {"map_name": map_name})
+    env = registry.make_environment("smac", envs, {"map_name": options.map})
     agents, width = env.single_observation_space["obs"].shape
     size = int(env.single_action_space.nvec[0])
     policy = SequentialPolicy(obs_dim=width, action=ActionSpec(size, discrete=True))
     norm, optimizer = ValueNorm(), torch.optim.Adam(policy.parameters(), lr=5e-4, eps=1e-5)
     last, _ = env.reset(seed=0)
     begin = 0.0
-    for iteration in range(iterations + 1):
+    for iteration in range(options.iterations + 1):
         if iteration == 1:
             begin = time.perf_counter()  # the first one compiles
         columns: dict[str, list[torch.Tensor]] = {}
-        for _ in range(100):
+        for _ in range(options.steps):
             row = {k: torch.from_numpy(v) for k, v in last.items()}
             decision = policy.act(row["obs"], row["action_mask"], deterministic=False)
             last, reward, terminated, truncated, _ = env.step(decision.actions.numpy())
@@ -153,7 +155,7 @@ def bare_loop(map_name: str, iterations: int) -> float:
         with torch.no_grad():
             obs = torch.cat((c["obs"], torch.from_numpy(last["obs"])[None]))
             raw = policy.values(obs.flatten(0, 1), c["actions"], None, None)
-            raw = raw.view(101, 32, agents)
+            raw = raw.view(options.steps + 1, envs, agents)
             values = norm.denormalize(raw)
             advantages = generalized_advantages(
                 c["reward"],
@@ -166,31 +168,32 @@ def bare_loop(map_name: str, iterations: int) -> float:
             )
             returns = (advantages + values[:-1]).flatten(0, 1)
             advantages = ((advantages - advantages.mean()) / advantages.std()).flatten(0, 1)
-        rows = {k: v.flatten(0, 1) for k, v in c.items()}
+        batch = {k: v.flatten(0, 1) for k, v in c.items()}
         old_values = raw[:-1].flatten(0, 1)
-        for _ in range(10):
+        for _ in range(options.epochs):
             norm.update(returns.mean(), returns.square().mean())
             targets = norm.normalize(returns)
             optimizer.zero_grad()
-            for p in torch.arange(3200).split(400):
+            for p in torch.arange(rows).split(400):
                 out = policy.evaluate(
-                    rows["obs"][p], rows["action_mask"][p], rows["actions"][p], None, None
+                    batch["obs"][p], batch["action_mask"][p], batch["actions"][p], None, None
                 )
-                ratio = probability_ratio(out.log_prob, rows["old"][p], "per_dim")
+                ratio = probability_ratio(out.log_prob, batch["old"][p], "per_dim")
                 loss = clipped_surrogate(ratio, advantages[p], 0.05) - 0.01 * out.entropy
                 loss = loss + clipped_value_loss(out.values, old_values[p], targets[p], 0.05, 10.0)
-                (loss.sum() / (3200 * agents)).backward()
+                (loss.sum() / (rows * agents)).backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
             optimizer.step()
-    return iterations * 3200 / (time.perf_counter() - begin)
+    return options.iterations * rows / (time.perf_counter() - begin)
 
 
-def config(map_name: str, **env_config: Any) -> Any:
-    """MAT on 32 worlds x 100 steps."""
+def config(options: argparse.Namespace, **env_config: Any) -> Any:
+    """MAT of that many envs and steps."""
     from rllib_seqmarl import MATConfig
 
-    built = MATConfig().environment("smac", env_config={"map_name": map_name, **env_config})
-    built.training(num_epochs=10)
+    built = MATConfig().environment("smac", env_config={"map_name": options.map, **env_config})
+    built.env_runners(num_envs_per_env_runner=options.envs, rollout_fragment_length=options.steps)
+    built.training(num_epochs=options.epochs)
     built.seed = 0
     built.validate()
     return built
@@ -201,14 +204,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--map", default="3s5z")
     parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--envs", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=100, help="of each env per iteration")
+    parser.add_argument("--epochs", type=int, default=10)
     arguments = parser.parse_args()
     import ray
 
     torch.set_num_threads(1)
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    compare_runners(arguments.map, arguments.iterations)
-    overhead_share(arguments.map, arguments.iterations)
+    compare_runners(arguments)
+    overhead_share(arguments)
 
 
 if __name__ == "__main__":

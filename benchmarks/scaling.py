@@ -8,15 +8,15 @@
 
 Tables in Markdown: environment steps per second by number of runners and learners; bytes of an
 environment step by column; where the seconds of an iteration go between the processes; what
-``sample_ahead`` gains; and the iteration on clusters of 10 to 1,000 runners, by the model of
+``async_sampling`` gains; and the iteration on clusters of 10 to 1,000 runners, by the model of
 scaling_model.py, which is checked against the rows that have a core for every process at work.
 
 What is compared lives at the same time and takes turns of one iteration, another one first in every
-round; figures are medians over rounds. A turn ends when all of its runners are idle, so that no
+round; numbers are medians over rounds. A turn ends when all of its runners are idle, so that no
 rollout is left to the time of the next. Idle processes hold memory, about 0.6 GB per runner on
 SMAX: ``--processes`` says how many there may be, after which the rest of the throughput's rows
-live in another group, with a reference of its own. ``ahead`` and ``model`` are for algorithms that
-can sample ahead.
+live in another group, with a reference of its own. ``async`` and ``model`` are for algorithms that
+can sample asynchronously.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from typing import Any
 import ray
 import scaling_players
 import torch
-from scaling_model import AHEAD, AVERAGING, CHECKED, FITTED, MANY, print_check, print_prediction
+from scaling_model import ASYNC, AVERAGING, CHECKED, FITTED, MANY, print_check, print_prediction
 from scaling_players import PROBES, Layout, Player, Stamps, num_bytes, stamp, stored_bytes
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.learning.base import algorithm as training
 
-PARTS = ("bytes", "transport", "ahead", "model", "throughput")
+PARTS = ("bytes", "transport", "async", "model", "throughput")
 REFERENCE = Layout(0, 0)
 CASES: dict[str, dict[str, Any]] = {
     "3s5z": {
@@ -95,20 +95,20 @@ def print_throughput(groups: list[dict[Layout, Player]], grid: list[Layout]) -> 
 
 def print_bytes(player: Player) -> None:
     """The table of columns."""
-    block = player.block()
-    parts = {name: column.nbytes for name, column in block.columns.items()}
+    rollout = player.rollout()
+    parts = {name: column.nbytes for name, column in rollout.columns.items()}
     parts |= {
-        f"recurrent state {name}": value.nbytes for name, value in block.recurrent_state.items()
+        f"recurrent state {name}": value.nbytes for name, value in rollout.recurrent_state.items()
     }
-    if block.final is not None:
-        parts["at truncation"] = sum(column.nbytes for column in block.final.columns.values())
-    stored, steps = stored_bytes(block), block.num_env_steps
+    if rollout.final is not None:
+        parts["at truncation"] = sum(column.nbytes for column in rollout.final.columns.values())
+    stored, steps = stored_bytes(rollout), rollout.num_env_steps
     print("\n| column | bytes per environment step | share |\n|---|---:|---:|")
     for name, size in sorted(parts.items(), key=lambda part: -part[1]):
         print(f"| {name} | {size / steps:,.1f} | {size / stored:.1%} |")
     rest = stored - sum(parts.values())
     print(f"| names, shapes, alignment | {rest / steps:,.1f} | {rest / stored:.1%} |")
-    print(f"| block in Ray's object store | {stored / steps:,.1f} | {stored / 1e6:.2f} MB each |")
+    print(f"| rollout in Ray's object store | {stored / steps:,.1f} | {stored / 1e6:.2f} MB each |")
     report = stored_bytes(player.on_runners(lambda runner: runner.get_metrics())[0])
     print(f"| metrics beside it | {report / steps:,.1f} | {report / 1e3:.1f} kB each |")
 
@@ -152,16 +152,16 @@ def print_transport(player: Player) -> None:
     )
 
 
-def print_ahead(players: dict[Layout, Player]) -> None:
-    """What sampling ahead gains."""
+def print_async(players: dict[Layout, Player]) -> None:
+    """What asynchronous sampling gains."""
     print(
-        "\n| runners | learners | sample_ahead: false | true | gain |\n|---:|---:|---:|---:|---:|"
+        "\n| runners | learners | async_sampling: false | true | gain |\n|---:|---:|---:|---:|---:|"
     )
     cores = os.cpu_count() or 1
-    for without, ahead in zip(AHEAD[::2], AHEAD[1::2], strict=True):
-        rates = [players[one].steps / players[one].median("whole") for one in (without, ahead)]
+    for without, async_ in zip(ASYNC[::2], ASYNC[1::2], strict=True):
+        rates = [players[one].steps / players[one].median("whole") for one in (without, async_)]
         gain = rates[1] / rates[0]
-        print(f"| {ahead.cells(cores)} | {rates[0]:,.0f} | {rates[1]:,.0f} | {gain:.2f} |")
+        print(f"| {async_.cells(cores)} | {rates[0]:,.0f} | {rates[1]:,.0f} | {gain:.2f} |")
     print("\nEnvironment steps per second. * more processes at work than cores.")
 
 
@@ -170,7 +170,7 @@ def layouts(options: argparse.Namespace) -> dict[str, list[Layout]]:
     needed = {
         "bytes": [FITTED],
         "transport": [FITTED, AVERAGING],
-        "ahead": AHEAD,
+        "async": ASYNC,
         "model": [*CHECKED, MANY],
         "throughput": [Layout(r, n) for n in options.learners for r in options.runners],
     }
@@ -231,8 +231,8 @@ def print_compared(
         elif part == "transport":
             for layout in needed[part]:
                 print_transport(players[layout])
-        elif part == "ahead":
-            print_ahead(players)
+        elif part == "async":
+            print_async(players)
         elif part == "model":
             print_prediction(print_check(players), options)
 

@@ -3,21 +3,21 @@
 R runners sample B = T x E environment steps each, on a core of their own. L learners share what
 was sampled; L = 0 is one in the driver. Seconds of an iteration:
 
-    t_sample = B s + D / beta                 a runner plays and writes its block of D bytes
+    t_sample = B s + D / beta                 a runner plays and writes its rollout of D bytes
     t_learn  = R B l / max(1, L) + G a (L - 1) + G 2 W / nu (L - 1) / L
                                               all epochs of a step; G gradients averaged
     t_driver = c + L u + R (h + D ([L > 0] / beta + 1 / nu + [L > 0] / nu))
-                                              calls, reports; blocks in, and on to the learners
+                                              calls, reports; rollouts in, and on to the learners
     t_weights = w + R (h_w + W_i / (P nu))    one object, which each node fetches once
 
-    t = t_sample + t_learn + t_driver + t_weights          sample_ahead: false
-    t = max(t_sample, t_learn + t_driver + t_weights)      sample_ahead: true
+    t = t_sample + t_learn + t_driver + t_weights          async_sampling: false
+    t = max(t_sample, t_learn + t_driver + t_weights)      async_sampling: true
 
     steps per second = R B / t
 
 All but t_sample is what the learner's side does, one after another: x + R k, with x and k free of
 R. It saturates at R* = (t_sample - x) / k runners, where it takes as long as t_sample: with more,
-sampling ahead hides all of the sampling, and steps per second come to their limit B / k.
+asynchronous sampling hides all of the sampling, and steps per second come to their limit B / k.
 
 s: seconds to play a step; l: seconds to learn from it; beta: bytes per second into the object
 store; a: seconds of averaging one gradient beyond its bytes; h, h_w: driver's seconds per runner
@@ -27,8 +27,8 @@ on one machine; P: runners per node, who share a node's copy of the weights.
 
 Left out: runners of unequal speed (the slowest is waited for) or that fail; cores or memory
 bandwidth that runners of one node share; learners that learn more slowly or faster than in this
-process (other cores, GPUs: see the option for it) and a network whose links differ; blocks that do
-not fit the object store of the driver's node, which holds R D bytes; and whether learning from
+process (other cores, GPUs: see the option for it) and a network whose links differ; rollouts that
+do not fit the object store of the driver's node, which holds R D bytes; and whether learning from
 R B steps per iteration is any good.
 """
 
@@ -47,8 +47,8 @@ LEARNERS = (1, 2, 4, 8)
 
 #: The model is fitted to the first; averaging and calls are seen in the others.
 FITTED, AVERAGING, MANY = Layout(1, 1), Layout(2, 2), Layout(4, 1)
-AHEAD = [Layout(runners, 0, ahead) for runners in (1, 2) for ahead in (False, True)]
-CHECKED = [Layout(0, 0), *AHEAD[:2], FITTED, Layout(2, 0), Layout(2, 1), AVERAGING]
+ASYNC = [Layout(runners, 0, async_) for runners in (1, 2) for async_ in (False, True)]
+CHECKED = [Layout(0, 0), *ASYNC[:2], FITTED, Layout(2, 0), Layout(2, 1), AVERAGING]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Costs:
         steps: B, environment steps of a runner per iteration.
         sample: s, seconds per environment step.
         learn: l, seconds per environment step, all epochs.
-        block: D, bytes.
+        rollout: D, bytes.
         store: beta, bytes per second.
         gradient_steps: G per iteration.
         all_reduce: a, seconds.
@@ -75,7 +75,7 @@ class Costs:
     steps: int
     sample: float
     learn: float
-    block: int
+    rollout: int
     store: float
     gradient_steps: int
     all_reduce: float
@@ -105,7 +105,7 @@ class Cluster:
 
 def sampling(costs: Costs) -> float:
     """t_sample in seconds."""
-    return costs.steps * costs.sample + costs.block / costs.store
+    return costs.steps * costs.sample + costs.rollout / costs.store
 
 
 def learner_side(costs: Costs, cluster: Cluster, runners: int) -> dict[str, float]:
@@ -114,26 +114,26 @@ def learner_side(costs: Costs, cluster: Cluster, runners: int) -> dict[str, floa
     wire = 1 / cluster.network
     averaging = costs.all_reduce * (count - 1)
     averaging += 2 * costs.gradient_bytes * wire * (count - 1) / count
-    block = costs.block * (remote / costs.store + wire + remote * wire)
+    transport = costs.rollout * (remote / costs.store + wire + remote * wire)
     fetched = costs.acting_bytes * wire / cluster.runners_per_node
     return {
         "learn": runners * costs.steps * costs.learn / count + costs.gradient_steps * averaging,
         "driver": costs.fixed
         + cluster.learners * costs.update_call
-        + runners * (costs.rollout_call + block),
+        + runners * (costs.rollout_call + transport),
         "weights": costs.weights + runners * (costs.weights_call + fetched),
     }
 
 
-def seconds(costs: Costs, cluster: Cluster, runners: int, ahead: bool) -> float:
+def seconds(costs: Costs, cluster: Cluster, runners: int, async_: bool) -> float:
     """t, of one iteration."""
     other = sum(learner_side(costs, cluster, runners).values())
-    return max(sampling(costs), other) if ahead else sampling(costs) + other
+    return max(sampling(costs), other) if async_ else sampling(costs) + other
 
 
-def steps_per_second(costs: Costs, cluster: Cluster, runners: int, ahead: bool) -> float:
+def steps_per_second(costs: Costs, cluster: Cluster, runners: int, async_: bool) -> float:
     """Environment steps per second of whole iterations."""
-    return runners * costs.steps / seconds(costs, cluster, runners, ahead)
+    return runners * costs.steps / seconds(costs, cluster, runners, async_)
 
 
 def lines(costs: Costs, cluster: Cluster) -> tuple[float, float]:
@@ -156,15 +156,15 @@ def limit(costs: Costs, cluster: Cluster) -> float:
 def fit(players: dict[Layout, Player]) -> Costs:
     """The costs of an algorithm, most of them from one runner and one learner beside the driver."""
     one, pair, many = players[FITTED], players[AVERAGING], players[MANY]
-    block = one.block()
-    size = stored_bytes(block)
-    writing = probe(lambda: ray.put(block))
+    rollout = one.rollout()
+    size = stored_bytes(rollout)
+    writing = probe(lambda: ray.put(rollout))
     rollout_call, weights_call = (
         (take(many) - take(one)) / (MANY.runners - FITTED.runners)
         for take in (Player.seconds_of_reports, Player.seconds_of_weights)
     )
     learn = one.median("learn") + one.median("put shares together")
-    update_call = one.median("blocks to learners") - writing
+    update_call = one.median("rollouts to learners") - writing
     update_call += one.median("learners' metrics to the driver")
     known = one.median("sample") + learn + one.median("send weights")
     known += 2 * writing + rollout_call + update_call
@@ -172,7 +172,7 @@ def fit(players: dict[Layout, Player]) -> Costs:
         steps=one.steps,
         sample=one.median("sample") / one.steps,
         learn=learn / one.steps,
-        block=size,
+        rollout=size,
         store=size / writing,
         gradient_steps=round(pair.median("gradients")),
         all_reduce=pair.median("averaging") / pair.median("gradients"),
@@ -191,15 +191,15 @@ def print_check(players: dict[Layout, Player]) -> Costs:
     costs, cores = fit(players), os.cpu_count() or 1
     print("\nMeasured costs: ", end="")
     print(", ".join(f"{name} {value:.3g}" for name, value in dataclasses.asdict(costs).items()))
-    print("\n| runners | learners | ahead | measured s | model s | error |")
+    print("\n| runners | learners | async | measured s | model s | error |")
     print("|---:|---:|---|---:|---:|---:|")
     for layout in CHECKED:
         if layout.cores > cores:
             continue
         found, cluster = players[layout].median("whole"), Cluster(layout.learners)
-        said = seconds(costs, cluster, max(1, layout.runners), layout.ahead)
+        said = seconds(costs, cluster, max(1, layout.runners), layout.async_)
         print(
-            f"| {layout.cells(cores)} | {'yes' if layout.ahead else 'no'} | {found:.3f} | "
+            f"| {layout.cells(cores)} | {'yes' if layout.async_ else 'no'} | {found:.3f} | "
             f"{said:.3f} | {said / found - 1:+.1%}{' (fitted)' if layout == FITTED else ''} |"
         )
     return costs
@@ -216,13 +216,13 @@ def print_prediction(costs: Costs, options: argparse.Namespace) -> None:
         print(f"\nPredicted environment steps per second, learners {what}{where}:\n")
         print("| runners | GB per iteration |", end="")
         for learners in LEARNERS:
-            print(f" {learners} learner{'s' * (learners > 1)} | ahead |", end="")
+            print(f" {learners} learner{'s' * (learners > 1)} | async |", end="")
         print("\n|" + "---:|" * (2 + 2 * len(LEARNERS)))
         for runners in RUNNERS:
-            print(f"| {runners:,} | {runners * costs.block / 1e9:.2g} |", end="")
+            print(f"| {runners:,} | {runners * costs.rollout / 1e9:.2g} |", end="")
             for cluster in clusters:
-                for ahead in (False, True):
-                    print(f" {steps_per_second(faster, cluster, runners, ahead):,.0f} |", end="")
+                for async_ in (False, True):
+                    print(f" {steps_per_second(faster, cluster, runners, async_):,.0f} |", end="")
             print()
         print("| any, at most | |", end="")
         print("".join(f" {limit(faster, cluster):,.0f} | |" for cluster in clusters))

@@ -29,13 +29,13 @@ class Layout(NamedTuple):
 
     runners: int
     learners: int
-    ahead: bool = False
+    async_: bool = False
 
     @property
     def cores(self) -> int:
         """Processes that compute at the same time."""
         learning = max(1, self.learners)
-        return self.runners + learning if self.ahead else max(self.runners, learning)
+        return self.runners + learning if self.async_ else max(self.runners, learning)
 
     @property
     def processes(self) -> int:
@@ -103,7 +103,7 @@ class Player:
                 **settings,
                 "num_env_runners": layout.runners,
                 "num_learners": layout.learners,
-                "sample_ahead": layout.ahead,
+                "async_sampling": layout.async_,
                 # All of them share this machine, however few its cores.
                 "num_cpus_per_env_runner": 0.01,
                 "num_cpus_per_learner": 0.01,
@@ -144,7 +144,7 @@ class Player:
         whole = time.perf_counter() - begin
         learned = [result.get() for result in self.learners.foreach_learner(pop_stamps)]
         found = {"whole": whole}
-        if not self.layout.ahead:  # there, rollouts and learning are no stages
+        if not self.layout.async_:  # there, rollouts and learning are no stages
             found |= self._stages(driver, sampled, learned, trained - begin)
         self.turns.append(found)
 
@@ -158,9 +158,9 @@ class Player:
         stages = {
             "ask the runners": min(first for first, _ in plays) - asked,
             "sample": max(last for _, last in plays) - min(first for first, _ in plays),
-            "blocks and metrics to the driver": got - max(last for _, last in plays),
+            "rollouts and metrics to the driver": got - max(last for _, last in plays),
             "shard over learners": spent(driver, "shard"),
-            "blocks to learners": max(first for first, _ in learns) - update,
+            "rollouts to learners": max(first for first, _ in learns) - update,
             "put shares together": joining,
             "learn": max(last for _, last in learns) - max(first for first, _ in learns) - joining,
             "learners' metrics to the driver": updated - max(last for _, last in learns),
@@ -200,10 +200,10 @@ class Player:
 
         return probe(send, lambda: self.on_runners(pop_stamps), clock=time.process_time)
 
-    def block(self) -> RolloutBatch:
+    def rollout(self) -> RolloutBatch:
         """One more rollout of a runner."""
-        block: RolloutBatch = self.on_runners(lambda runner: runner.sample())[0][0]
-        return block
+        rollout: RolloutBatch = self.on_runners(lambda runner: runner.sample())[0][0]
+        return rollout
 
     def acting_weights(self) -> Any:
         """What is sent to runners."""

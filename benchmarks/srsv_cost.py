@@ -3,7 +3,7 @@
     python benchmarks/srsv_cost.py                    # N = 3 to 64, a few minutes
     python benchmarks/srsv_cost.py --agents 8 --rounds 20
 
-A gradient step here is forward and backward pass over the rows of a minibatch, in pieces of
+A gradient step here is forward and backward pass over the rows of a minibatch, in micro-batches of
 ``--micro-batch`` rows, with the sizes of the battle 3s5z. All are timed in turn, round after
 round, in processor time, and the shortest times compared: what else the machine does only adds to
 a time. Memory is what the resident set of a process of its own grew by at most.
@@ -23,7 +23,7 @@ from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer.model import ActionSpec
 
 AGENTS = (3, 5, 8, 16, 27, 64)
-#: Value -> rows of a piece of a minibatch: what MAT's and SrSv's configs have.
+#: Value -> rows of a micro-batch: what MAT's and SrSv's configs have.
 MICRO_BATCH = {"encoder": 400, "sequential_without_policy": 200, "sequential": 200}
 OBS, ACTIONS, WIDTH = 205, 13, 64
 
@@ -55,10 +55,10 @@ class Step:
     def __call__(self) -> None:
         self.policy.zero_grad(set_to_none=True)
         for start in range(0, len(self.obs), self.micro_batch):
-            piece = slice(start, start + self.micro_batch)
-            continuations = None if self.continuations is None else self.continuations[piece]
+            part = slice(start, start + self.micro_batch)
+            continuations = None if self.continuations is None else self.continuations[part]
             evaluation = self.policy.evaluate(
-                self.obs[piece], self.mask[piece], self.actions[piece], None, continuations
+                self.obs[part], self.mask[part], self.actions[part], None, continuations
             )
             loss = evaluation.values.square() - evaluation.log_prob.squeeze(-1)
             (loss - 0.01 * evaluation.entropy).mean().backward()
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--agents", type=int, nargs="+", default=AGENTS)
     parser.add_argument("--rows", type=int, help="rows of a minibatch; default 6400 / N")
-    parser.add_argument("--micro-batch", type=int, help="rows of a piece; default the configs'")
+    parser.add_argument("--micro-batch", type=int, help="rows; default the configs'")
     parser.add_argument("--chunk", type=int, default=131_072, help="value_chunk_size")
     parser.add_argument("--blocks", type=int, default=1)
     parser.add_argument("--heads", type=int, default=1)

@@ -126,6 +126,7 @@ PLUMBING = {
     "cli.py": "the command",
     "errors.py": "messages",
     "manifest.py": "files of a checkpoint",
+    "names.py": "names",
     "registry.py": "names",
     "settings.py": "reading of settings",
     "envs/": "environments",
@@ -133,13 +134,24 @@ PLUMBING = {
     "rollout/": "collects rollouts",
     "learning/base/": "the update's loops, batches, settings of all algorithms",
     "learning/sequential/config.py": "settings",
+    "learning/sequential/module.py": "RLlib's shell around the policy",
     "learning/actor_critic/config.py": "settings",
     "learning/central_q/config.py": "settings",
+    "learning/central_q/replay.py": "stores sequences",
+    "nets/networks.py": "which parts a network has, by name",
+    "nets/orders/base.py": "what an order is; gathers by it",
+    "nets/values/base.py": "what a value function is",
 }
-#: Computes the same as a plain form, in less time or memory: path -> the plain form.
-FAST: dict[str, str] = {}
+#: Computes the same as a plain form, in less time or memory: path or folder -> the plain form.
+FAST = {
+    "nets/decoding/": "the decoder in nets/transformer/model.py, once for every agent",
+    "nets/transformer/kv_cache.py": "the same",
+    "nets/transformer/sparse_attention.py": "attention with a mask",
+    "nets/values/suffix_pass.py": "nets/values/sequential_reference.py",
+    "nets/values/suffixes.py": "the same",
+}
 #: What is read in place of a fast form: algorithm -> paths.
-PLAIN: dict[str, tuple[str, ...]] = {}
+PLAIN = {"SrSv": ("nets/values/sequential_reference.py",)}
 
 
 def small_config(name: str) -> Any:
@@ -256,7 +268,9 @@ BEFORE: dict[str, str] = {
 def main() -> None:
     """Prints the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--algorithms", nargs="*", help="default: all")
+    parser.add_argument(
+        "--algorithms", nargs="*", help="to trace; default: all, which takes a minute"
+    )
     parser.add_argument("--files", action="store_true", help="name the files to read")
     arguments = parser.parse_args()
     import ray.rllib  # sets its loggers up
@@ -278,7 +292,7 @@ def main() -> None:
     row("circles of imports", len(circles(inner)))
     row("class-level sets of names", len(name_sets()))
     row("annotations with Any", count_any())
-    found = [depths(name) for name in names]
+    found = [depths(name) for name in registry.ALGORITHMS]
     for kind, each, ppo in zip(
         ("learners", "modules", "configs"), zip(*found, strict=True), depths_of_ppo(), strict=True
     ):

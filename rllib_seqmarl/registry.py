@@ -20,155 +20,20 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rllib_seqmarl import _ray_compat
-from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.names import TABLES, Table, Target, import_path, import_target, is_import_path
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
     from rllib_seqmarl.envs.core.contract import TeamVectorEnv
-    from rllib_seqmarl.learning.base.config import TeamConfig
-
-Target = str | type | Callable[..., Any]
-V = TypeVar("V")
-
-logger = logging.getLogger("rllib_seqmarl")
-_told: set[str] = set()
-
-
-def tell_once(message: str) -> None:
-    """Logs a warning, the same one only once per process."""
-    if message not in _told:
-        _told.add(message)
-        logger.warning(message)
-
-
-def is_import_path(name: object) -> bool:
-    """Whether ``name`` is "package.module:attribute"."""
-    return isinstance(name, str) and ":" in name
-
-
-def import_target(target: Target, kind: str) -> Any:
-    """The object that a target is or names.
-
-    Raises:
-        UserError: it cannot be imported; the line gives the reason.
-    """
-    if not isinstance(target, str):
-        return target
-    module, _, attribute = target.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a module from outside may fail in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{kind} {target!r} cannot be imported: {reason}.") from error
-
-
-def import_path(target: Target) -> str | None:
-    """ "package.module:Name" of a target; None where another process could not import it."""
-    if isinstance(target, str):
-        return target
-    path = f"{target.__module__}:{target.__qualname__}"
-    return None if target.__module__ == "__main__" or "<" in path else path
-
-
-class Table(Mapping[str, V], Generic[V]):
-    """Name -> target, for one kind of thing.
-
-    Args:
-        kind: what these are, for messages.
-        targets: this package's own.
-        aliases: other spellings that people type, in lower case.
-        old_names: names from before; who uses one is told today's once.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        targets: Mapping[str, V],
-        aliases: Mapping[str, str] | None = None,
-        old_names: Mapping[str, str] | None = None,
-    ) -> None:
-        self.kind = kind
-        self._targets = dict(targets)
-        self._own = frozenset(targets)
-        self._aliases = {name.lower(): name for name in targets} | dict(aliases or {})
-        self._old_names = dict(old_names or {})
-
-    def __getitem__(self, name: str) -> V:
-        return self._targets[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._targets)
-
-    def __len__(self) -> int:
-        return len(self._targets)
-
-    def register(self, name: str, target: V) -> None:
-        """Makes ``name`` known, or changes what it stands for.
-
-        Raises:
-            UserError: it is one of this package's own names, or looks like an import path.
-        """
-        if self.is_own(name) or is_import_path(name):
-            reason = "contains a colon" if is_import_path(name) else "is taken"
-            raise UserError(f"the {self.kind} name {name!r} {reason}: choose another one.")
-        self._targets[name] = target
-
-    def knows(self, name: str) -> bool:
-        """Whether it is a name, in any of its spellings."""
-        return name in self or self._spelling(name) in self
-
-    def is_own(self, name: str) -> bool:
-        """Whether this package itself has the name, in any of its spellings."""
-        return self._spelling(name) in self._own
-
-    def _spelling(self, name: str) -> str:
-        return self._old_names.get(name, self._aliases.get(name.lower(), name))
-
-    def name(self, given: str) -> str:
-        """The registered spelling of a name; an import path is returned as it is.
-
-        Raises:
-            UserError: no such name; the line says the nearest one.
-        """
-        if given in self or is_import_path(given):
-            return given
-        spelled = self._spelling(given)
-        if spelled not in self:
-            raise UserError(f"unknown {self.kind} {given!r}. {nearest(given, self)}")
-        if given in self._old_names:
-            tell_once(f"{self.kind} {given!r} is called {spelled!r} now.")
-        return spelled
-
-    def resolve(self, given: str) -> Any:
-        """What a name or an import path stands for, imported.
-
-        Raises:
-            UserError: no such name, or it cannot be imported.
-        """
-        name = self.name(given)
-        return import_target(cast(Target, self._targets.get(name, name)), self.kind)
-
-    def portable(self, given: str) -> str:
-        """A name that means the same in another process: an own one, or an import path.
-
-        Raises:
-            UserError: no such name, or it cannot be imported.
-        """
-        name = self.name(given)
-        if name in self._own:
-            return name
-        self.resolve(name)
-        return import_path(cast(Target, self._targets.get(name, name))) or name
-
 
 #: The config class of an algorithm is that of its ``get_default_config()``.
 ALGORITHMS: Table[Target] = Table(
@@ -325,14 +190,12 @@ ENVIRONMENTS: Table[Environment] = Table(
     aliases={"smax": "smac"},
 )
 
-_TABLES: dict[str, Table[Any]] = {
-    table.kind: table for table in (ALGORITHMS, ENVIRONMENTS, ORDERS, VALUES, NETWORKS)
-}
+TABLES.update({table.kind: table for table in (ALGORITHMS, ENVIRONMENTS, ORDERS, VALUES, NETWORKS)})
 
 
 def table(kind: str) -> Table[Any]:
     """The table of a kind: "algorithm", "environment", "order", "value" or "network"."""
-    return _TABLES[kind]
+    return TABLES[kind]
 
 
 # -- registering ---------------------------------------------------------------------------------
@@ -420,9 +283,9 @@ def algorithm_class(name: str) -> type[Algorithm]:
     return cast("type[Algorithm]", ALGORITHMS.resolve(name))
 
 
-def config_class(name: str) -> type[TeamConfig]:
+def config_class(name: str) -> type[AlgorithmConfig]:
     """The class of the config that the algorithm of that name takes."""
-    return cast("type[TeamConfig]", type(algorithm_class(name).get_default_config()))
+    return type(algorithm_class(name).get_default_config())
 
 
 def summary(target: Target | Environment) -> str:

@@ -29,7 +29,7 @@ whole number may be written as 1e6. Nothing here imports ray, torch or gymnasium
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, cached_property
 from inspect import Parameter, Signature, cleandoc, get_annotations
@@ -51,13 +51,12 @@ from annotated_types import BaseMetadata, Ge, Gt, Le, Lt, MinLen
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import Doc, dataclass_transform
 
-from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
-from rllib_seqmarl.registry import tell_once
+from rllib_seqmarl.names import TABLES, tell_once
 
 __all__ = [
     "Annotated", "Choice", "Doc", "Expects", "Ge", "Gt", "Le", "Literal", "Lt", "MinLen", "OldName",
-    "Refused", "Row", "Schedulable", "Schedule", "Setting", "as_dict", "describe", "read",
+    "OneOf", "Refused", "Row", "Schedulable", "Schedule", "Setting", "as_dict", "describe", "read",
     "settings", "settings_of", "tell_once", "training_method", "translate",
 ]  # fmt: skip
 
@@ -82,6 +81,12 @@ class Choice:
     """A name of a registry ("order", "value", "network", ...), or an import path."""
 
     kind: str
+
+
+class OneOf(NamedTuple):
+    """One of some texts that are listed elsewhere, as the keys of a table are."""
+
+    choices: Iterable[str]
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,9 @@ class Setting:
     def choices(self) -> tuple[str, ...]:
         """The texts that it may be; empty where it is no such choice."""
         for choice in self._of(Choice):
-            return tuple(registry.table(choice.kind))
+            return tuple(TABLES[choice.kind])
+        for listed in self._of(OneOf):
+            return tuple(listed.choices)
         parts = [part for part in _parts(self.kind) if part is not type(None)]
         if parts and all(get_origin(part) is Literal for part in parts):
             return tuple(value for part in parts for value in get_args(part))
@@ -193,10 +200,13 @@ class Setting:
         for choice in self._of(Choice):
             if value is None and type(None) in _parts(self.kind):
                 return None
-            table = registry.table(choice.kind)
+            table = TABLES[choice.kind]
             if not (isinstance(value, str) and (table.knows(value) or ":" in value)):
                 raise refusal(f"must be one of {', '.join(table)}")
             return table.portable(value)
+        for listed in self._of(OneOf):
+            if value not in tuple(listed.choices):
+                raise refusal(f"must be one of {', '.join(listed.choices)}")
         if self.choices and not self._fits(value):
             raise refusal(f"must be one of {', '.join(map(str, self.choices))}")
         try:
@@ -348,7 +358,13 @@ def settings(cls: type[T]) -> type[T]:
         if base is not None and name not in own:
             own[name] = _hints(base)[name]
     cls.__annotations__ = own
-    return dataclass(kw_only=True, eq=False)(cls)
+    made = dataclass(kw_only=True, eq=False)(cls)
+    for item in fields(made):  # type: ignore[arg-type]
+        # Of two bases with a common one, a dataclass takes the last and not the nearest default.
+        owner = next(base for base in made.__mro__ if item.name in get_annotations(base))
+        if item is not owner.__dict__["__dataclass_fields__"][item.name]:
+            raise TypeError(f"{cls.__name__}: its bases have different defaults of {item.name!r}.")
+    return made
 
 
 @cache
@@ -363,6 +379,8 @@ def settings_of(cls: type) -> dict[str, Setting]:
 
 @cache
 def _settings_of(cls: Any) -> dict[str, Setting]:
+    # A class that mixes settings in is no dataclass itself.
+    cls = next(base for base in cls.__mro__ if "__dataclass_fields__" in vars(base))
     found = {}
     for item in fields(cls):
         hint = _hints(cls)[item.name]
@@ -475,10 +493,13 @@ def _yaml(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def training_method(cls: Callable[P, object]) -> Callable[Concatenate[C, P], C]:
-    """``training()`` of a config class, whose keywords are the settings of ``cls``.
+def training_method(
+    cls: Callable[P, object],
+) -> Callable[[Callable[[C], None]], Callable[Concatenate[C, P], C]]:
+    """Decorator of a config's ``training()``: its keywords are the settings of ``cls``.
 
-    The class it is put into has ``set_training(mapping)``, which sets and returns the config.
+    What is decorated has no body. The config has ``set_training(mapping)``, which sets the values
+    and returns the config.
     """
 
     def training(self: C, *args: P.args, **values: P.kwargs) -> C:
@@ -507,4 +528,4 @@ def training_method(cls: Callable[P, object]) -> Callable[Concatenate[C, P], C]:
             "    UserError: no such setting, or one that belongs to another method.",
         ]
     )
-    return training
+    return lambda method: training

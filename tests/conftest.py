@@ -16,12 +16,33 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+TESTS = Path(__file__).parent
+
 #: Files of minutes. They come first, so that no process is left alone with one at the end.
 LONG = ("test_all_algorithms.py", "test_cli.py", "test_cluster.py", "test_faults_resume.py")
 
 
+#: Files and folders of the fast lane, ``pytest -m fast``; single tests are marked where they stand.
+FAST = (
+    "envs/core",
+    "envs/toy",
+    "experiments/spec",
+    "learning/base",
+    "nets",
+    "test_losses.py",
+    "test_registry.py",
+    "test_returns.py",
+    "test_settings.py",
+    "test_structure.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
+    fast = {TESTS / name for name in FAST}
+    for item in items:
+        if not fast.isdisjoint((item.path, *item.path.parents)):
+            item.add_marker(pytest.mark.fast)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from rllib_seqmarl.registry import ORDERS, VALUES
 from rllib_seqmarl.rollout.rollout_batch import ALIVE, OBS, ORDER_LOG_PROB
 
 ALGORITHMS = sorted(registry.ALGORITHMS)
-#: Three steps per episode, so that blocks of ten steps hold ends and beginnings.
+#: Three steps per episode, so that rollouts of ten steps hold ends and beginnings.
 DISCRETE = {"episode_length": 3}
 CONTINUOUS = {"continuous": True, "episode_length": 3, "min_gap": 0.2}
 CONTINUOUS_TOO = [name for name in ALGORITHMS if registry.config_class(name).continuous_actions]
@@ -32,7 +32,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in 
     "A2PO-shared": ("A2PO", {"share_parameters": True, "recurrent": True, "chunk_length": 5}),
 }
 DISCRETE_ONLY = [name for name in ALGORITHMS if name not in CONTINUOUS_TOO]
-#: Those whose rows hold an advantage and an old log-prob of every agent.
+#: Those whose batches hold an advantage and an old log-prob of every agent.
 WITH_ROLLED_OUT_ADVANTAGES = [
     name
     for name in ALGORITHMS
@@ -169,7 +169,7 @@ def ratio_is_one_before_the_first_step(config: Any) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_pieces_of_a_minibatch_give_its_gradient(variant: str, small: Any) -> None:
+def test_micro_batches_give_the_gradient_of_their_minibatch(variant: str, small: Any) -> None:
     name, settings = VARIANTS[variant]
     gradients = []
     for micro_batch_size in (None, 30):
@@ -183,7 +183,7 @@ def test_pieces_of_a_minibatch_give_its_gradient(variant: str, small: Any) -> No
 
 
 @pytest.mark.parametrize("name", WITH_ROLLED_OUT_ADVANTAGES)
-def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
+def test_garbage_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
     """Their actions, rewards and log-probs count nowhere in the loss or its gradient."""
     settings = {"entropy_coeff": 0.0, "num_epochs": 1, "use_value_active_mask": True}
     algorithm = small(name, env_config=DISCRETE, **settings).build_algo()
@@ -194,10 +194,10 @@ def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) 
     rows = learner.build_train_batch(block)
     dead = ~rows.alive
     gradients = []
-    for rubbish in (False, True):
+    for garbage in (False, True):
         batch = rows.replace(**{name: column.clone() for name, column in rows.columns()})
         batch = learner.prepare_minibatch(batch)
-        if rubbish:
+        if garbage:
             for column in ("advantages", "targets", "old_values"):
                 getattr(batch, column)[dead] = 1e6
             batch.log_prob[dead] = -50.0
@@ -210,8 +210,8 @@ def test_rubbish_in_slots_of_dead_agents_changes_nothing(name: str, small: Any) 
         )
         loss.backward()
         gradients.append([loss.detach(), *gradients_of(learner).values()])
-    for clean, spoilt in zip(*gradients, strict=True):
-        torch.testing.assert_close(clean, spoilt, atol=1e-5, rtol=1e-4)
+    for clean, corrupted in zip(*gradients, strict=True):
+        torch.testing.assert_close(clean, corrupted, atol=1e-5, rtol=1e-4)
     algorithm.stop()
 
 
@@ -277,7 +277,7 @@ def test_an_evaluation_is_the_mean_over_its_episodes(small: Any) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_learners_give_the_gradient_of_one(variant: str, small: Any) -> None:
-    """Each learns from half of the worlds; the gradients and statistics are of all of them."""
+    """Each learns from half of the envs; the gradients and statistics are of all of them."""
     name, settings = VARIANTS[variant]
     # With episodes of one step nothing is bootstrapped, so that nothing is sampled for it.
     env_config = DISCRETE if "recurrent" in settings else {"episode_length": 1}

@@ -421,7 +421,7 @@ def test_a_failing_trial_keeps_its_last_good_checkpoint(tmp_path):
 def test_a_running_cluster_is_used_and_left_alone_and_a_wrong_stop_key_ends_the_trial(tmp_path):
     file = tmp_path / "f.yaml"
     second = SMALL.replace("small:", "second:").replace(
-        "training_iteration", "env_runners/win_rate"
+        "training_iteration", "learners/default_policy/no_loss"
     )
     file.write_text(SMALL + second)
     # A cluster in a process of its own, so that this one can go on without Ray.
@@ -450,7 +450,9 @@ def test_a_running_cluster_is_used_and_left_alone_and_a_wrong_stop_key_ends_the_
 
         assert run.returncode == 1, run.stdout
         assert "MAT on distinct_actions" in run.stdout
-        assert "the stop key 'env_runners/win_rate' is not among the results" in run.stdout
+        assert (
+            "the stop key 'learners/default_policy/no_loss' is not among the results" in run.stdout
+        )
         assert "1 of 2 trials failed" in run.stdout
         assert iterations(tmp_path / "small") == [1, 2, 3]
         assert iterations(tmp_path / "second") == [1]

@@ -77,9 +77,9 @@ def own_environments() -> None:
         tune.register_env(function.__name__, lambda context, f=function: f(**context))
 
 
-@pytest.mark.parametrize("sample_ahead", [False, True])
+@pytest.mark.parametrize("async_sampling", [False, True])
 def test_runners_that_hang_or_raise_are_named_and_replaced(
-    sample_ahead: bool, small: Any, own_environments: None, tmp_path: Any
+    async_sampling: bool, small: Any, own_environments: None, tmp_path: Any
 ) -> None:
     """One hangs, another one raises, and both play again soon."""
     faults = {fault: str(tmp_path / fault) for fault in ("hang", "raise")}
@@ -88,7 +88,7 @@ def test_runners_that_hang_or_raise_are_named_and_replaced(
         env="faulty_once",
         env_config={"faults": faults, "after": 15},  # in the second rollout
         num_env_runners=2,
-        sample_ahead=sample_ahead,
+        async_sampling=async_sampling,
         sample_timeout_s=10.0,
         delay_between_env_runner_restarts_s=0,
         sync_filters_on_rollout_workers_timeout_s=0.5,
@@ -160,10 +160,10 @@ def test_an_evaluation_is_played_by_the_runners_that_answer(
     algorithm.stop()
 
 
-@pytest.mark.parametrize("sample_ahead", [False, True])
-def test_a_killed_runner_is_replaced_and_nothing_is_lost(sample_ahead: bool, small: Any) -> None:
+@pytest.mark.parametrize("async_sampling", [False, True])
+def test_a_killed_runner_is_replaced_and_nothing_is_lost(async_sampling: bool, small: Any) -> None:
     settings = {"num_env_runners": 2, "delay_between_env_runner_restarts_s": 0}
-    algorithm = small("MAT", sample_ahead=sample_ahead, **settings).build_algo()
+    algorithm = small("MAT", async_sampling=async_sampling, **settings).build_algo()
     first = algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"]
     pids = algorithm.env_runner_group.foreach_env_runner(
         lambda _: os.getpid(), local_env_runner=False

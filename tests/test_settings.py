@@ -124,6 +124,22 @@ def test_defaults_and_inheritance() -> None:
     assert settings_of(Derived)["agents"].doc == "number of agents."
 
 
+def test_bases_that_disagree_are_refused() -> None:
+    @settings
+    class Left(Base):
+        agents = 7
+
+    @settings
+    class Right(Base):
+        seats: int = 2
+
+    with pytest.raises(TypeError, match="different defaults of 'agents'"):
+
+        @settings
+        class Both(Right, Left):
+            pass
+
+
 def test_a_plain_dataclass_will_do() -> None:
     @dataclass(kw_only=True)
     class Plain:
@@ -146,7 +162,8 @@ def test_a_typed_method() -> None:
             self.values = values
             return self
 
-        training = training_method(Derived)
+        @training_method(Derived)
+        def training(self) -> None: ...
 
     assert Config().training(agents=3, mode="fast").values == {"agents": 3, "mode": "fast"}
     parameters = inspect.signature(Config.training).parameters

@@ -14,11 +14,11 @@ The value learns the corrected return A + V. In the semi-greedy order the agent 
 mean |A| among those left and a random one take turns.
 
 Two loops. With actors of their own, as in the paper, agents are outside: an agent (or one of
-``num_blocks`` blocks of agents) takes all its epochs, then the next. With ``share_parameters``
-every step moves everybody, so epochs are outside and blocks are cumulative: the first trains, then
-the first two, ...; rho is then of all other agents in the loss, of all agents, the learning ones
-included, in the correction, both with the weights of the moment, and there are
-ceil(num_epochs / num_blocks) rounds.
+``num_agent_groups`` groups of agents) takes all its epochs, then the next. With
+``share_parameters`` every step moves everybody, so epochs are outside and groups are cumulative:
+the first trains, then the first two, ...; rho is then of all other agents in the loss, of all
+agents, the training ones included, in the correction, both with the weights of the moment, and
+there are ceil(num_epochs / num_agent_groups) rounds.
 
 What differs from the authors' code beside `mappo`'s list:
 
@@ -36,49 +36,59 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorCriticLearner
+from rllib_seqmarl.learning.actor_critic.config import ActorCriticConfig, ActorCriticSettings
+from rllib_seqmarl.learning.actor_critic.learner import ActorCriticLearner
 from rllib_seqmarl.learning.actor_critic.module import ActorCriticBatch, Evaluation
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
+from rllib_seqmarl.settings import Doc, Ge, Gt, Le, OldName, settings, training_method
 
 ORDERS = ("semi_greedy", "greedy", "random", "index", "reverse")
 
 
-class A2POConfig(ActorConfig):
-    """Settings of A2PO.
+@settings
+class A2POSettings(ActorCriticSettings):
+    """Settings of A2PO."""
 
-    Attributes:
-        update_order: ``semi_greedy``, ``greedy`` (by mean \\|A\\|), ``random``, ``index`` or
-            ``reverse``.
-        num_blocks: pieces of near-equal size into which the order is cut, whose agents are updated
-            together and have the same eps_k; None: every agent by itself.
-        others_clip: how far the others' product of ratios may leave 1, as a part of eps.
-        clip_growth: w; 0: the same clip for all.
-        two_stage: a step of the critic alone before every step of actors and critic. What it
-            loses is not among the figures of an update.
-    """
+    update_order: Annotated[
+        Literal["semi_greedy", "greedy", "random", "index", "reverse"],
+        Doc("who is updated first; ``greedy``: by mean \\|A\\|."),
+    ] = "semi_greedy"
+    num_agent_groups: Annotated[
+        int | None,
+        Gt(0),
+        OldName("num_blocks"),
+        Doc("""groups of near-equal size into which the order is split, whose agents are updated
+        together and have the same eps_k; null: every agent by itself."""),
+    ] = None
+    others_clip: Annotated[
+        float, Gt(0), Doc("how far the others' product of ratios may leave 1, as a part of eps.")
+    ] = 0.5
+    clip_growth: Annotated[float, Ge(0), Le(1), Doc("w; 0: the same clip for all.")] = 0.5
+    two_stage: Annotated[
+        bool,
+        Doc("""a step of the critic alone before every step of actors and critic. Its loss is not
+        among the metrics of an update."""),
+    ] = False
+    share_parameters = False
+    share_critic = False
 
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = ActorConfig._CHOICES | {"update_order": ORDERS}
-    _OPTIONAL: ClassVar[set[str]] = ActorConfig._OPTIONAL | {"num_blocks"}
-    _WHOLE: ClassVar[set[str]] = ActorConfig._WHOLE | {"num_blocks"}
-    _POSITIVE: ClassVar[set[str]] = ActorConfig._POSITIVE | {"num_blocks", "others_clip"}
-    _UNIT_INTERVAL: ClassVar[set[str]] = ActorConfig._UNIT_INTERVAL | {"clip_growth"}
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+class A2POConfig(ActorCriticConfig, A2POSettings):
+    """The config of A2PO."""
+
+    @training_method(A2POSettings)
+    def training(self) -> None:
+        """See `A2POSettings`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or A2PO)
-        self.share_parameters = False
-        self.share_critic = False
-        self.update_order = "semi_greedy"
-        self.num_blocks = None
-        self.others_clip = 0.5
-        self.clip_growth = 0.5
-        self.two_stage = False
 
     def get_default_learner_class(self) -> type[A2POLearner]:
         """The learner of this file."""
@@ -105,11 +115,11 @@ class A2POLearner(ActorCriticLearner[A2POBatch]):
             UserError: more blocks than agents.
         """
         super().build()
-        blocks, agents = self.config.num_blocks, self.core.num_agents
+        blocks, agents = self.config.num_agent_groups, self.core.num_agents
         if blocks is not None and blocks > agents:
             raise UserError(
-                f"config key 'num_blocks' ({blocks}) must not be larger than the number of agents "
-                f"({agents})."
+                f"config key 'num_agent_groups' ({blocks}) must not be larger than the number of "
+                f"agents ({agents})."
             )
 
     def corrected(self, batch: A2POBatch, rho: Tensor) -> A2POBatch:
@@ -138,7 +148,7 @@ class A2POLearner(ActorCriticLearner[A2POBatch]):
             rho = rho * self.log_ratio(own, agents).sum(-1, keepdim=True).exp()
 
     def _epochs_outside(self, batch: A2POBatch) -> None:
-        count = self.config.num_blocks or self.core.num_agents
+        count = self.config.num_agent_groups or self.core.num_agents
         rounds = math.ceil(self.config.num_epochs / count)
         batch = batch.replace(metric_weight=self.config.num_epochs / (rounds * count))
         for round_ in range(rounds):
@@ -171,7 +181,7 @@ class A2POLearner(ActorCriticLearner[A2POBatch]):
     def agent_groups(self, batch: A2POBatch) -> list[list[int]]:
         """The order of updates, cut into groups."""
         order = self.update_order(batch)
-        groups = torch.tensor(order).tensor_split(self.config.num_blocks or len(order))
+        groups = torch.tensor(order).tensor_split(self.config.num_agent_groups or len(order))
         return [group.tolist() for group in groups]
 
     def update_order(self, batch: A2POBatch) -> list[int]:

@@ -36,26 +36,55 @@ The authors published no code. Readings chosen where the paper leaves something 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner
+from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner, MATSettings
 from rllib_seqmarl.learning.sequential.module import SequentialBatch
 from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
 from rllib_seqmarl.nets.sequential_policy import Evaluation
+from rllib_seqmarl.settings import Doc, Ge, OneOf, settings, training_method
 
 
-class AOADMATConfig(MATConfig):
+@settings
+class AOADMATSettings(MATSettings):
     """Settings of AOAD-MAT: MAT's, with an order that the agents find while they decide."""
+
+    order: Annotated[str, OneOf(("next_agent",)), Doc("who decides when.")] = "next_agent"
+    next_agent_head: Annotated[
+        Literal["mlp", "pointer"], Doc("``mlp``, for a fixed N, or ``pointer``, for any.")
+    ] = "mlp"
+    first_agent: Annotated[int, Ge(0), Doc("i_1, the slot that decides first.")] = 0
+    next_agent_loss: Annotated[
+        Literal["product", "sum"], Doc("``product`` (eq. 6) or ``sum`` (eq. 7) of the ratios.")
+    ] = "product"
+    next_agent_advantage: Annotated[
+        Literal["per_agent", "mean"], Doc("each agent's own, or the team's ``mean``.")
+    ] = "per_agent"
+    alpha1: Annotated[float, Ge(0), Doc("loss ``sum``: weight of the actions.")] = 1.0
+    alpha2: Annotated[float, Ge(0), Doc("loss ``sum``: weight of the choices of a successor.")] = (
+        1.0
+    )
+    order_entropy_coeff: Annotated[float, Ge(0), Doc("beta_2.")] = 0.01
+
+
+class AOADMATConfig(MATConfig, AOADMATSettings):
+    """The config of AOAD-MAT."""
 
     learned_order: ClassVar[str | None] = "next_agent"
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+    @training_method(AOADMATSettings)
+    def training(self) -> None:
+        """See `AOADMATSettings`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or AOADMAT)
-        self.order = "next_agent"
-        self.order_entropy_coeff = 0.01
+
+    def order_settings(self) -> dict[str, Any]:
+        """See `SequentialConfig.order_settings`."""
+        return {"head": self.next_agent_head, "first_agent": self.first_agent}
 
     def get_default_learner_class(self) -> type[AOADMATLearner]:
         """The learner of this file."""

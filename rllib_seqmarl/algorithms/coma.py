@@ -35,7 +35,7 @@ critic their observations are zeros.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,8 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.module import obs_dim
-from rllib_seqmarl.learning.central_q.learner import CentralQLearner, CriticConfig
+from rllib_seqmarl.learning.central_q.config import CentralQConfig, CentralQSettings
+from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.learning.central_q.module import (
     LAST_ACTIONS,
     CentralQBatch,
@@ -54,28 +55,32 @@ from rllib_seqmarl.learning.central_q.module import (
 )
 from rllib_seqmarl.nets.critics.credit import counterfactual_advantage
 from rllib_seqmarl.nets.critics.joint import JointCritic
+from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 
-class COMAConfig(CriticConfig):
-    """Settings of COMA.
+@settings
+class COMASettings(CentralQSettings):
+    """Settings of COMA."""
 
-    Attributes:
-        critic_dim: width of the critic's two hidden layers.
-    """
+    critic_dim: Annotated[int, Gt(0), Doc("width of the critic's two hidden layers.")] = 128
+    lr = 5e-4
+    critic_steps = 10
+    lambda_ = 0.6
+    entropy_coeff = 0.09
+    use_policy_active_mask = False
+
+
+class COMAConfig(CentralQConfig, COMASettings):
+    """The config of COMA."""
 
     team_value: ClassVar[bool] = False
 
-    _WHOLE: ClassVar[set[str]] = CriticConfig._WHOLE | {"critic_dim"}
-    _POSITIVE: ClassVar[set[str]] = CriticConfig._POSITIVE | {"critic_dim"}
+    @training_method(COMASettings)
+    def training(self) -> None:
+        """See `COMASettings`."""
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or COMA)
-        self.critic_dim = 128
-        self.lr = 5e-4
-        self.critic_steps = 10
-        self.lambda_ = 0.6
-        self.entropy_coeff = 0.09
-        self.use_policy_active_mask = False
 
     def get_default_learner_class(self) -> type[COMALearner]:
         """The learner of this file."""

@@ -23,32 +23,40 @@ at which it lives; with a value per agent, all do so together.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorCriticLearner
+from rllib_seqmarl.learning.actor_critic.config import ActorCriticConfig, ActorCriticSettings
+from rllib_seqmarl.learning.actor_critic.learner import ActorCriticLearner
 from rllib_seqmarl.learning.actor_critic.module import ActorCriticBatch, Evaluation
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
+from rllib_seqmarl.settings import Doc, settings, training_method
 
 
-class HAPPOConfig(ActorConfig):
-    """Settings of HAPPO.
+@settings
+class HAPPOSettings(ActorCriticSettings):
+    """Settings of HAPPO."""
 
-    Attributes:
-        fixed_order: agents are updated in the order of their slots.
-    """
+    fixed_order: Annotated[bool, Doc("agents are updated in the order of their slots.")] = False
+    share_parameters = False
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+
+class HAPPOConfig(ActorCriticConfig, HAPPOSettings):
+    """The config of HAPPO."""
+
+    @training_method(HAPPOSettings)
+    def training(self) -> None:
+        """See `HAPPOSettings`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or HAPPO)
-        self.share_parameters = False
-        self.fixed_order = False
 
     def validate(self) -> None:
-        """See `ActorConfig.validate`."""
+        """See `ActorCriticConfig.validate`."""
         super().validate()
         if self.share_parameters:
             raise UserError(

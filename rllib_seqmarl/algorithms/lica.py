@@ -29,7 +29,7 @@ Deviations, each on purpose:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated
 
 import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -37,9 +37,9 @@ from torch import Tensor
 
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.central_q.adaptive_entropy import (
-    AdaptiveEntropyConfig,
     AdaptiveEntropyLearner,
 )
+from rllib_seqmarl.learning.central_q.config import AdaptiveEntropySettings, CentralQConfig
 from rllib_seqmarl.learning.central_q.module import (
     CentralQBatch,
     RecurrentModule,
@@ -47,27 +47,32 @@ from rllib_seqmarl.learning.central_q.module import (
 )
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, held
+from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 
-class LICAConfig(AdaptiveEntropyConfig):
-    """Settings of LICA.
+@settings
+class LICASettings(AdaptiveEntropySettings):
+    """Settings of LICA."""
 
-    Attributes:
-        embed_dim: E, width of the critic's hidden layer.
-        hypernet_dim: width of the hypernetwork that makes the critic's first layer; None: N A E.
-    """
+    embed_dim: Annotated[int, Gt(0), Doc("E, width of the critic's hidden layer.")] = 64
+    hypernet_dim: Annotated[
+        int | None,
+        Gt(0),
+        Doc("width of the hypernetwork that makes the critic's first layer; null: N A E."),
+    ] = 64
 
-    _SIZES: ClassVar[set[str]] = {"embed_dim", "hypernet_dim"}
-    _OPTIONAL: ClassVar[set[str]] = AdaptiveEntropyConfig._OPTIONAL | {"hypernet_dim"}
-    _WHOLE: ClassVar[set[str]] = AdaptiveEntropyConfig._WHOLE | _SIZES
-    _POSITIVE: ClassVar[set[str]] = AdaptiveEntropyConfig._POSITIVE | _SIZES
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+class LICAConfig(CentralQConfig, LICASettings):
+    """The config of LICA."""
+
+    @training_method(LICASettings)
+    def training(self) -> None:
+        """See `LICASettings`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or LICA)
-        self.embed_dim = 64
-        self.hypernet_dim: int | None = 64
 
-    def get_default_learner_class(self) -> type[Any]:
+    def get_default_learner_class(self) -> type[AdaptiveEntropyLearner]:
         """The learner of this file."""
         return LICALearner
 
@@ -94,7 +99,7 @@ class LICALearner(AdaptiveEntropyLearner[CentralQBatch, RecurrentModule]):
         self,
         *,
         module_id: str,
-        config: AdaptiveEntropyConfig,
+        config: LICAConfig,
         batch: CentralQBatch,
         fwd_out: RecurrentOutput,
     ) -> Tensor:

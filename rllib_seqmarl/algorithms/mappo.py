@@ -28,20 +28,19 @@ Networks and numbers are those of HARL's code. What differs from it, on purpose:
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
-from rllib_seqmarl.learning.actor_critic.learner import ActorConfig, ActorCriticLearner
+from rllib_seqmarl.learning.actor_critic.config import ActorCriticConfig
+from rllib_seqmarl.learning.actor_critic.learner import ActorCriticLearner
 from rllib_seqmarl.learning.actor_critic.module import ActorCriticBatch, Evaluation
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
 
 
-class MAPPOConfig(ActorConfig):
-    """Settings of MAPPO, all of them in `ActorConfig`."""
+class MAPPOConfig(ActorCriticConfig):
+    """The config of MAPPO; its settings are `ActorCriticSettings`."""
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or MAPPO)
 
     def get_default_learner_class(self) -> type[MAPPOLearner]:

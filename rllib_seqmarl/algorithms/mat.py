@@ -34,32 +34,27 @@ reset (in an encoder that sees no order, that is the same). MAT-adjust of the AO
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Literal
 
 import torch
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
-from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.learner import TeamLearner
-from rllib_seqmarl.learning.sequential.config import OrderConfig
+from rllib_seqmarl.learning.sequential.config import (
+    SequentialConfig,
+    SequentialSettings,
+)
 from rllib_seqmarl.learning.sequential.module import SequentialBatch, SequentialModule
 from rllib_seqmarl.losses import (
-    RATIO_AGGREGATIONS,
     approximate_kl,
     clipped_surrogate,
     clipped_value_loss,
     probability_ratio,
     weighted_sum,
 )
-from rllib_seqmarl.nets.decoding.decode import METHODS
-from rllib_seqmarl.nets.networks import ATTENTIONS, check_network, value_class
 from rllib_seqmarl.nets.sequential_policy import Evaluation
-from rllib_seqmarl.nets.values.sequential import SUCCESSORS
-from rllib_seqmarl.registry import NETWORKS, ORDERS
-from rllib_seqmarl.registry import VALUES as VALUE_FUNCTIONS
-from rllib_seqmarl.returns import TIME_LIMITS, generalized_advantages
+from rllib_seqmarl.returns import generalized_advantages
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
@@ -74,161 +69,43 @@ from rllib_seqmarl.rollout.rollout_batch import (
     TRUNCATED,
     RolloutBatch,
 )
+from rllib_seqmarl.settings import Doc, Ge, Gt, Le, Schedulable, settings, training_method
 
 #: Columns of a rollout that are trained on.
 _ROWS = (OBS, ACTION_MASK, ACTIONS, LOG_PROB, ALIVE, ORDER, ORDER_LOG_PROB, NEIGHBOURS)
 
 
-class MATConfig(OrderConfig):
-    """Settings of MAT; the defaults are those of the authors' StarCraft script.
+@settings
+class MATSettings(SequentialSettings):
+    """Settings of MAT; the defaults are those of the authors' StarCraft script."""
 
-    Those of the order of decisions stand in `OrderConfig`.
+    clip_param: Annotated[Schedulable, Gt(0), Doc("eps, of the ratio and of the value.")] = 0.05
+    lambda_: Annotated[float, Ge(0), Le(1), Doc("trace decay of the advantages.")] = 0.95
+    entropy_coeff: Annotated[Schedulable, Ge(0), Doc("c_ent.")] = 0.01
+    vf_loss_coeff: Annotated[float, Ge(0), Doc("c_v.")] = 1.0
+    huber_delta: Annotated[float, Gt(0), Doc("where the value loss becomes linear.")] = 10.0
+    ratio_aggregation: Annotated[
+        Literal["per_dim", "prod", "mean"],
+        Doc("ratio of an action with several dimensions (see `losses`)."),
+    ] = "per_dim"
+    lr = 5e-4
+    num_epochs = 15
+    grad_clip = 10.0
 
-    Attributes:
-        network: what the team is made of (see `nets.networks`).
-        embed_dim: width d of encoder and decoder.
-        num_blocks: blocks of each.
-        num_heads: attention heads.
-        attention: ``all``, or ``neighbours``, those that the environment names (`nets.neighbours`).
-        value: what each agent's baseline sees (see `nets.values`).
-        autoregressive: False hides the predecessors' actions from the decoder.
-        decode: how N actions are decoded (see `nets.decoding`); with a ``seed``, ``auto`` is
-            ``parallel``, because a choice by the clock could not be repeated.
-        clip_param: eps, of the ratio and of the value; a number or a schedule.
-        lambda_: trace decay of the advantages.
-        entropy_coeff: c_ent; a number or a schedule ``[[env_step, value], ...]``.
-        vf_loss_coeff: c_v.
-        huber_delta: where the value loss becomes linear.
-        ratio_aggregation: ratio of an action with several dimensions (see `losses`).
-        value_norm_beta: weight of the running statistics of the returns.
-        successors: how SrSv's joint actions are completed; of no effect with other values.
-        value_chunk_size: decoder positions, over all rows of a piece of a minibatch, that SrSv's
-            value computes at once. It bounds memory where agents are many; the gradient is the
-            same, at the price of a second forward pass where there are more. None: no bound.
-        value_agents: about how many agents have SrSv's value in an update, drawn anew in each: only
-            they are learned from. It needs the index order. None, or more than there are: all.
-    """
 
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = OrderConfig._CHOICES | {
-        "network": (*NETWORKS, "decentralised"),
-        "attention": ATTENTIONS,
-        "value": tuple(VALUE_FUNCTIONS),
-        "decode": METHODS,
-        "ratio_aggregation": RATIO_AGGREGATIONS,
-        "time_limit": TIME_LIMITS,
-        "successors": SUCCESSORS,
-    }
-    _POSITIVE: ClassVar[set[str]] = OrderConfig._POSITIVE | {
-        "embed_dim",
-        "num_blocks",
-        "num_heads",
-        "value_chunk_size",
-        "value_agents",
-        "clip_param",
-        "huber_delta",
-    }
-    _UNIT_INTERVAL: ClassVar[set[str]] = {"gamma", "lambda_", "value_norm_beta"}
-    _WHOLE: ClassVar[set[str]] = OrderConfig._WHOLE | {
-        "embed_dim",
-        "num_blocks",
-        "num_heads",
-        "value_chunk_size",
-        "value_agents",
-    }
-    _OPTIONAL: ClassVar[set[str]] = OrderConfig._OPTIONAL | {"value_chunk_size", "value_agents"}
+class MATConfig(SequentialConfig, MATSettings):
+    """The config of MAT."""
 
-    #: The order that this algorithm's loss trains; None: orders that are given.
-    learned_order: ClassVar[str | None] = None
+    @training_method(MATSettings)
+    def training(self) -> None:
+        """See `MATSettings`."""
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or MAT)
-        self.network = "transformer"
-        self.embed_dim = 64
-        self.num_blocks = 1
-        self.num_heads = 1
-        self.attention = "all"
-        self.value = "encoder"
-        self.autoregressive = True
-        self.decode = "auto"
-        self.successors = "greedy"
-        self.value_chunk_size: int | None = 131_072
-        self.value_agents: int | None = None
-        self.lr = 5e-4
-        self.num_epochs = 15
-        self.clip_param = 0.05
-        self.gamma = 0.99
-        self.lambda_ = 0.95
-        self.entropy_coeff = 0.01
-        self.vf_loss_coeff = 1.0
-        self.huber_delta = 10.0
-        self.grad_clip = 10.0
-        self.ratio_aggregation = "per_dim"
-        self.value_norm_beta = 0.99999
-
-    def validate(self) -> None:
-        """See `TeamConfig.validate`."""
-        super().validate()
-        order_class = ORDERS.resolve(self.order)
-        learner = order_class.learned_by
-        if self.learned_order is not None and order_class is not ORDERS.resolve(self.learned_order):
-            raise UserError(
-                f"this algorithm learns its order {self.learned_order!r}: for order "
-                f"{self.order!r} write `run: MAT`."
-            )
-        if self.learned_order is None and learner is not None:
-            value = "" if self.value_function == "encoder" else f", `value: {self.value_function}`"
-            raise UserError(
-                f"order {self.order!r} is learned by the loss of {learner}: write `run: {learner}`"
-                f"{value}."
-            )
-        if self.embed_dim % self.num_heads:
-            raise UserError(
-                f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}."
-            )
-        check_network(
-            self.network,
-            value=self.value_function,
-            order=self.order,
-            autoregressive=self.autoregressive,
-            decode=self.decode,
-            num_heads=self.num_heads,
-            attention=self.attention,
-        )
-
-    @property
-    def value_function(self) -> str:
-        """What each agent's baseline sees: a name in `nets.values.VALUES`."""
-        return self.value
 
     def get_default_learner_class(self) -> type[MATLearner]:
         """The learner of this file."""
         return MATLearner
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """The policy with the parts that this config names."""
-        seeded = self.decode == "auto" and self.seed is not None
-        return RLModuleSpec(
-            module_class=SequentialModule,
-            model_config={
-                "network": self.network,
-                "embed_dim": self.embed_dim,
-                "num_blocks": self.num_blocks,
-                "num_heads": self.num_heads,
-                "attention": self.attention,
-                "order": self.order,
-                "order_settings": self.order_settings(),
-                "value": self.value_function,
-                "autoregressive": self.autoregressive,
-                "decoding": "parallel" if seeded else self.decode,
-                "value_settings": {
-                    argument: getattr(self, key)
-                    for key, argument in value_class(
-                        self.network, self.value_function
-                    ).settings.items()
-                },
-                "value_norm_beta": self.value_norm_beta,
-            },
-        )
 
 
 class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):

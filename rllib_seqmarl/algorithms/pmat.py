@@ -32,29 +32,46 @@ goes through o_hat into the encoder. The paper gives c_rank and the number of la
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner
+from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner, MATSettings
 from rllib_seqmarl.learning.sequential.module import SequentialBatch
 from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
 from rllib_seqmarl.nets.sequential_policy import Evaluation
+from rllib_seqmarl.settings import Doc, Ge, Gt, OneOf, settings, training_method
 
 
-class PMATConfig(MATConfig):
-    """Settings of PMAT: MAT's, with an order that is learned.
+@settings
+class PMATSettings(MATSettings):
+    """Settings of PMAT: MAT's, with an order that is learned."""
 
-    Attributes:
-        train_in_sampled_order: False is the authors' code.
-    """
+    order: Annotated[str, OneOf(("plackett_luce",)), Doc("who decides when.")] = "plackett_luce"
+    ranking_coeff: Annotated[float, Ge(0), Doc("c_rank.")] = 1e-4
+    ranking_layers: Annotated[int, Gt(0), Doc("hidden layers of the scorer.")] = 2
+    share_hidden: Annotated[
+        bool, Doc("all but the first of these are one layer, as published.")
+    ] = False
+    order_entropy_coeff: Annotated[float, Ge(0), Doc("weight of the order's entropy.")] = 0.0
+    train_in_sampled_order: Annotated[bool, Doc("false: as in the authors' code.")] = True
+
+
+class PMATConfig(MATConfig, PMATSettings):
+    """The config of PMAT."""
 
     learned_order: ClassVar[str | None] = "plackett_luce"
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+    @training_method(PMATSettings)
+    def training(self) -> None:
+        """See `PMATSettings`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or PMAT)
-        self.order = "plackett_luce"
-        self.train_in_sampled_order = True
+
+    def order_settings(self) -> dict[str, Any]:
+        """See `SequentialConfig.order_settings`."""
+        return {"layers": self.ranking_layers, "share_hidden": self.share_hidden}
 
     def get_default_learner_class(self) -> type[PMATLearner]:
         """The learner of this file."""

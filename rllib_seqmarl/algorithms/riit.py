@@ -36,7 +36,7 @@ Deviations, each on purpose:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated
 
 import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -45,39 +45,41 @@ from torch import Tensor
 from rllib_seqmarl.algorithms.lica import LICALearner
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.module import obs_dim
-from rllib_seqmarl.learning.central_q.adaptive_entropy import AdaptiveEntropyConfig
+from rllib_seqmarl.learning.central_q.config import (
+    AdaptiveEntropySettings,
+    CentralQConfig,
+    ReplayConfig,
+    ReplaySettings,
+)
 from rllib_seqmarl.learning.central_q.module import CentralQBatch, RecurrentModule, living_obs
-from rllib_seqmarl.learning.central_q.replay import ReplayConfig, ReplayLearner
+from rllib_seqmarl.learning.central_q.replay import ReplayLearner
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.critics.joint import FactoredCritic
+from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 
-class RIITConfig(ReplayConfig, AdaptiveEntropyConfig):
-    """Settings of RIIT; see the module's table for PyMARL2's two.
+@settings
+class RIITSettings(ReplaySettings, AdaptiveEntropySettings):
+    """Settings of RIIT; see the module's table for PyMARL2's two."""
 
-    Attributes:
-        critic_dim: width of the agents' values q.
-        embed_dim: width of the mixing network.
-    """
+    critic_dim: Annotated[int, Gt(0), Doc("width of the agents' values q.")] = 128
+    embed_dim: Annotated[int, Gt(0), Doc("width of the mixing network.")] = 32
+    lr = 1e-3
+    critic_lr = 1e-3
+    lambda_ = 0.6
+    entropy_coeff = 0.03
+    target_update_interval = 1
 
-    _SIZES: ClassVar[set[str]] = {"critic_dim", "embed_dim"}
-    _WHOLE: ClassVar[set[str]] = AdaptiveEntropyConfig._WHOLE | ReplayConfig._WHOLE | _SIZES
-    _POSITIVE: ClassVar[set[str]] = (
-        AdaptiveEntropyConfig._POSITIVE | ReplayConfig._POSITIVE | _SIZES
-    )
-    _NOT_NEGATIVE: ClassVar[set[str]] = (
-        AdaptiveEntropyConfig._NOT_NEGATIVE | ReplayConfig._NOT_NEGATIVE
-    )
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+class RIITConfig(ReplayConfig, CentralQConfig, RIITSettings):
+    """The config of RIIT."""
+
+    @training_method(RIITSettings)
+    def training(self) -> None:
+        """See `RIITSettings`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or RIIT)
-        self.critic_dim = 128
-        self.embed_dim = 32
-        self.lr = 1e-3
-        self.critic_lr = 1e-3
-        self.lambda_ = 0.6
-        self.entropy_coeff = 0.03
-        self.target_update_interval = 1
 
     def get_default_learner_class(self) -> type[RIITLearner]:
         """The learner of this file."""

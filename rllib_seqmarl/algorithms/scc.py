@@ -43,7 +43,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Literal
 
 import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -51,13 +51,19 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.central_q.learner import CentralQLearner, CriticConfig
+from rllib_seqmarl.learning.central_q.config import (
+    CentralQConfig,
+    CentralQSettings,
+    ReplayConfig,
+    ReplaySettings,
+)
+from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.learning.central_q.module import (
     CentralQBatch,
     RecurrentModule,
     RecurrentOutput,
 )
-from rllib_seqmarl.learning.central_q.replay import ReplayConfig, ReplayLearner
+from rllib_seqmarl.learning.central_q.replay import ReplayLearner
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.critics.credit import (
     Coalitions,
@@ -68,6 +74,7 @@ from rllib_seqmarl.nets.critics.credit import (
 )
 from rllib_seqmarl.nets.critics.joint import GroupedCritic
 from rllib_seqmarl.nets.distributions import EpsilonCategorical
+from rllib_seqmarl.settings import Doc, Expects, Gt, OneOf, settings, training_method
 
 SAMPLERS = {"shapley": sampled_coalitions, "released": released_coalitions}
 
@@ -75,48 +82,56 @@ SAMPLERS = {"shapley": sampled_coalitions, "released": released_coalitions}
 MAX_EXACT = 12
 
 
-class SCCConfig(ReplayConfig, CriticConfig):
-    """Settings of SCC.
+@settings
+class SCCSettings(ReplaySettings, CentralQSettings):
+    """Settings of SCC."""
 
-    Attributes:
-        mode: what credits are for: the ``policy`` gradient, or the agents' ``value``.
-        num_coalitions: M, samples per step; None for exact credits, up to 12 agents.
-        sampler: how they are drawn: ``shapley``, or as the code that was ``released``.
-        absent: what stands for the action of an absent agent: ``zeros``, or its ``policy``.
-        agent_groups: how many agents, by slot, share the critic's layers: ``[3, 5]``. None: the
-            critic's layers see all agents at once.
-        critic_dim: width of the critic's two hidden layers.
-    """
+    mode: Annotated[
+        Literal["policy", "value"],
+        Doc("what credits are for: the ``policy`` gradient, or the agents' ``value``."),
+    ] = "policy"
+    num_coalitions: Annotated[
+        int | None, Gt(0), Doc("M, samples per step; null: exact credits, up to 12 agents.")
+    ] = 3
+    sampler: Annotated[
+        Literal["shapley", "released"],
+        Doc("how they are drawn: ``shapley``, or as the code that was ``released``."),
+    ] = "shapley"
+    absent: Annotated[
+        Literal["zeros", "policy"],
+        Doc("what stands for the action of an absent agent: ``zeros``, or its ``policy``."),
+    ] = "zeros"
+    agent_groups: Annotated[
+        list[Annotated[int, Gt(0)]] | None,
+        Expects("list numbers of agents, [3, 5]"),
+        Doc("""how many agents, by slot, share the critic's layers: ``[3, 5]``. null: the critic's
+        layers see all agents at once."""),
+    ] = None
+    critic_dim: Annotated[int, Gt(0), Doc("width of the critic's two hidden layers.")] = 128
+    state: Annotated[
+        Literal["environment", "observations"],
+        OneOf(("observations",)),
+        Doc("what the critic reads."),
+    ] = "observations"
+    lr = 5e-4
+    critic_steps = 10
+    lambda_ = 0.6
+    entropy_coeff = 0.09
+    replay_batch_size = 32
 
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = CriticConfig._CHOICES | {
-        "state": ("observations",),
-        "mode": ("policy", "value"),
-        "sampler": tuple(SAMPLERS),
-        "absent": ("zeros", "policy"),
-    }
-    _OPTIONAL: ClassVar[set[str]] = CriticConfig._OPTIONAL | {"num_coalitions"}
-    _SIZES: ClassVar[set[str]] = {"num_coalitions", "critic_dim"}
-    _WHOLE: ClassVar[set[str]] = CriticConfig._WHOLE | ReplayConfig._WHOLE | _SIZES
-    _POSITIVE: ClassVar[set[str]] = CriticConfig._POSITIVE | ReplayConfig._POSITIVE | _SIZES
-    _NOT_NEGATIVE: ClassVar[set[str]] = CriticConfig._NOT_NEGATIVE | ReplayConfig._NOT_NEGATIVE
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+class SCCConfig(ReplayConfig, CentralQConfig, SCCSettings):
+    """The config of SCC."""
+
+    @training_method(SCCSettings)
+    def training(self) -> None:
+        """See `SCCSettings`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or SCC)
-        self.mode = "policy"
-        self.num_coalitions: int | None = 3
-        self.sampler = "shapley"
-        self.absent = "zeros"
-        self.agent_groups: list[int] | None = None
-        self.critic_dim = 128
-        self.state = "observations"
-        self.lr = 5e-4
-        self.critic_steps = 10
-        self.lambda_ = 0.6
-        self.entropy_coeff = 0.09
-        self.replay_batch_size = 32
 
     def validate(self) -> None:
-        """See `CriticConfig.validate`."""
+        """See `CentralQConfig.validate`."""
         super().validate()
         if self.mode == "value" and self.entropy_coeff != 0:
             raise UserError(
@@ -132,12 +147,9 @@ class SCCConfig(ReplayConfig, CriticConfig):
                 f"sampler {self.sampler!r} has no exact credits: set num_coalitions, or leave "
                 "sampler at 'shapley'."
             )
-        groups = self.agent_groups
-        if groups is not None and not (
-            isinstance(groups, list) and groups and all(type(n) is int and n > 0 for n in groups)
-        ):
+        if self.agent_groups == []:
             raise UserError(
-                f"config key 'agent_groups' must list numbers of agents, [3, 5], got {groups!r}."
+                "config key 'agent_groups' must list numbers of agents, [3, 5], got []."
             )
 
     def get_default_learner_class(self) -> type[SCCLearner]:

@@ -50,13 +50,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Literal
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 
-from rllib_seqmarl.algorithms.lica import LICAConfig
+from rllib_seqmarl.algorithms.lica import LICAConfig, LICASettings
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.batch import SET_LATER
@@ -73,45 +73,53 @@ from rllib_seqmarl.nets.critics.contributions import (
     path_contributions,
 )
 from rllib_seqmarl.nets.critics.credit import counterfactual_credit, sequential_credit
+from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 #: What orders of evaluation depend on beside the present rollout; the key in checkpoints.
 EVALUATION_SCORES = "carried_orders"
 
 
-class SeCAConfig(LICAConfig):
-    """Settings of SeCA: LICA's and these; see the module's table for the paper's variants.
+@settings
+class SeCASettings(LICASettings):
+    """Settings of SeCA: LICA's and these; see the module's table for the paper's variants."""
 
-    Attributes:
-        advantage: ``sequential`` (eq. 5) or ``counterfactual`` (COMA's, eq. 3).
-        order: by what agents are evaluated first: a large ``contribution``, a high ``probability``
-            of the action taken, a low ``entropy``, or one random order, ``fixed`` for the run.
-        order_window: steps whose contributions make one order; None: those of the episode.
-        order_source: whose contributions: those of the ``own_episode``, or of the
-            ``previous_episode`` of the same world.
-        path_points: points per step of the path at which gradients are taken.
-    """
+    advantage: Annotated[
+        Literal["sequential", "counterfactual"],
+        Doc("``sequential`` (eq. 5) or ``counterfactual`` (COMA's, eq. 3)."),
+    ] = "sequential"
+    order: Annotated[
+        Literal["contribution", "probability", "entropy", "fixed"],
+        Doc("""by what agents are evaluated first: a large ``contribution``, a high ``probability``
+        of the action taken, a low ``entropy``, or one random order, ``fixed`` for the run."""),
+    ] = "contribution"
+    order_window: Annotated[
+        int | None,
+        Gt(0),
+        Doc("steps whose contributions make one order; null: those of the episode."),
+    ] = None
+    order_source: Annotated[
+        Literal["own_episode", "previous_episode"],
+        Doc("""whose contributions: those of the ``own_episode``, or of the ``previous_episode`` of
+        the same env."""),
+    ] = "own_episode"
+    path_points: Annotated[
+        int, Gt(0), Doc("points per step of the path at which gradients are taken.")
+    ] = 5
+    entropy_ratio = "sample"
 
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = LICAConfig._CHOICES | {
-        "advantage": ("sequential", "counterfactual"),
-        "order": ("contribution", "probability", "entropy", "fixed"),
-        "order_source": ("own_episode", "previous_episode"),
-    }
-    _NUMBERS: ClassVar[set[str]] = {"order_window", "path_points"}
-    _OPTIONAL: ClassVar[set[str]] = LICAConfig._OPTIONAL | {"order_window"}
-    _WHOLE: ClassVar[set[str]] = LICAConfig._WHOLE | _NUMBERS
-    _POSITIVE: ClassVar[set[str]] = LICAConfig._POSITIVE | _NUMBERS
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+class SeCAConfig(LICAConfig, SeCASettings):
+    """The config of SeCA."""
+
+    @training_method(SeCASettings)
+    def training(self) -> None:
+        """See `SeCASettings`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or SeCA)
-        self.advantage = "sequential"
-        self.order = "contribution"
-        self.order_window = None
-        self.order_source = "own_episode"
-        self.path_points = 5
-        self.entropy_ratio = "sample"
 
     def validate(self) -> None:
-        """See `CriticConfig.validate`."""
+        """See `CentralQConfig.validate`."""
         super().validate()
         whole_episodes = self.order == "contribution" and self.order_window is None
         if self.order_source == "previous_episode" and not whole_episodes:

@@ -31,33 +31,59 @@ equation: what is not said is read so that w keeps its meaning.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Literal
 
 from torch import Tensor
 
-from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner
+from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner, MATSettings
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.networks import value_class
 from rllib_seqmarl.nets.values.sequential import SequentialValue
 from rllib_seqmarl.nets.values.suffixes import sample_agents
+from rllib_seqmarl.settings import Choice, Doc, Gt, settings, training_method
 
 
-class SrSvConfig(MATConfig):
-    """Settings of SrSv: MAT's, with another value.
+@settings
+class SrSvSettings(MATSettings):
+    """Settings of SrSv: MAT's, with another value."""
 
-    Attributes:
-        use_successor_policy: False is the paper's "w/o pi".
-    """
+    value: Annotated[
+        str, Choice("value"), Doc("what each agent's baseline sees (see `nets.values`).")
+    ] = "sequential"
+    use_successor_policy: Annotated[bool, Doc("""false: the paper's "w/o pi".""")] = True
+    successors: Annotated[
+        Literal["greedy", "greedy_per_minibatch", "teacher_forced"],
+        Doc("how joint actions are completed, see above."),
+    ] = "greedy"
+    value_chunk_size: Annotated[
+        int | None,
+        Gt(0),
+        Doc("""decoder positions, over all rows of a micro-batch, that the value computes at once.
+        It bounds memory where agents are many; the gradient is the same, at the price of a second
+        forward pass where there are more. null: no bound."""),
+    ] = 131_072
+    value_agents: Annotated[
+        int | None,
+        Gt(0),
+        Doc("""about how many agents have a value in an update, drawn for each: only they are
+        trained on. It needs the index order. null, or more than there are: all."""),
+    ] = None
+    # A row is several times as many decoder positions as with MAT.
+    micro_batch_size = 200
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
+
+class SrSvConfig(MATConfig, SrSvSettings):
+    """The config of SrSv."""
+
+    @training_method(SrSvSettings)
+    def training(self) -> None:
+        """See `SrSvSettings`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or SrSv)
-        self.value = "sequential"
-        # A row is several times as many decoder positions as with MAT.
-        self.micro_batch_size = 200
-        self.use_successor_policy = True
 
     def validate(self) -> None:
-        """Takes ``use_successor_policy`` into account; see `MATConfig.validate`."""
+        """See `SequentialConfig.validate`."""
         if self.value in ("encoder", "decoder"):
             raise UserError(f"SrSv with value {self.value!r} is MAT: run MAT.")
         super().validate()
@@ -70,13 +96,13 @@ class SrSvConfig(MATConfig):
             )
         if self.order != "index":
             raise UserError(
-                f"value_agents needs every agent to keep its place: with order {self.order!r} "
-                "leave it at null, or use order 'index'."
+                "value_agents needs every agent to keep its place: with order "
+                f"{self.order!r} leave it at null, or use order 'index'."
             )
 
     @property
     def value_function(self) -> str:
-        """See `MATConfig.value_function`."""
+        """See `SequentialConfig.value_function`."""
         return self.value if self.use_successor_policy else "sequential_without_policy"
 
     def get_default_learner_class(self) -> type[SrSvLearner]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import time
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +28,13 @@ from ray.rllib.utils.metrics import (
 )
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
+from rllib_seqmarl.envs.core.contract import METRIC_NAMES
+
 #: Statistics of episodes, by name, an entry per episode.
 EpisodeStatistics = dict[str, NDArray[np.float32]]
 
 #: Where the seconds of an iteration went, of runners, of learners, and of the whole.
 TIME_SPLIT = "time_split"
-
-#: Names of an environment's own per-episode metrics, where results have other ones.
-METRIC_NAMES = {"won": "win_rate"}
 
 #: Names of the mean, the least and the most of what every environment reports.
 _EPISODE_METRICS = {
@@ -84,21 +86,59 @@ def log_steps(logger: MetricsLogger, env_steps: int) -> None:
     )
 
 
-def log_episodes(logger: MetricsLogger, finished: EpisodeStatistics, window: int | None) -> None:
-    """Logs the statistics of finished episodes.
+class RunnerMetrics:
+    """What a runner notes between two reports: episodes that ended, and where its seconds went.
 
-    Args:
-        logger: of the runner.
-        finished: the latest episode last.
-        window: over how many episodes metrics are smoothed; None: these and no others.
+    Attributes:
+        finished: statistics of the episodes that ended since the last report, by step.
+        seconds: by part of the time.
     """
-    episodes = len(next(iter(finished.values()))) if finished else 0
-    logger.log_value(NUM_EPISODES, episodes, reduce="sum")
-    logger.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
-    window = episodes if window is None else window
-    for name, values in finished.items():
-        mean, extremes = mean_name(name), _EPISODE_METRICS.get(name, ("",))[1:]
-        for value in values[-window:].tolist():
-            logger.log_value(mean, value, reduce="mean", window=window)
-            for key, reduce in zip(extremes, ("min", "max"), strict=False):
-                logger.log_value(key, value, reduce=reduce, window=window)
+
+    def __init__(self) -> None:
+        self.finished: list[EpisodeStatistics] = []
+        self.seconds = {"environment": 0.0, "decode": 0.0, "sampling_other": 0.0}
+        self._evaluated: list[EpisodeStatistics] = []
+
+    @contextlib.contextmanager
+    def time(self, part: str) -> Iterator[None]:
+        """Counts the seconds inside as ``part``, but for those of other parts within them."""
+        begin, others = time.perf_counter(), sum(self.seconds.values())
+        yield
+        others = sum(self.seconds.values()) - others
+        self.seconds[part] += time.perf_counter() - begin - others
+
+    def pop_episodes(self) -> EpisodeStatistics:
+        """Statistics of the episodes that ended since the last call."""
+        finished, self.finished = self.finished, []
+        names = finished[0] if finished else ()
+        return {name: np.concatenate([one[name] for one in finished]) for name in names}
+
+    def pop_evaluated(self) -> list[EpisodeStatistics]:
+        """Statistics that were logged without a window since the last call."""
+        evaluated, self._evaluated = self._evaluated, []
+        return evaluated
+
+    def log(self, logger: MetricsLogger, window: int | None) -> None:
+        """Logs episodes and seconds, and begins again.
+
+        Args:
+            logger: of the runner.
+            window: over how many episodes metrics are smoothed; None: over these and no others,
+                as in an evaluation.
+        """
+        finished = self.pop_episodes()
+        if window is None and finished:
+            self._evaluated.append(finished)
+        episodes = len(next(iter(finished.values()))) if finished else 0
+        logger.log_value(NUM_EPISODES, episodes, reduce="sum")
+        logger.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
+        window = episodes if window is None else window
+        for name, values in finished.items():
+            mean, extremes = mean_name(name), _EPISODE_METRICS.get(name, ("",))[1:]
+            for value in values[-window:].tolist():
+                logger.log_value(mean, value, reduce="mean", window=window)
+                for key, reduce in zip(extremes, ("min", "max"), strict=False):
+                    logger.log_value(key, value, reduce=reduce, window=window)
+        for part, seconds in self.seconds.items():
+            logger.log_value((TIME_SPLIT, part), seconds, reduce="mean", window=1)
+            self.seconds[part] = 0.0

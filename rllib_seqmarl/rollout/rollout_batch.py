@@ -170,6 +170,28 @@ class RolloutBatch:
             )
 
 
+def write_row(columns: Columns, t: int, rows: int, values: Columns) -> None:
+    """Row t of each column [rows, ...]; the first call makes the column."""
+    for name, value in values.items():
+        if name not in columns:
+            columns[name] = np.empty((rows, *value.shape), value.dtype)
+        columns[name][t] = value
+
+
+def check_action_mask(mask: NDArray[np.bool_] | None, simulator: str) -> None:
+    """Refuses a mask [E, N, A] of discrete actions that leaves an agent none.
+
+    Raises:
+        UserError: names the agent.
+    """
+    if mask is not None and not mask.any(-1).all():
+        env, agent = np.argwhere(~mask.any(-1))[0]
+        raise UserError(
+            f"the environment ({simulator}) allows agent {agent} of env {env} no action at all: "
+            "its action_mask is all zero; a dead agent needs a no-op."
+        )
+
+
 def concatenate(rollouts: Sequence[RolloutBatch]) -> RolloutBatch:
     """Rollouts of equally many steps as one rollout of all their environments."""
     first = rollouts[0]

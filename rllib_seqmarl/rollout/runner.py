@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
-from ray.rllib.core.columns import Columns
+from ray.rllib.core.columns import Columns as Key
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import ENV_STEP_FAILURE, EnvRunner
@@ -42,10 +41,9 @@ from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv
 from rllib_seqmarl.envs.core.contract import random_actions as uniform_actions
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.metrics import (
-    TIME_SPLIT,
     EpisodeStatistics,
+    RunnerMetrics,
     TeamEpisode,
-    log_episodes,
     log_steps,
 )
 from rllib_seqmarl.rollout.rollout_batch import (
@@ -55,8 +53,11 @@ from rllib_seqmarl.rollout.rollout_batch import (
     REWARD,
     TERMINATED,
     TRUNCATED,
+    Columns,
     FinalObservations,
     RolloutBatch,
+    check_action_mask,
+    write_row,
 )
 
 logger = logging.getLogger(__name__)
@@ -72,10 +73,11 @@ class EnvRestarted(Exception):
     """The environment failed in a step and was built again; what was played is lost."""
 
 
+Bools = NDArray[np.bool_]
+#: Actions [E, N(, A)] for the current observations, and what is stored beside them.
+Choose = Callable[[], Columns]
 #: What ``env.step`` returns: observation, reward, terminated, truncated, infos.
-StepResult = tuple[
-    Observation, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]
-]
+StepResult = tuple[Observation, NDArray[np.float32], Bools, Bools, dict[str, Any]]
 
 
 class TeamEnvRunner(EnvRunner, Checkpointable):
@@ -95,13 +97,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         spaces: Mapping[str, Any] | None = None,
         **kwargs: object,
     ) -> None:
-        """Builds environments and policy.
+        """Builds environments and policy; see ``EnvRunner``.
 
         Args:
             config: the algorithm's.
             env_creator: makes E environments of ``env_config`` with ``num_envs``.
             spaces: as of `get_spaces`, for a runner without environments.
-            kwargs: RLlib's; see ``EnvRunner``.
+            kwargs: RLlib's.
         """
         super().__init__(config=config, **kwargs)
         self.env_creator = env_creator
@@ -118,13 +120,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._weights_seq_no = 0
         self._num_resets = 0  # of all environments, with the present weights
         self._obs: Observation | None = None  # None: reset before the next step
-        self._is_first: NDArray[np.bool_] = np.zeros(0, bool)
+        self._is_first: Bools = np.zeros(0, bool)
         self._recurrent_state: dict[str, Tensor] = {}  # each [E, N, ...]; empty without recurrence
-        self._finished: list[EpisodeStatistics] = []
-        self._evaluated: list[EpisodeStatistics] = []
+        self._recorder = RunnerMetrics()
         self._error: str | None = None
         self._warning = ""
-        self._seconds = {"environment": 0.0, "decode": 0.0, "sampling_other": 0.0}
         self._callbacks = [cls() for cls in force_list(self.config.callbacks_class)]
         # Where others sample, the learner's own runner needs only spaces and a module.
         others_sample = not self.worker_index and self.config.num_env_runners > 0
@@ -221,62 +221,44 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _sample(self, play: Callable[[], RolloutBatch]) -> RolloutBatch:
         """Plays, again where the environment was restarted, and counts steps and seconds."""
         assert self.env is not None
-        begin = time.perf_counter()
-        # A rollout has one core: a second OpenMP thread on it slows both down.
-        torch.set_num_threads(1)
-        with self.metrics.log_time(SAMPLE_TIMER):
-            finished = len(self._finished)
+        torch.set_num_threads(1)  # a second OpenMP thread on a runner's core slows both down
+        with self._recorder.time("sampling_other"), self.metrics.log_time(SAMPLE_TIMER):
+            finished = len(self._recorder.finished)
             for _ in range(MAX_REBUILDS + 1):
                 try:
                     rollout = play()
                     break
                 except EnvRestarted:
-                    del self._finished[finished:]  # episodes of the attempt that failed
+                    del self._recorder.finished[finished:]  # episodes of the attempt that failed
             else:
                 raise UserError(
                     f"the environment ({self.env.simulator}) was built {MAX_REBUILDS} times and "
                     "failed every time before a rollout was complete: fix the environment."
                 )
             self._call_back("on_sample_end", samples=[rollout])
-        self._log_env_steps(self._metrics_num_env_steps_sampled, rollout.num_env_steps)
-        log_steps(self.metrics, rollout.num_env_steps)
-        total = time.perf_counter() - begin
-        self._seconds["sampling_other"] += (
-            total - self._seconds["environment"] - self._seconds["decode"]
-        )
+            self._log_env_steps(self._metrics_num_env_steps_sampled, rollout.num_env_steps)
+            log_steps(self.metrics, rollout.num_env_steps)
         return rollout
 
-    def _collect_steps(
-        self, steps: int, choose: Callable[[], dict[str, NDArray[Any]]]
-    ) -> RolloutBatch:
+    def _collect_steps(self, steps: int, choose: Choose) -> RolloutBatch:
         """T steps of all environments."""
         env, obs = self._start()
-        columns: dict[str, NDArray[Any]] = {
-            name: np.empty((steps + 1, *value.shape), value.dtype) for name, value in obs.items()
-        }
-        columns[REWARD] = np.empty((steps, env.num_envs), np.float32)
-        for name in (TERMINATED, TRUNCATED, IS_FIRST):
-            columns[name] = np.empty((steps, env.num_envs), np.bool_)
+        columns: Columns = {REWARD: np.empty((steps, env.num_envs), np.float32)}
         recurrent_state = {name: x.cpu().numpy() for name, x in self._recurrent_state.items()}
         finals: list[FinalObservations] = []
         for t in range(steps):
-            for name, value in obs.items():
-                columns[name][t] = value
-            columns[IS_FIRST][t] = self._is_first
+            write_row(columns, t, steps + 1, obs)
+            write_row(columns, t, steps, {IS_FIRST: self._is_first})
             chosen = choose()
-            for name, value in chosen.items():
-                if t == 0:
-                    columns[name] = np.empty((steps, *value.shape), value.dtype)
-                columns[name][t] = value
+            write_row(columns, t, steps, chosen)
             obs, reward, terminated, truncated, infos = self._step(chosen[ACTIONS])
-            columns[REWARD][t] = reward
-            columns[TERMINATED][t], columns[TRUNCATED][t] = terminated, truncated
+            ends = {TERMINATED: terminated, TRUNCATED: truncated}
+            write_row(columns, t, steps, {REWARD: reward, **ends})
             ended = np.flatnonzero(truncated)
             if len(ended):
                 last = {name: value[ended] for name, value in infos["final_obs"].items()}
                 finals.append(FinalObservations(np.full(len(ended), t), ended, last))
-        for name, value in obs.items():
-            columns[name][steps] = value
+        write_row(columns, steps, steps + 1, obs)
         final = FinalObservations.concatenate(finals)
         rollout = RolloutBatch(
             steps * env.num_envs, env.num_agents, columns, final, recurrent_state
@@ -284,10 +266,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         rollout.check(env.simulator)
         return rollout
 
-    def _play_episodes(
-        self, num_episodes: int, choose: Callable[[], dict[str, NDArray[Any]]]
-    ) -> RolloutBatch:
-        """``num_episodes`` episodes after a reset; nothing is kept but their statistics."""
+    def _play_episodes(self, num_episodes: int, choose: Choose) -> RolloutBatch:
+        """``num_episodes`` episodes after a reset, of which only statistics are kept."""
         env, _ = self._start()
         # Environment e plays its share and no more: were the first n to end taken, short episodes
         # (quick defeats, say) would count too often.
@@ -295,11 +275,12 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         quota[: num_episodes % env.num_envs] += 1
         env_steps = 0
         while quota.any():
-            actions = choose()[ACTIONS]
-            env_steps += int((quota > 0).sum())
-            obs, reward, *_ = self._step(actions, quota)
+            counted = quota > 0
+            obs, reward, *_ = self._step(choose()[ACTIONS], counted)
             columns = {name: value[None] for name, value in {**obs, REWARD: reward}.items()}
             RolloutBatch(1, 0, columns).check(env.simulator)
+            env_steps += int(counted.sum())
+            quota -= counted & self._is_first
         self._obs = None
         return RolloutBatch(env_steps, env.num_agents)
 
@@ -338,51 +319,40 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             for name, value in self.module.get_initial_state().items()
         }
 
-    def _choose_actions(self, explore: bool, random_actions: bool) -> dict[str, NDArray[Any]]:
-        """Actions [E, N(, A)] for the current observations, and what is stored beside them."""
+    def _choose_actions(self, explore: bool, random_actions: bool) -> Columns:
+        """See `Choose`."""
         assert self.env is not None
         assert self._obs is not None
-        mask = self._obs.get(ACTION_MASK)
-        discrete = isinstance(self.env.single_action_space, MultiDiscrete)
-        if discrete and mask is not None and not mask.any(-1).all():
-            env, agent = np.argwhere(~mask.any(-1))[0]
-            raise UserError(
-                f"the environment ({self.env.simulator}) allows agent {agent} of env {env} "
-                "no action at all: its action_mask is all zero; a dead agent needs a no-op."
-            )
-        begin = time.perf_counter()
-        if random_actions:
-            seed = int(torch.randint(2**62, (), generator=self.generator))
-            rng = np.random.default_rng(seed)
-            chosen = {ACTIONS: uniform_actions(self.env, self._obs, rng)}
-            self._recurrent_state = self._initial_state()  # the policy saw nothing of this step
-        else:
+        if isinstance(self.env.single_action_space, MultiDiscrete):
+            check_action_mask(self._obs.get(ACTION_MASK), self.env.simulator)
+        with self._recorder.time("decode"):
+            if random_actions:
+                self._recurrent_state = self._initial_state()  # the policy saw nothing of this step
+                seed = int(torch.randint(2**62, (), generator=self.generator))
+                return {ACTIONS: uniform_actions(self.env, self._obs, np.random.default_rng(seed))}
             forward = self.module.forward_exploration if explore else self.module.forward_inference
             obs = {k: torch.from_numpy(v).to(self._device) for k, v in self._obs.items()}
             is_first = torch.from_numpy(self._is_first).to(self._device)
-            batch = {Columns.OBS: obs, Columns.STATE_IN: self._recurrent_state, IS_FIRST: is_first}
+            batch = {Key.OBS: obs, Key.STATE_IN: self._recurrent_state, IS_FIRST: is_first}
             out = forward(batch, generator=self.generator)
-            self._recurrent_state = out.pop(Columns.STATE_OUT, {})
-            chosen = {name: value.cpu().numpy() for name, value in out.items()}
-        self._seconds["decode"] += time.perf_counter() - begin
-        return chosen
+            self._recurrent_state = out.pop(Key.STATE_OUT, {})
+            return {name: value.cpu().numpy() for name, value in out.items()}
 
-    def _step(self, actions: NDArray[Any], quota: NDArray[np.int64] | None = None) -> StepResult:
-        """One step of all environments; notes the episodes that end.
+    def _step(self, actions: NDArray[Any], counted: Bools | None = None) -> StepResult:
+        """One step of all environments; notes the statistics of episodes that end.
 
         Args:
             actions: [E, N(, A)].
-            quota: int64 [E], episodes that each environment still has to play, counted down
-                here; None counts all episodes.
+            counted: bool [E], where an episode that ends now counts; None: everywhere.
 
         Raises:
             EnvRestarted: the environment failed and was built again.
             RuntimeError: the environment failed and must not be built again.
         """
         assert self.env is not None
-        begin = time.perf_counter()
         try:
-            result = self._try_env_step(actions)
+            with self._recorder.time("environment"):
+                result = self._try_env_step(actions)
         except RuntimeError as error:  # RLlib's, of whatever the environment raised
             cause = error.__cause__ or error
             if isinstance(cause, UserError):
@@ -392,27 +362,22 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
                 f"{type(cause).__name__}: {cause}. Fix it, or let it be built again with "
                 "restart_failed_sub_environments: true."
             ) from cause
-        self._seconds["environment"] += time.perf_counter() - begin
         if isinstance(result, str) and result == ENV_STEP_FAILURE:
             self._obs = None
             raise EnvRestarted
         self._obs, _, terminated, truncated, infos = result
         self._is_first = terminated | truncated
-        if self._is_first.any():
-            counted = self._is_first
-            if quota is not None:
-                counted = counted & (quota > 0)
-                quota -= counted
-            if counted.any():
-                self._end_episodes(counted, infos["final_info"])
+        ended = self._is_first if counted is None else self._is_first & counted
+        if ended.any():
+            self._end_episodes(ended, infos["final_info"])
         return result
 
     # -- episodes, metrics, callbacks ----------------------------------------------------------
 
-    def _end_episodes(self, ended: NDArray[np.bool_], statistics: EpisodeStatistics) -> None:
+    def _end_episodes(self, ended: Bools, statistics: EpisodeStatistics) -> None:
         """Notes the statistics, each [E], of environments (bool [E]) whose episodes ended."""
         finished = {name: value[ended] for name, value in statistics.items()}
-        self._finished.append(finished)
+        self._recorder.finished.append(finished)
         if not self.config.has_episode_end_callback():
             return
         for i, env_index in enumerate(np.flatnonzero(ended).tolist()):
@@ -435,37 +400,25 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         )
 
     def pop_episodes(self) -> EpisodeStatistics:
-        """Statistics of the episodes that ended since the last call, an entry per episode."""
-        finished = {
-            name: np.concatenate([one[name] for one in self._finished])
-            for name in (self._finished[0] if self._finished else ())
-        }
-        self._finished.clear()
-        return finished
+        """Statistics of the episodes that ended since the last call."""
+        return self._recorder.pop_episodes()
 
     def get_metrics(self) -> dict[str, Any]:
         """Metrics since the last call, for RLlib to merge over runners."""
-        finished = self.pop_episodes()
         window = None  # an evaluation reports all of its episodes, training the most recent ones
         if not self.config.in_evaluation:
             # This runner's share of the episodes over which RLlib smooths.
             episodes = self.config.metrics_num_episodes_for_smoothing
             window = math.ceil(episodes / (self.config.num_env_runners or 1))
-        elif finished:
-            self._evaluated.append(finished)
-        log_episodes(self.metrics, finished, window)
-        for part, seconds in self._seconds.items():
-            self.metrics.log_value((TIME_SPLIT, part), seconds, reduce="mean", window=1)
-        self._seconds = dict.fromkeys(self._seconds, 0.0)
+        self._recorder.log(self.metrics, window)
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="mean", window=1)
         reduced: dict[str, Any] = self.metrics.reduce()
         return reduced
 
     def pop_evaluated(self) -> tuple[list[EpisodeStatistics], str | None]:
         """Statistics of all episodes reported by evaluations since the last call, and an error."""
-        evaluated, error = self._evaluated, self._error
-        self._evaluated, self._error = [], None
-        return evaluated, error
+        error, self._error = self._error, None
+        return self._recorder.pop_evaluated(), error
 
     def pop_warning(self) -> str:
         """What a user should know of the last restore; empty if nothing, or when already told."""

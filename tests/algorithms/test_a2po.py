@@ -135,11 +135,13 @@ def corrected(block: Any, values: list[np.ndarray], rho: Tensor) -> tuple[Tensor
 
 
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
-@pytest.mark.parametrize("num_blocks", [None, 2])
+@pytest.mark.parametrize("num_agent_groups", [None, 2])
 def test_agents_learn_from_what_those_before_them_have_changed(
-    num_blocks: int | None, recurrent: bool, small: Any
+    num_agent_groups: int | None, recurrent: bool, small: Any
 ) -> None:
-    algorithm, learner = build(small, num_blocks=num_blocks, recurrent=recurrent, num_epochs=2)
+    algorithm, learner = build(
+        small, num_agent_groups=num_agent_groups, recurrent=recurrent, num_epochs=2
+    )
     algorithm.train()
     (block,) = algorithm.env_runner.sample()
     rows, values = learner.build_train_batch(block), values_of(learner, block)
@@ -182,7 +184,7 @@ def test_agents_learn_from_what_those_before_them_have_changed(
     learner.update_epochs(rows)
     assert steps == [agents for agents in blocks for _ in range(2)]
     assert sorted(itertools.chain.from_iterable(blocks)) == [0, 1, 2]
-    assert len(blocks) == (num_blocks or N)
+    assert len(blocks) == (num_agent_groups or N)
     algorithm.stop()
 
 
@@ -201,13 +203,17 @@ def weights_of_agents(learner: Any) -> list[Tensor]:
 # --- epochs outside -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("num_blocks", "rounds"), [(None, 2), (2, 3), (1, 5)])
+@pytest.mark.parametrize(("num_agent_groups", "rounds"), [(None, 2), (2, 3), (1, 5)])
 def test_shared_parameters_learn_in_cumulative_blocks(
-    num_blocks: int | None, rounds: int, small: Any
+    num_agent_groups: int | None, rounds: int, small: Any
 ) -> None:
     """ceil(epochs / blocks) rounds, each with an order of its own; ratios are of all others."""
     algorithm, learner = build(
-        small, share_parameters=True, share_critic=True, num_blocks=num_blocks, num_epochs=5
+        small,
+        share_parameters=True,
+        share_critic=True,
+        num_agent_groups=num_agent_groups,
+        num_epochs=5,
     )
     algorithm.train()
     (block,) = algorithm.env_runner.sample()
@@ -337,16 +343,16 @@ def test_with_one_agent_minibatches_are_mappos_too(share: bool, epochs: int, sma
 
 
 def test_more_blocks_than_agents_are_refused_before_anything_is_sampled(small: Any) -> None:
-    with pytest.raises(UserError, match=r"'num_blocks' \(4\) must not be larger") as caught:
-        build(small, num_blocks=4)
+    with pytest.raises(UserError, match=r"'num_agent_groups' \(4\) must not be larger") as caught:
+        build(small, num_agent_groups=4)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"num_blocks": 0}, "'num_blocks' must be above 0"),
-        ({"num_blocks": 1.5}, "'num_blocks' must be a whole number"),
+        ({"num_agent_groups": 0}, "'num_agent_groups' must be above 0"),
+        ({"num_agent_groups": 1.5}, "'num_agent_groups' must be a whole number"),
         ({"update_order": "lucky"}, "'update_order' must be one of semi_greedy, "),
         ({"clip_growth": 1.1}, "'clip_growth' must lie between 0 and 1"),
         ({"others_clip": 0}, "'others_clip' must be above 0"),

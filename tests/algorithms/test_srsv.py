@@ -153,7 +153,7 @@ def test_only_agents_with_a_value_are_learned_from(successors: str, small: Any) 
         ({"value_agents": 8, "use_successor_policy": False}, "leave it at null"),
         ({"value_agents": 8, "network": "encoder"}, "leave it at null"),
         ({"network": "gru"}, "network 'gru' has no value 'sequential'"),
-        ({"network": "decentralised"}, "network 'mat_dec' has no value 'sequential'"),
+        ({"network": "mat_dec"}, "network 'mat_dec' has no value 'sequential'"),
         (
             {"network": "encoder", "use_successor_policy": False},
             "network 'encoder' has no value 'sequential_without_policy'",

@@ -319,7 +319,7 @@ def test_log_probs_are_those_of_the_module(small: Any) -> None:
         for name in (OBS, ACTIONS, ACTION_MASK)
     )
     encoded = policy.encoder(obs)
-    logits = policy.decoder.head(policy.decoder(policy.decoder.shift(actions), encoded))
+    logits = policy.decoder.head(policy.decoder(policy.decoder.shift(actions), encoded).output)
     expected = policy.distribution.log_prob(logits, mask, actions)
     stored = torch.from_numpy(rollout.columns["log_prob"]).flatten(0, 1)
     torch.testing.assert_close(stored, expected, atol=1e-5, rtol=0)

@@ -26,6 +26,9 @@ from rllib_seqmarl.errors import UserError, nearest
 
 Observation = dict[str, NDArray[Any]]
 
+#: Names of an environment's own metrics, where they are others in results.
+METRIC_NAMES: dict[str, str] = {"won": "win_rate"}
+
 AUTORESET_MODES: dict[str, AutoresetMode] = {
     "same_step": AutoresetMode.SAME_STEP,
     "next_step": AutoresetMode.NEXT_STEP,

@@ -321,6 +321,11 @@ TASKS: dict[str, type[ParticleTask]] = {
 }
 
 
+def metric_names(config: MPEConfig) -> tuple[str, ...]:
+    """The metrics of the task that the settings name."""
+    return TASKS[config.task].metric_names
+
+
 def make(num_envs: int, config: MPEConfig) -> ParticleTask:
     """The task that the settings name."""
     return TASKS[config.task](num_envs, config)

@@ -10,6 +10,9 @@ from rllib_seqmarl.envs.smax.scenarios import check_map
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.settings import Doc, Ge, Gt, settings
 
+#: Metrics of an episode.
+METRICS = ("won", "dead_ratio")
+
 
 @settings
 class SMAXConfig(TeamEnvConfig):

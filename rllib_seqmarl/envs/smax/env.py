@@ -28,7 +28,7 @@ from rllib_seqmarl.envs.core.contract import (
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.smax.config import SMAXConfig
+from rllib_seqmarl.envs.smax.config import METRICS, SMAXConfig
 from rllib_seqmarl.envs.smax.scenarios import SCENARIOS
 
 # Read by JAX on its first import. An actor has one core: a second XLA thread on a core that
@@ -98,7 +98,7 @@ class SMAXTeamEnv(TeamVectorEnv):
     part of the enemies' health lost in the step (sums to 1) plus ``won_battle_bonus``.
     """
 
-    metric_names = ("won", "dead_ratio")
+    metric_names = METRICS
     simulator = "smax"
 
     def __init__(self, num_envs: int, config: SMAXConfig) -> None:

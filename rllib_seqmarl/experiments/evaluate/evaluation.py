@@ -23,12 +23,12 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_seqmarl import _ray_compat, registry
-from rllib_seqmarl.envs.core.contract import TeamVectorEnv
+from rllib_seqmarl.envs.core.contract import METRIC_NAMES, TeamVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.config import TeamConfig
-from rllib_seqmarl.rollout.metrics import METRIC_NAMES
-from rllib_seqmarl.rollout.rollout_batch import ACTIONS
-from rllib_seqmarl.rollout.runner import StepResult, TeamEnvRunner
+from rllib_seqmarl.names import tell_once
+from rllib_seqmarl.rollout.rollout_batch import ACTIONS, Columns
+from rllib_seqmarl.rollout.runner import Bools, StepResult, TeamEnvRunner
 
 #: Where in a checkpoint the trained module lies.
 MODULE_PATH = Path(
@@ -167,7 +167,7 @@ class EpisodePlayer(TeamEnvRunner):
         means = {name: sum(values) / len(values) for name, values in per_episode.items()}
         return {"metrics": means, "per_episode": per_episode}
 
-    def _choose_actions(self, explore: bool, random_actions: bool) -> dict[str, NDArray[Any]]:
+    def _choose_actions(self, explore: bool, random_actions: bool) -> Columns:
         assert self.env is not None
         if self.before_step is not None:
             self.before_step(self.env)
@@ -175,8 +175,8 @@ class EpisodePlayer(TeamEnvRunner):
             return {ACTIONS: self.env.scripted_actions(self.scripted_policy)}
         return super()._choose_actions(explore, random_actions)
 
-    def _step(self, actions: NDArray[Any], quota: NDArray[np.int64] | None = None) -> StepResult:
-        result = super()._step(actions, quota)
+    def _step(self, actions: NDArray[Any], counted: Bools | None = None) -> StepResult:
+        result = super()._step(actions, counted)
         if self._is_first[0]:
             self.before_step = None
         return result
@@ -185,7 +185,7 @@ class EpisodePlayer(TeamEnvRunner):
 def evaluate_checkpoint(path: str, **settings: Any) -> Evaluation:
     """Plays with the policy of the checkpoint in the folder ``path``; see `evaluate_policy`."""
     if "controllers" in settings:
-        registry.tell_once("evaluate_checkpoint: controllers is called scripted_policies now.")
+        tell_once("evaluate_checkpoint: controllers is called scripted_policies now.")
         settings["scripted_policies"] = settings.pop("controllers")
     return evaluate_policy(CheckpointPolicy(path), **settings)
 

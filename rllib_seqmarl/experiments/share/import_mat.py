@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.train import ray_session as cluster
+from rllib_seqmarl.experiments.train import ray_session
 
 
 def import_mat(
@@ -31,22 +31,23 @@ def import_mat(
     target = Path(out).expanduser().absolute()
     if target.exists():
         raise UserError(f"{target} exists already: give the name of a new folder.")
-    cluster.prepare(cluster.RunOptions())
+    ray_session.prepare(ray_session.RunOptions())
     from rllib_seqmarl import registry
+    from rllib_seqmarl.algorithms.mat import MATConfig
     from rllib_seqmarl.interop.mat import load_mat
     from rllib_seqmarl.nets.transformer.model import Decoder, Encoder
 
     policy = load_mat(source, heads=heads)
     encoder, decoder = cast(Encoder, policy.encoder), cast(Decoder, policy.decoder)
-    config = registry.config_class("MAT")().environment(env, env_config=dict(env_config))
+    config = MATConfig().environment(env, env_config=dict(env_config))
     config.training(
         embed_dim=encoder.norm.normalized_shape[0],
         num_blocks=len(decoder.blocks),
         num_heads=heads,
     )
-    cluster.set_log_levels(verbose=False)
+    ray_session.set_log_levels(verbose=False)
     config.validate()
-    with cluster.connection(cluster.RunOptions()):
+    with ray_session.connection(ray_session.RunOptions()):
         registry.register()
         algorithm = config.build_algo()
         try:

@@ -5,15 +5,15 @@ shared policy is one file in the safetensors format: the weights that acting nee
 header, under ``rllib_seqmarl``, a JSON object with
 
 - ``format`` (1) and ``version`` of the package that wrote it;
-- ``algorithm``, ``env``, ``env_config`` and ``num_envs_per_env_runner``;
+- ``algorithm``, ``env`` (names or import paths), ``env_config`` and ``num_envs_per_env_runner``;
 - ``settings``: those of the algorithm's config that are not RLlib's, of which the network is made;
 - ``observation``: name -> shape of one environment's observations; ``num_agents``; ``action``: its
   ``size`` and whether it is ``discrete``.
 
 Reading it, names are looked up in the registry, settings go through the config's own checks, and
-every tensor must have the name, shape and type that the network asks for. An environment outside
-this package is named by an import path, which does run code: those are refused unless the user says
-otherwise.
+every tensor must have the name, shape and type that the network asks for. What is not part of this
+package (an algorithm, an environment, an order, ...) is named by an import path, which does run
+code: those are refused unless the user says otherwise.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import MODULE_PATH, does_not_fit, load_config
 from rllib_seqmarl.experiments.spec.fields import kind
+from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.learning.base.module import action_spec
 
 FORMAT = 1
@@ -62,14 +63,16 @@ def export(checkpoint: Path, file: Path) -> None:
         file: the new file.
 
     Raises:
-        UserError: the file exists or cannot be written, or the policy is made of the user's own
-            code or of values that JSON cannot hold.
+        UserError: the file exists or cannot be written, or the policy needs code
+            that cannot be imported, or values that JSON cannot hold.
     """
     config = load_config(checkpoint)
-    class_name = type(config).__name__.removesuffix("Config")
-    algorithm = registry.name_of_class(class_name)
-    if algorithm is None or type(config) is not registry.config_class(algorithm):
-        raise UserError(f"{checkpoint}: {class_name} is no algorithm of this package.")
+    algorithm = _algorithm(config)
+    if algorithm is None:
+        raise UserError(
+            f"{checkpoint}: {type(config).__name__.removesuffix('Config')} cannot be imported by "
+            "whoever gets the file: put the algorithm into a module."
+        )
     if _ray_compat.module_spec_of_user(config) is not None:
         raise UserError(
             f"{checkpoint}: its network is code of yours (rl_module_spec), which a file without "
@@ -107,7 +110,16 @@ def export(checkpoint: Path, file: Path) -> None:
         raise UserError(f"cannot write {file}: {error.strerror}.") from None
 
 
-def _own_settings(config: Any) -> set[str]:
+def _algorithm(config: TeamConfig) -> str | None:
+    """The name of a config's algorithm, or its import path if it is code of the user."""
+    path = registry.import_path(config.algo_class)
+    for name, target in registry.ALGORITHMS.items():
+        if registry.ALGORITHMS.is_own(name) and registry.import_path(target) == path:
+            return name
+    return path
+
+
+def _own_settings(config: TeamConfig) -> set[str]:
     """Names of the settings that RLlib's configs do not have."""
     names = vars(type(config)()).keys() - vars(AlgorithmConfig()).keys()
     return {name for name in names if not name.startswith("_")}
@@ -129,7 +141,8 @@ class SharedPolicy:
 
     Args:
         path: the file.
-        trust_imports: whether an environment that is named by an import path may be imported.
+        trust_imports: whether an algorithm, an environment, an order, ... that is named by an
+            import path may be imported.
 
     Attributes:
         metadata: what the header says; see the module's docstring.
@@ -153,7 +166,9 @@ class SharedPolicy:
                 f"{path} is no safetensors file, or it is damaged: {' '.join(str(error).split())}."
             ) from None
         self.metadata = self._checked(header)
-        imports = [text for text in (self.metadata["env"],) if registry.is_import_path(text)]
+        named = [self.metadata["algorithm"], self.metadata["env"]]
+        imports = [text for text in named if registry.is_import_path(text)]
+        imports += _import_paths(self.metadata["settings"])
         imports += _import_paths(self.metadata["env_config"])
         if imports and not trust_imports:
             raise UserError(
@@ -238,7 +253,7 @@ class SharedPolicy:
 
 
 def _import_paths(value: Any, key: str = "") -> Iterator[str]:
-    """Every text in an ``env_config`` that an environment could take for an import path."""
+    """Every text in a mapping that could be taken for an import path."""
     if isinstance(value, str) and (":" in value or key == "env"):
         yield value
     elif isinstance(value, Mapping):

@@ -17,11 +17,12 @@ from typing import Any
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
-from rllib_seqmarl.experiments.spec import metrics, search
+from rllib_seqmarl.experiments.spec import search
 from rllib_seqmarl.experiments.spec.fields import Fields, kind
 from rllib_seqmarl.experiments.spec.files import load_yaml, read_text, run_python
-from rllib_seqmarl.experiments.spec.grids import all_values, variants
+from rllib_seqmarl.experiments.spec.grids import variants
 from rllib_seqmarl.experiments.spec.legacy import translate
+from rllib_seqmarl.experiments.spec.metrics import OLD_NAMES, Metrics, flatten
 from rllib_seqmarl.experiments.spec.sampling import check_values
 
 #: Of an experiment that says nothing about checkpoints: every 10 iterations, the last 3 stay.
@@ -109,7 +110,8 @@ class ExperimentSpec:
     Attributes:
         name: also the name of its folder below the storage path.
         source: the file, and the experiment in it, for error messages.
-        run: registered name of the algorithm, or an RLlib ``Algorithm`` class (Python files).
+        run: registered name of the algorithm, its import path "package.module:Class", or an RLlib
+            ``Algorithm`` class (Python files).
         config: RLlib config with ``env``; ``grid_search`` mappings and samplers stand for several
             values.
         stop: flat metric name -> value that ends a trial when reached.
@@ -133,8 +135,8 @@ class ExperimentSpec:
 
     @property
     def algorithm(self) -> str:
-        """The name of the algorithm."""
-        return self.run if isinstance(self.run, str) else self.run.__name__
+        """The name of the algorithm, for people."""
+        return self.run.rpartition(":")[2] if isinstance(self.run, str) else self.run.__name__
 
 
 def load_file(path: str, overrides: Overrides) -> list[ExperimentSpec]:
@@ -247,13 +249,14 @@ def from_mapping(
     stop = overrides.stop if overrides.stop is not None else given.get("stop")
     stop_where = "--stop" if overrides.stop is not None else f"{where}: stop"
     check = Fields(given, where)
-    checkpoints = _checkpoints(given.get("checkpoint_config"), overrides, where, config)
+    metrics = Metrics.of(config, f"{where}: config")
+    checkpoints = _checkpoints(given.get("checkpoint_config"), overrides, where, metrics)
     spec = ExperimentSpec(
         name=overrides.experiment_name or name,
         source=where,
         run=run,
         config=config,
-        stop=_stop(stop, stop_where, config, notes),
+        stop=_stop(stop, stop_where, metrics, notes),
         checkpoints=checkpoints,
         num_samples=check.whole("num_samples", overrides.num_samples, 1, least=1),
         search=search.read(
@@ -261,7 +264,7 @@ def from_mapping(
             where,
             max_concurrent_trials=overrides.max_concurrent_trials,
             num_to_keep=checkpoints.num_to_keep,
-            check_metric=lambda name, place: _metric(name, place, config),
+            check_metric=metrics.name,
         ),
         storage_path=check.text("storage_path", overrides.storage_path),
         max_failures=check.whole("max_failures", overrides.max_failures, 0, least=-1),
@@ -318,36 +321,24 @@ def _set_environment(
             raise UserError(f"{where}: {error}") from None
 
 
-def _stop(stop: Any, where: str, config: Mapping[str, Any], notes: list[str]) -> dict[str, float]:
+def _stop(stop: Any, where: str, metrics: Metrics, notes: list[str]) -> dict[str, float]:
     if stop is None:
         return {}
     if not isinstance(stop, Mapping):
         raise UserError(f"{where}: expected a mapping from metrics to values, got {kind(stop)}.")
     checked: dict[str, float] = {}
-    for name, value in metrics.flatten(stop).items():
+    for name, value in flatten(stop).items():
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             raise UserError(f"{where}: {name!r} must be a number, got {value!r}.")
-        today = _metric(name, where, config)
-        if today != name:
+        today = metrics.name(name, where)
+        if name in OLD_NAMES:
             notes.append(f"{where}: {name!r} is called {today!r} now.")
         checked[today] = value
     return checked
 
 
-def _metric(name: str, where: str, config: Mapping[str, Any]) -> str:
-    intervals = all_values(config.get("evaluation_interval"), where)
-    interval = min((i for i in intervals if isinstance(i, int)), default=None)
-    # RLlib's own callback class, a Python file's default, reports nothing.
-    custom = any(
-        key.startswith("callbacks") and getattr(value, "__module__", "").split(".")[0] != "ray"
-        for key, value in config.items()
-        if value
-    )
-    return metrics.check_name(name, where, evaluation_interval=interval, custom=custom)
-
-
 def _checkpoints(
-    given: Any, overrides: Overrides, where: str, config: Mapping[str, Any]
+    given: Any, overrides: Overrides, where: str, metrics: Metrics
 ) -> CheckpointSettings:
     if given is not None and not isinstance(given, Mapping):
         raise UserError(f"{where}: 'checkpoint_config' must be a mapping, got {kind(given)}.")
@@ -386,6 +377,6 @@ def _checkpoints(
         ),
         at_end=check.truth("checkpoint_at_end", overrides.checkpoint_at_end, True),
         num_to_keep=keep,
-        score_attribute=attribute and _metric(attribute, f"{where}: checkpoint_config", config),
+        score_attribute=attribute and metrics.name(attribute, f"{where}: checkpoint_config"),
         score_order=order,
     )

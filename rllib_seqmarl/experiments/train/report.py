@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ray.tune.experiment import Trial
 
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
-from rllib_seqmarl.experiments.spec.metrics import KNOWN, flatten
+from rllib_seqmarl.experiments.spec.metrics import Metrics, flatten
 from rllib_seqmarl.experiments.train.shutdown import missing_metric
 
 _ERROR_LINE = re.compile(r"^\s*(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupt|Exit)): (.+)$")
@@ -48,7 +48,8 @@ def failure(spec: ExperimentSpec, trial: Trial) -> str | None:
     goals = trial.stopping_criterion
     if missing is None or any(result.get(name, -math.inf) >= goals[name] for name in goals):
         return None
-    known = ", ".join(name for name in KNOWN if name in result)
+    reported = Metrics.of(spec.config, spec.source).known()
+    known = ", ".join(name for name in reported if name in result)
     if missing in goals:
         what = f"the stop key {missing!r} is not among the results of this trial, so that it would "
         what += "never end"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.checkpoints import find as checkpoints
 from rllib_seqmarl.experiments.checkpoints.score import SCORE, with_score
 from rllib_seqmarl.experiments.checkpoints.storage import ExperimentFolder
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.grids import variants
 from rllib_seqmarl.experiments.spec.sampling import with_domains
-from rllib_seqmarl.experiments.train import ray_session as cluster
+from rllib_seqmarl.experiments.train import ray_session
 from rllib_seqmarl.experiments.train.ray_session import RunOptions
 
 if TYPE_CHECKING:
@@ -39,24 +41,23 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     folders = [ExperimentFolder(spec) for spec in specs]
     resumes = _check_folders(folders, options)
 
-    cluster.prepare(options)
-    from rllib_seqmarl.experiments.checkpoints import find as checkpoints
+    ray_session.prepare(options)
     from rllib_seqmarl.experiments.checkpoints import resuming
     from rllib_seqmarl.experiments.spec import check as configs
     from rllib_seqmarl.experiments.train import loggers, report
     from rllib_seqmarl.experiments.train.shutdown import Signals
 
-    cluster.set_log_levels(options.verbose)
+    ray_session.set_log_levels(options.verbose)
     checked = [configs.check(spec) for spec in specs]
     restored = [
-        (spec, _find_restore(spec, checkpoints, console))
+        (spec, _find_restore(spec, console))
         for spec, resume in zip(specs, resumes, strict=True)
         if spec.restore is not None and not resume
     ]
     if restored:
         console.print(checkpoints.TRUST, markup=False, soft_wrap=True)
     for spec, path in restored:
-        _check_restore(spec, path, checkpoints)
+        _check_restore(spec, path)
     trackers = [
         loggers.trackers(spec, options, folder) for spec, folder in zip(specs, folders, strict=True)
     ]
@@ -84,7 +85,7 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
 
     outcomes: list[report.Outcome] = []
     resume_line = _resume_line(options)
-    with Signals(resume_line) as signals, cluster.connection(options) as local:
+    with Signals(resume_line) as signals, ray_session.connection(options) as local:
         signals.install()
         registry.register()
         if local:
@@ -124,7 +125,7 @@ def _check_folders(folders: Sequence[ExperimentFolder], options: RunOptions) -> 
     return resumes
 
 
-def _find_restore(spec: ExperimentSpec, checkpoints: Any, console: Console) -> Any:
+def _find_restore(spec: ExperimentSpec, console: Console) -> Path:
     """The checkpoint that ``restore`` means."""
     assert spec.restore is not None
     try:
@@ -135,16 +136,19 @@ def _find_restore(spec: ExperimentSpec, checkpoints: Any, console: Console) -> A
         raise UserError(f"{spec.source}: restore: {error}") from None
 
 
-def _check_restore(spec: ExperimentSpec, path: Any, checkpoints: Any) -> None:
+def _check_restore(spec: ExperimentSpec, path: Path) -> None:
     """Makes sure that ``restore`` is a sound checkpoint of the same algorithm."""
+    from rllib_seqmarl.experiments.spec import check as configs
+
     try:
-        algorithm = checkpoints.check(path)
+        trained = checkpoints.check(path)
     except UserError as error:
         raise UserError(f"{spec.source}: restore: {error}") from None
-    if algorithm != spec.algorithm:
+    runs = configs.algorithm_class(spec).__name__
+    if trained != runs:
         raise UserError(
-            f"{spec.source}: restore: {path} is a checkpoint of {algorithm}, and this experiment "
-            f"runs {spec.algorithm}."
+            f"{spec.source}: restore: {path} is a checkpoint of {trained}, and this experiment "
+            f"runs {runs}."
         )
     spec.restore = str(path)
 
@@ -183,13 +187,14 @@ def _run(
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     from rllib_seqmarl.experiments.checkpoints import resuming
+    from rllib_seqmarl.experiments.spec import check as configs
     from rllib_seqmarl.experiments.train.loggers import ProgressTable
     from rllib_seqmarl.experiments.train.progress import Progress
     from rllib_seqmarl.experiments.train.report import Outcome
     from rllib_seqmarl.experiments.train.shutdown import EndOfLoop, TrialControl
 
     folder.make()
-    cluster.check_shared(folder.path)
+    ray_session.check_shared(folder.path)
     folder.note_settings()
     console.print(
         f"{spec.name}: {'going on with' if resume else 'training'} {spec.algorithm} on "
@@ -213,7 +218,7 @@ def _run(
         analysis = tune.run(
             Experiment(
                 spec.name,
-                spec.run,
+                configs.algorithm_class(spec) if registry.is_import_path(spec.run) else spec.run,
                 stop=spec.stop,
                 config=with_score(config, keep.score_attribute) if keep.score_attribute else config,
                 num_samples=spec.num_samples,

@@ -1,35 +1,29 @@
-"""What MAPPO, HAPPO and A2PO share: settings, batches and the critic's loss."""
+"""What MAPPO, HAPPO and A2PO share: batches and the critic's loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
-from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.actor_critic.module import (
     ACTOR_HIDDEN,
     CRITIC_HIDDEN,
-    CRITIC_INPUTS,
     ActorCriticBatch,
     ActorModule,
 )
 from rllib_seqmarl.learning.base.advantages import Trajectory
-from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.learning.base.learner import TeamLearner
-from rllib_seqmarl.learning.central_q.module import require_state
 from rllib_seqmarl.losses import (
-    RATIO_AGGREGATIONS,
     clipped_value_loss,
     probability_ratio,
     weighted_sum,
 )
-from rllib_seqmarl.nets.agents.stacked import ACTIVATIONS, Memory
-from rllib_seqmarl.returns import TIME_LIMITS, generalized_advantages
+from rllib_seqmarl.nets.agents.stacked import Memory
+from rllib_seqmarl.returns import generalized_advantages
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
@@ -44,123 +38,6 @@ from rllib_seqmarl.rollout.rollout_batch import (
 )
 
 BatchT = TypeVar("BatchT", bound=ActorCriticBatch)
-
-
-class ActorConfig(TeamConfig):
-    """Settings of actors with a central critic; the defaults are those of HARL's code.
-
-    Attributes:
-        share_parameters: one actor for all agents, or one for each.
-        share_critic: likewise, of the critic.
-        state: what the critic reads: ``environment``, its ``state`` (most environments give it
-            with ``state: true`` in env_config), one value for the team;
-            ``environment_and_observation``, a value per agent; ``observations`` of all agents, one
-            value for the team; or the agent's own ``observation``: independent learners.
-        hidden_sizes: widths of the hidden layers of actors and critic.
-        activation: ``relu`` or ``tanh``.
-        feature_norm: LayerNorm of the input.
-        recurrent: a GRU behind the hidden layers of actors and critic.
-        chunk_length: recurrent: steps of a sequence through which gradients go; divides
-            ``rollout_fragment_length``. The state at its start is computed before the update.
-        lr: of the actors; a number or a schedule ``[[env_step, value], ...]``.
-        critic_lr: likewise, of the critic.
-        clip_param: eps, of the ratio and of the value; a number or a schedule.
-        lambda_: trace decay of the advantages.
-        entropy_coeff: weight of the entropy; a number or a schedule.
-        huber_delta: where the value loss becomes linear.
-        ratio_aggregation: ratio of an action with several dimensions (see `losses`) in the agent's
-            own loss; other agents take account of the joint ratio of all dimensions.
-        value_norm_beta: weight of the running statistics of the returns.
-        minibatch_size: environment steps per gradient step; with ``recurrent`` at least a chunk.
-        micro_batch_size: likewise, per forward and backward pass.
-    """
-
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "state": tuple(CRITIC_INPUTS),
-        "activation": tuple(ACTIVATIONS),
-        "ratio_aggregation": RATIO_AGGREGATIONS,
-        "time_limit": TIME_LIMITS,
-    }
-    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | {"chunk_length"}
-    _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | {
-        "chunk_length",
-        "clip_param",
-        "huber_delta",
-    }
-    _NOT_NEGATIVE: ClassVar[set[str]] = TeamConfig._NOT_NEGATIVE | {"critic_lr"}
-    _UNIT_INTERVAL: ClassVar[set[str]] = {"gamma", "lambda_", "value_norm_beta"}
-
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
-        super().__init__(algo_class)
-        self.share_parameters = True
-        self.share_critic = True
-        self.state = "environment"
-        self.hidden_sizes = [128, 128]
-        self.activation = "relu"
-        self.feature_norm = True
-        self.recurrent = False
-        self.chunk_length = 10
-        self.lr = 5e-4
-        self.critic_lr = 5e-4
-        self.num_epochs = 5
-        self.micro_batch_size = 1600
-        self.clip_param = 0.2
-        self.gamma = 0.99
-        self.lambda_ = 0.95
-        self.entropy_coeff = 0.01
-        self.huber_delta = 10.0
-        self.grad_clip = 10.0
-        self.ratio_aggregation = "prod"
-        self.value_norm_beta = 0.99999
-
-    def validate(self) -> None:
-        """See `TeamConfig.validate`."""
-        super().validate()
-        sizes = self.hidden_sizes
-        if not (
-            isinstance(sizes, list | tuple)
-            and sizes
-            and all(type(size) is int and size > 0 for size in sizes)
-        ):
-            raise UserError(
-                "config key 'hidden_sizes' must list the widths of one or more layers, as in "
-                f"[128, 128], got {sizes!r}."
-            )
-        if self.in_evaluation:
-            return
-        require_state(self)
-        if self.recurrent:
-            self._check_chunks()
-
-    def _check_chunks(self) -> None:
-        if self.rollout_fragment_length % self.chunk_length:
-            raise UserError(
-                f"config key 'chunk_length' ({self.chunk_length}) must divide "
-                f"rollout_fragment_length ({self.rollout_fragment_length})."
-            )
-        for name in ("minibatch_size", "micro_batch_size"):
-            steps = getattr(self, name)
-            if steps is not None and steps < self.chunk_length:
-                raise UserError(
-                    f"config key {name!r} ({steps}) holds no whole chunk of chunk_length "
-                    f"({self.chunk_length}) steps: raise it, or shorten the chunks."
-                )
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """Actors and a critic."""
-        names = (
-            "share_parameters",
-            "share_critic",
-            "state",
-            "hidden_sizes",
-            "activation",
-            "feature_norm",
-            "recurrent",
-            "value_norm_beta",
-        )
-        settings = {name: getattr(self, name) for name in names}
-        settings["learns"] = not self.in_evaluation
-        return RLModuleSpec(module_class=ActorModule, model_config=settings)
 
 
 class RolloutValues(NamedTuple):

@@ -122,7 +122,7 @@ class TeamAlgorithm(Algorithm):
             self.env_runner_group.sync_weights(
                 from_worker_or_learner_group=self.learner_group,
                 inference_only=True,
-                timeout_seconds=WEIGHTS_TIMEOUT_S if self.config.sample_ahead else 0.0,
+                timeout_seconds=WEIGHTS_TIMEOUT_S if self.config.async_sampling else 0.0,
             )
         self._log_time_split(time.perf_counter() - begin)
 
@@ -136,7 +136,7 @@ class TeamAlgorithm(Algorithm):
         timeout, runners = self.config.sample_timeout_s, self._runners
         if runners is None:
             results = [_sample_and_report(self.env_runner)]
-        elif self.config.sample_ahead:
+        elif self.config.async_sampling:
             # At first all; later those who have been restarted.
             runners.request_async(_sample_and_report)
             results = runners.fetch_async(timeout)

@@ -6,17 +6,19 @@ for blocks of columns; here all of these are refused with one line before anythi
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
 
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils import force_list
-from ray.rllib.utils.schedules.scheduler import Scheduler
 from typing_extensions import Self
 
 from rllib_seqmarl import _ray_compat, registry
@@ -27,126 +29,133 @@ from rllib_seqmarl.learning.base.rllib_settings import (
     ONE_TEAM,
     RAY_KEYS,
     WITHOUT_MEANING,
+    RLlibSettings,
+    undeclared,
 )
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
-
-#: RLlib's settings with a fixed set of values.
-_RLLIB_CHOICES: dict[str, tuple[str, ...]] = {
-    "grad_clip_by": ("value", "norm", "global_norm"),
-    "evaluation_duration_unit": ("episodes", "timesteps"),
-}
-
-#: Settings that may be a schedule ``[[env_step, value], ...]``.
-_SCHEDULES = ("lr", "critic_lr", "entropy_coeff", "clip_param", "epsilon")
+from rllib_seqmarl.settings import (
+    Doc,
+    Ge,
+    Gt,
+    Le,
+    OldName,
+    Schedulable,
+    Setting,
+    settings,
+    settings_of,
+    tell_once,
+    training_method,
+    translate,
+)
 
 #: Callbacks for every step or start of an episode, which a columnar runner does not make.
 _UNSUPPORTED_CALLBACKS = ("on_episode_created", "on_episode_start", "on_episode_step")
 
+#: Settings that version 0.1 had in every algorithm of MAT's family -> whose they are.
+_MOVED = {
+    "successors": "SrSv",
+    "value_chunk_size": "SrSv",
+    "value_agents": "SrSv",
+    "ranking_coeff": "PMAT",
+    "ranking_layers": "PMAT",
+    "share_hidden": "PMAT",
+    "next_agent_head": "AOAD-MAT",
+    "first_agent": "AOAD-MAT",
+    "next_agent_loss": "AOAD-MAT",
+    "next_agent_advantage": "AOAD-MAT",
+    "alpha1": "AOAD-MAT",
+    "alpha2": "AOAD-MAT",
+    "order_entropy_coeff": "PMAT or AOAD-MAT",
+}
 
-class TeamConfig(AlgorithmConfig):
-    """Settings of every algorithm of this package, on top of RLlib's.
 
-    Attributes:
-        rollout_fragment_length: steps T of every world per iteration.
-        num_envs_per_env_runner: worlds E per runner. One iteration learns from T x E x
-            max(1, num_env_runners) environment steps.
-        minibatch_size: environment steps per gradient step and learner; None takes all.
-        micro_batch_size: environment steps per forward and backward pass. Bounds memory and fits
-            a processor's cache; the gradient is the same. None takes the minibatch at once.
-        num_threads_per_learner: torch threads while learning; None leaves torch's setting.
-        adam_epsilon: epsilon of Adam.
-        sample_ahead: runners in other processes play the next rollout while the learner learns
-            from the last one, so that its policy is one update older. Log-probs are of the policy
-            that acted; what corrects for it is the ratio, of algorithms that have one.
-        sample_timeout_s: seconds after which a runner in another process is taken to hang. It is
-            named, ended and restarted, and the iteration learns from what the others sampled. An
-            environment that hangs in the trial's own process (``num_env_runners: 0``) hangs the
-            trial: nothing is left that could notice. None waits for ever.
-        evaluation_sample_timeout_s: the same for runners that evaluate; the others play on in
-            their place.
-        time_limit: what a truncated episode is taken for, one of `returns.TIME_LIMITS`.
-        use_policy_active_mask: dead agents are left out of the policy loss and the entropy.
-        use_value_active_mask: dead agents are left out of the value loss. Their values then stay
-            unlearned while agents that die still bootstrap from them: where dying costs the team
-            reward for long, a policy may learn to seek it.
+@settings
+class TeamSettings:
+    """Settings of ``training()`` that every algorithm has."""
+
+    lr: Annotated[Schedulable, Ge(0), Doc("step size.")] = 1e-3
+    gamma: Annotated[float, Ge(0), Le(1), Doc("discount.")] = 0.99
+    num_epochs: Annotated[int, Gt(0), OldName("num_sgd_iter"), Doc("passes over each rollout.")] = 1
+    minibatch_size: Annotated[
+        int | None,
+        Gt(0),
+        OldName("sgd_minibatch_size"),
+        Doc("environment steps per gradient step and learner; null: all."),
+    ] = None
+    micro_batch_size: Annotated[
+        int | None,
+        Gt(0),
+        Doc("""environment steps per forward and backward pass. Bounds memory and fits a processor's
+        cache; the gradient is the same. null: the minibatch at once."""),
+    ] = 400
+    grad_clip: Annotated[float | None, Gt(0), Doc("bound of the gradient; null: none.")] = None
+    grad_clip_by: Annotated[
+        Literal["value", "norm", "global_norm"], Doc("what grad_clip bounds.")
+    ] = "global_norm"
+    adam_epsilon: Annotated[float, Gt(0), Doc("epsilon of Adam.")] = 1e-5
+    num_threads_per_learner: Annotated[
+        int | None, Gt(0), Doc("torch threads while training; null: torch's own setting.")
+    ] = 1
+    time_limit: Annotated[
+        Literal["bootstrap", "terminate", "drop"],
+        Doc("""what a truncated episode is taken for: its value is bootstrapped from its last
+        observation, it is taken for terminated, or its last step is dropped."""),
+    ] = "bootstrap"
+    use_policy_active_mask: Annotated[
+        bool, Doc("dead agents are left out of the policy loss and the entropy.")
+    ] = True
+    use_value_active_mask: Annotated[
+        bool,
+        Doc("""dead agents are left out of the value loss. Their values then stay untrained while
+        agents that die still bootstrap from them: where dying costs the team reward for long, a
+        policy may learn to seek it."""),
+    ] = False
+    async_sampling: Annotated[
+        bool,
+        OldName("sample_ahead"),
+        Doc("""runners in other processes play the next rollout while the learner trains on the last
+        one, so that its policy is one update older. Log-probs are of the policy that acted; what
+        corrects for it is the ratio, of algorithms that have one."""),
+    ] = False
+    learner_class: Annotated[
+        type[Learner] | None, Doc("a Learner class of your own; null: the algorithm's.")
+    ] = None
+
+
+class TeamConfig(AlgorithmConfig, TeamSettings):
+    """The config of every algorithm of this package, on top of RLlib's.
+
+    A subclass also derives from its class of settings, whose defaults its instances get, and takes
+    the keywords of ``training`` from there.
     """
 
     #: Whether actions may be continuous, beside discrete ones.
     continuous_actions: ClassVar[bool] = True
-    #: Numbers that may be None.
-    _OPTIONAL: ClassVar[set[str]] = {
-        "minibatch_size",
-        "micro_batch_size",
-        "num_threads_per_learner",
-        "grad_clip",
-        "seed",
-        "evaluation_interval",
-        "sample_timeout_s",
-        "evaluation_sample_timeout_s",
-    }
-    #: Own settings with a fixed set of values.
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {}
-    #: Numbers of things of which there must be some, or may be none.
-    _COUNTS: ClassVar[set[str]] = {
-        "rollout_fragment_length",
-        "num_envs_per_env_runner",
-        "num_epochs",
-        "minibatch_size",
-        "micro_batch_size",
-        "num_threads_per_learner",
-        "evaluation_interval",
-        "evaluation_duration",
-        "metrics_num_episodes_for_smoothing",
-    }
-    _FROM_ZERO: ClassVar[set[str]] = {
-        "seed",
-        "num_env_runners",
-        "evaluation_num_env_runners",
-        "num_learners",
-    }
-    #: Settings that must be whole, above zero, at least zero, and between 0 and 1.
-    _WHOLE: ClassVar[set[str]] = _COUNTS | _FROM_ZERO
-    _POSITIVE: ClassVar[set[str]] = _COUNTS | {
-        "adam_epsilon",
-        "grad_clip",
-        "sample_timeout_s",
-        "evaluation_sample_timeout_s",
-    }
-    _NOT_NEGATIVE: ClassVar[set[str]] = _FROM_ZERO | {"lr", "entropy_coeff", "vf_loss_coeff"}
-    _UNIT_INTERVAL: ClassVar[set[str]] = {"gamma"}
 
     env: Any
     env_config: dict[str, Any]
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
-        super().__init__(algo_class)
+    def __init__(self, algo_class: type | None = None) -> None:
+        AlgorithmConfig.__init__(self, algo_class)
         self.env_runner_cls = TeamEnvRunner
-        self.rollout_fragment_length = 100
-        self.num_envs_per_env_runner = 32
-        self.minibatch_size = None
-        self.micro_batch_size: int | None = 400
-        self.num_threads_per_learner: int | None = 1
-        self.adam_epsilon = 1e-5
-        self.sample_ahead = False
-        self.time_limit = "bootstrap"
-        self.use_policy_active_mask = True
-        self.use_value_active_mask = False
-        # A slow simulator must not lose its rollout to RLlib's 60 seconds.
-        self.sample_timeout_s = 600.0
-        self.evaluation_sample_timeout_s = 1200.0
+        self.__dict__.update(_defaults(type(self)))
+
+    @training_method(TeamSettings)
+    def training(self) -> None:
+        """See `TeamSettings`."""
 
     # -- setting -----------------------------------------------------------------------------
 
-    def training(self, **settings: Any) -> TeamConfig:
-        """Sets RLlib's and this package's training settings by name.
+    def set_training(self, values: Mapping[str, Any]) -> Self:
+        """Sets RLlib's and this package's training settings by name; see `training`.
 
         Raises:
             UserError: no such setting, or one that belongs to another method.
         """
-        own = set(vars(type(self)())) - set(vars(AlgorithmConfig()))
+        own = set(settings_of(type(self))) - set(PRIVATE_SETTINGS)
         rllibs = set(inspect.signature(AlgorithmConfig.training).parameters) - {"self"}
         base = {}
-        for name, value in settings.items():
+        for name, value in _todays_names(self, values).items():
             if name in own:
                 setattr(self, name, value)
             elif name in rllibs:
@@ -154,10 +163,10 @@ class TeamConfig(AlgorithmConfig):
             else:
                 self._check_known(name)
                 raise UserError(f"{name!r} is not a training setting: give it to {_method(name)}.")
-        super().training(**base)
+        AlgorithmConfig.training(self, **base)
         return self
 
-    def environment(self, *args: Any, **settings: Any) -> TeamConfig:
+    def environment(self, *args: Any, **settings: Any) -> Self:
         """RLlib's method; an ``env_config`` of None is an empty one.
 
         Raises:
@@ -168,23 +177,35 @@ class TeamConfig(AlgorithmConfig):
         super().environment(*args, **settings)
         return self
 
-    def update_from_dict(self, config_dict: Mapping[str, Any]) -> TeamConfig:
+    def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
         """Sets what a dict names, as YAML files and Ray Tune do.
 
         Raises:
             UserError: an unknown key; the line names the nearest known one.
         """
-        settings = {}
-        for name, value in config_dict.items():
+        values = {}
+        for name, value in _todays_names(self, config_dict).items():
             if name.startswith("__"):
                 continue
             if name not in RAY_KEYS:
                 self._check_known(name)
-            settings[PRIVATE_SETTINGS.get(name, name)] = value
-        super().update_from_dict(settings)
+            values[PRIVATE_SETTINGS.get(name, name)] = value
+        super().update_from_dict(values)
         return self
 
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """RLlib's method; takes states of version 0.1 as well."""
+        return super().from_state(_todays_state(state.get("class", cls), state))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes pickles of version 0.1 as well."""
+        self.__dict__.update(_defaults(type(self)))
+        self.__dict__.update(_todays_state(type(self), state))
+
     def _check_known(self, name: str) -> None:
+        if name in _MOVED and name not in vars(self):
+            raise UserError(f"config key {name!r} belongs to {_MOVED[name]}: run that.")
         translated = self._translate_special_keys(name, warn_deprecated=False)
         known = {key for key in vars(self) if not key.startswith("_")}
         known |= {*PRIVATE_SETTINGS, "train_batch_size_per_learner"}
@@ -200,9 +221,7 @@ class TeamConfig(AlgorithmConfig):
             UserError: one line on what is wrong and what to do.
         """
         self._check_meaning()
-        self._check_types()
-        self._check_schedules()
-        self._check_values()
+        self._check_settings()
         self._check_batch()
         self._check_callbacks()
         self._check_environment()
@@ -228,72 +247,13 @@ class TeamConfig(AlgorithmConfig):
                 f"{NETWORK}."
             )
 
-    def _check_types(self) -> None:
-        for name, default in vars(type(self)()).items():
-            value = getattr(self, name)
-            if (
-                name.startswith("_")
-                or name in WITHOUT_MEANING
-                or _ray_compat.is_deprecated(default)
-            ):
-                continue
-            if value is None and (default is None or name in self._OPTIONAL):
-                continue
-            if name in _SCHEDULES and isinstance(value, list | tuple):
-                continue
-            if name == "evaluation_duration" and value == "auto":
-                continue
-            if name in self._OPTIONAL and default is None:
-                default = 1
-            if isinstance(default, bool):
-                expected, fits = "true or false", isinstance(value, bool)
-            elif name in self._WHOLE:
-                expected = "a whole number"
-                fits = isinstance(value, int) and not isinstance(value, bool)
-            elif isinstance(default, int | float):
-                expected, fits = "a number", _is_number(value)
-            else:
-                fits = not isinstance(value, float) or math.isfinite(value)
-                expected = "a finite number"
-            if not fits:
-                raise UserError(f"config key {name!r} must be {expected}, got {value!r}.")
-
-    def _check_schedules(self) -> None:
-        for name in _SCHEDULES:
-            value = getattr(self, name, None)
-            if not isinstance(value, list | tuple):
-                continue
-            try:
-                Scheduler.validate(
-                    fixed_value_or_schedule=value, setting_name=name, description=name
-                )
-                steps = [step for step, _ in value]
-                numbers = [number for pair in value for number in pair]
-                fits = all(_is_number(n) and n >= 0 for n in numbers) and steps == sorted(steps)
-            except (ValueError, TypeError, LookupError):
-                fits = False
-            if not fits:
-                raise UserError(
-                    f"config key {name!r} is not a schedule: {value!r}. Write two or more pairs "
-                    "[[0, value], [env_step, value], ...] with rising steps and no negative values."
-                )
-
-    def _check_values(self) -> None:
-        for name, choices in {**_RLLIB_CHOICES, **self._CHOICES}.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise UserError(
-                    f"config key {name!r} must be one of {', '.join(choices)}, got {value!r}."
-                )
-        for names, words, fits in (
-            (self._POSITIVE, "be above 0", lambda value: value > 0),
-            (self._NOT_NEGATIVE, "not be negative", lambda value: value >= 0),
-            (self._UNIT_INTERVAL, "lie between 0 and 1", lambda value: 0 <= value <= 1),
-        ):
-            for name in sorted(names):
-                value = getattr(self, name, None)
-                if _is_number(value) and not fits(value):
-                    raise UserError(f"config key {name!r} must {words}, got {value!r}.")
+    def _check_settings(self) -> None:
+        for name in _default_config(self):
+            if not name.startswith("_"):
+                value = getattr(self, name)
+                checked = check_setting(self, name, value, "config key")
+                if checked is not value:
+                    setattr(self, name, checked)
 
     def _check_environment(self) -> None:
         if not self.env:
@@ -325,9 +285,9 @@ class TeamConfig(AlgorithmConfig):
                 "the batch is rollout_fragment_length x num_envs_per_env_runner x "
                 "max(1, num_env_runners): set these and leave train_batch_size out."
             )
-        if self.sample_ahead and not self.num_env_runners and not self.in_evaluation:
+        if self.async_sampling and not self.num_env_runners and not self.in_evaluation:
             raise UserError(
-                "sample_ahead needs runners in other processes: set num_env_runners to 1 or more."
+                "async_sampling needs runners in other processes: set num_env_runners to 1 or more."
             )
 
     def _check_callbacks(self) -> None:
@@ -349,7 +309,7 @@ class TeamConfig(AlgorithmConfig):
         """Whether anybody listens to the end of an episode."""
         return self._has_callback("on_episode_end")
 
-    def get_evaluation_config_object(self) -> TeamConfig | None:
+    def get_evaluation_config_object(self) -> Self | None:
         """RLlib's evaluation config, greedy unless ``evaluation_config`` says ``explore``."""
         config = super().get_evaluation_config_object()
         overrides = self.evaluation_config or {}
@@ -363,8 +323,83 @@ class TeamConfig(AlgorithmConfig):
         return str(self.env_config.get("simulator", self.env))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def todays_names(
+    config: AlgorithmConfig, values: Mapping[str, Any], where: str
+) -> tuple[dict[str, Any], list[str]]:
+    """``values`` with today's names in place of old ones, and a line for each of these.
+
+    Raises:
+        UserError: both an old name and today's are given.
+    """
+    values, notes = translate(RLlibSettings, values, where)
+    if isinstance(config, TeamConfig):
+        values, more = translate(type(config), values, where)
+        notes += more
+    return values, notes
+
+
+def _todays_names(config: TeamConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    values, notes = todays_names(config, values, "config key")
+    for note in notes:
+        tell_once(note)
+    return values
+
+
+def check_setting(config: AlgorithmConfig, name: str, value: object, where: str) -> Any:
+    """The value of one setting as it is used: a whole number as int, a name in its spelling.
+
+    Args:
+        config: the config whose setting it is, of this package or another of RLlib's.
+        name: the setting.
+        value: what was given.
+        where: begins the message, e.g. ``config key``.
+
+    Raises:
+        UserError: wrong type or value, in one line.
+    """
+    default = _default_config(config).get(name)
+    if name in WITHOUT_MEANING or _ray_compat.is_deprecated(default):
+        return value
+    setting = _declared(type(config)).get(name)
+    if setting is None:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where} {name!r} must be a finite number, got {value!r}.")
+        setting = undeclared(name, default)
+    checked = setting.check(value, where)
+    # An int where a number is asked for stays what it is.
+    return value if checked == value and not isinstance(value, float) else checked
+
+
+def _declared(cls: type) -> dict[str, Setting]:
+    """Every setting that is declared, RLlib's included, by name."""
+    own = settings_of(cls) if issubclass(cls, TeamConfig) else {}
+    return settings_of(RLlibSettings) | own
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """A new copy of the default of every declared setting, by the attribute that holds it."""
+    return {
+        PRIVATE_SETTINGS.get(name, name): copy.copy(setting.default)
+        for name, setting in _declared(cls).items()
+    }
+
+
+def _default_config(config: AlgorithmConfig) -> dict[str, Any]:
+    """The attributes of a new config of the same class."""
+    cls: Any = type(config)
+    return _new_config(cls)
+
+
+def _todays_state(cls: type, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a config of version 0.1 under today's names, without others' settings."""
+    values, _ = translate(cls, state, "config key")
+    known = _declared(cls)
+    return {name: value for name, value in values.items() if name in known or name not in _MOVED}
+
+
+@cache
+def _new_config(cls: Any) -> dict[str, Any]:
+    return dict(vars(cls()))
 
 
 def _method(name: str) -> str:

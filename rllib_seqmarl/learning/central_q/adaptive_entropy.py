@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.learning.central_q.learner import BatchT, CentralQLearner, CriticConfig, ModuleT
+from rllib_seqmarl.learning.central_q.learner import BatchT, CentralQLearner, ModuleT
 from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
-
-
-class AdaptiveEntropyConfig(CriticConfig):
-    """Settings of agents whose entropy's gradient is divided by its size.
-
-    Attributes:
-        entropy_coeff: xi.
-        entropy_ratio: the entropy is divided by the mean of the ``batch`` (LICA's code), or each
-            ``sample`` by its own (SeCA, eq. 14).
-    """
-
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = CriticConfig._CHOICES | {
-        "entropy_ratio": ("batch", "sample"),
-    }
-
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
-        super().__init__(algo_class)
-        self.entropy_ratio = "batch"
 
 
 class AdaptiveEntropyLearner(CentralQLearner[BatchT, ModuleT]):

@@ -1,4 +1,4 @@
-"""What algorithms with recurrent agents and a central action value share: settings and learner.
+"""What algorithms with recurrent agents and a central action value share: their learner.
 
 A critic's values are those of the team, [E, T], or of every agent, [E, T, N] (COMA); below,
 [E, T(, N)].
@@ -7,23 +7,18 @@ A critic's values are those of the team, [E, T], or of every agent, [E, T, N] (C
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
-from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.learning.base.learner import TeamLearner
 from rllib_seqmarl.learning.central_q.module import (
-    CRITIC_STATES,
     LAST_ACTIONS,
     CentralQBatch,
     RecurrentModule,
     RecurrentOutput,
-    require_state,
 )
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.agents.recurrent import HIDDEN, PREVIOUS_ACTIONS, Unrolled, previous_actions
@@ -47,95 +42,6 @@ from rllib_seqmarl.rollout.rollout_batch import (
 
 BatchT = TypeVar("BatchT", bound=CentralQBatch)
 ModuleT = TypeVar("ModuleT", bound=RecurrentModule)
-
-
-class CriticConfig(TeamConfig):
-    """Settings of recurrent agents with a central critic; the defaults are those of LICA's code.
-
-    Attributes:
-        state: what the critic reads: ``environment``, its ``state`` (most environments give it
-            with ``state: true`` in env_config), or ``observations``, those of all agents.
-        hidden_dim: width of the agents' recurrent state.
-        lr: of the agents; a number or a schedule ``[[env_step, value], ...]``.
-        critic_lr: likewise, of the critic.
-        critic_steps: gradient steps of the critic for each step of the agents.
-        lambda_: of the critic's TD(lambda) targets.
-        target_update_interval: gradient steps of the critic until its target copy follows.
-        entropy_coeff: weight of the entropy; a number or a schedule.
-        epsilon: share of uniformly random actions among those that the agents explore with, as in
-            PyMARL; a number or a schedule. The policy gradient takes them for actions of pi, so
-            with any of them it is no longer that of the policy that acted.
-        minibatch_size: environment steps per gradient step. Minibatches are of whole sequences,
-            all ``rollout_fragment_length`` steps of a world, so they hold one at least.
-        micro_batch_size: likewise, per forward and backward pass.
-        num_epochs: passes over a rollout. More than one takes steps on data of an older policy,
-            for which the policy gradient is not corrected.
-    """
-
-    #: Recurrent agents here choose among discrete actions.
-    continuous_actions: ClassVar[bool] = False
-    #: Whether the critic has one value for the whole team, not one for each agent.
-    team_value: ClassVar[bool] = True
-
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "state": CRITIC_STATES,
-        "time_limit": ("bootstrap", "terminate"),
-    }
-    _NUMBERS: ClassVar[set[str]] = {"hidden_dim", "critic_steps", "target_update_interval"}
-    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | _NUMBERS
-    _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | _NUMBERS
-    _NOT_NEGATIVE: ClassVar[set[str]] = TeamConfig._NOT_NEGATIVE | {"critic_lr"}
-    _UNIT_INTERVAL: ClassVar[set[str]] = TeamConfig._UNIT_INTERVAL | {"lambda_", "epsilon"}
-
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
-        super().__init__(algo_class)
-        self.state = "environment"
-        self.hidden_dim = 64
-        self.lr = 2.5e-3
-        self.critic_lr = 5e-4
-        self.critic_steps = 1
-        self.gamma = 0.99
-        self.lambda_ = 0.8
-        self.target_update_interval = 200
-        self.entropy_coeff = 0.06
-        self.epsilon: Any = 0.0
-        self.grad_clip = 10.0
-        self.adam_epsilon = 1e-8
-        self.num_epochs = 1
-
-    def validate(self) -> None:
-        """See `TeamConfig.validate`."""
-        super().validate()
-        if self.sample_ahead:
-            raise UserError(
-                "config key 'sample_ahead' has no meaning here: its rollouts are of an older "
-                "policy, and no ratio corrects this gradient; leave it at false."
-            )
-        if self.team_value and self.use_value_active_mask:
-            raise UserError(
-                "config key 'use_value_active_mask' has no meaning here: one value is the whole "
-                "team's; leave it at false."
-            )
-        if not isinstance(self.epsilon, int | float) and max(e for _, e in self.epsilon) > 1:
-            raise UserError(f"config key 'epsilon' must lie between 0 and 1, got {self.epsilon!r}.")
-        require_state(self)
-        for name in ("minibatch_size", "micro_batch_size"):
-            steps = getattr(self, name)
-            if steps is not None and steps < self.rollout_fragment_length:
-                raise UserError(
-                    f"config key {name!r} ({steps}) holds no whole sequence of "
-                    f"rollout_fragment_length ({self.rollout_fragment_length}) steps: raise it, "
-                    "or shorten the rollouts; recurrent agents learn from whole sequences."
-                )
-
-    def module_spec(self, module_class: type[RecurrentModule], *names: str) -> RLModuleSpec:
-        """``module_class`` with those settings that all such modules have, and with ``names``."""
-        names = ("state", "hidden_dim", "target_update_interval", *names)
-        settings = {name: getattr(self, name) for name in names}
-        # The first value, which the learner follows up; None: there are no random actions.
-        first = self.epsilon if isinstance(self.epsilon, int | float) else self.epsilon[0][1]
-        settings["epsilon"] = None if self.epsilon == 0 else first
-        return RLModuleSpec(module_class=module_class, model_config=settings)
 
 
 class CentralQLearner(TeamLearner[BatchT, ModuleT]):

@@ -7,12 +7,11 @@ a fresh one: start memory, bootstraps, ends of episodes and all.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.learning.base.learner import BatchT, ModuleT, TeamLearner
 from rllib_seqmarl.rollout.rollout_batch import REWARD, FinalObservations, RolloutBatch, concatenate
 
@@ -77,38 +76,6 @@ def _copy(block: RolloutBatch) -> RolloutBatch:
         final,
         {name: value.copy() for name, value in block.recurrent_state.items()},
     )
-
-
-class ReplayConfig(TeamConfig):
-    """Settings of replay.
-
-    Attributes:
-        replay_capacity: sequences that each learner keeps, the newest, of
-            ``rollout_fragment_length`` steps of one world; 0: none, learning is from fresh rollouts
-            only. They are part of every checkpoint; with several learners a resumed run begins
-            with those of the first.
-        replay_batch_size: sequences that each learner draws at a time; none before there are so
-            many.
-    """
-
-    _SEQUENCES: ClassVar[set[str]] = {"replay_capacity", "replay_batch_size"}
-    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | _SEQUENCES
-    _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | {"replay_batch_size"}
-    _NOT_NEGATIVE: ClassVar[set[str]] = TeamConfig._NOT_NEGATIVE | {"replay_capacity"}
-
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
-        super().__init__(algo_class)
-        self.replay_capacity = 0
-        self.replay_batch_size = 64
-
-    def validate(self) -> None:
-        """See `TeamConfig.validate`."""
-        super().validate()
-        if 0 < self.replay_capacity < self.replay_batch_size:
-            raise UserError(
-                f"replay_capacity ({self.replay_capacity}) holds no replay_batch_size "
-                f"({self.replay_batch_size}) sequences: raise the one or lower the other."
-            )
 
 
 class ReplayLearner(TeamLearner[BatchT, ModuleT]):

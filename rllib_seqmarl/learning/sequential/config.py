@@ -1,81 +1,122 @@
-"""Settings of the decision order, for every algorithm whose agents decide one after another."""
+"""Settings of a team whose agents decide one after another: its network, order and value."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
+
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.base.config import TeamConfig
-from rllib_seqmarl.nets.orders.given import GRANULARITIES
-from rllib_seqmarl.nets.orders.next_agent import NEXT_AGENT_HEADS
+from rllib_seqmarl.learning.base.config import TeamConfig, TeamSettings
+from rllib_seqmarl.learning.sequential.module import SequentialModule
+from rllib_seqmarl.nets.networks import check_network, value_class
 from rllib_seqmarl.registry import ORDERS
+from rllib_seqmarl.settings import Choice, Doc, Ge, Gt, Le, settings, settings_of
 
 
-class OrderConfig(TeamConfig):
-    """Who decides when, and how that is learned; see `nets.orders`.
+@settings
+class SequentialSettings(TeamSettings):
+    """Settings of the network, of the order of decisions and of the value."""
 
-    Attributes:
-        order: ``index``, ``reverse``, ``random``, ``plackett_luce`` or ``next_agent``. What
-            follows is of effect with one of them.
-        order_granularity: random: a new order at every ``step`` or for every ``episode``.
-        ranking_coeff: plackett_luce: c_rank.
-        ranking_layers: plackett_luce: hidden layers of the scorer.
-        share_hidden: plackett_luce: all but the first of them are one layer, as published.
-        next_agent_head: next_agent: ``mlp``, for a fixed N, or ``pointer``, for any.
-        first_agent: next_agent: i_1, the slot that decides first.
-        next_agent_loss: next_agent: ``product`` (eq. 6) or ``sum`` (eq. 7) of the ratios.
-        next_agent_advantage: next_agent: ``per_agent`` or the team's ``mean``.
-        alpha1: next_agent, ``sum``: weight of the actions.
-        alpha2: next_agent, ``sum``: weight of the choices of a successor.
-        order_entropy_coeff: weight of the entropy of a learned order (beta_2 of AOAD-MAT).
-    """
+    network: Annotated[
+        str, Choice("network"), Doc("what the team is made of (see `nets.networks`).")
+    ] = "transformer"
+    embed_dim: Annotated[int, Gt(0), Doc("width d of encoder and decoder.")] = 64
+    num_blocks: Annotated[int, Gt(0), Doc("blocks of each.")] = 1
+    num_heads: Annotated[int, Gt(0), Doc("attention heads; divides ``embed_dim``.")] = 1
+    attention: Annotated[
+        Literal["all", "neighbours"],
+        Doc("whom agents attend to: all, or the neighbours that the environment names."),
+    ] = "all"
+    order: Annotated[str, Choice("order"), Doc("who decides when (see `nets.orders`).")] = "index"
+    order_granularity: Annotated[
+        Literal["step", "episode"],
+        Doc("order ``random``: another order at every step, or for every episode."),
+    ] = "step"
+    value: Annotated[
+        str, Choice("value"), Doc("what each agent's baseline sees (see `nets.values`).")
+    ] = "encoder"
+    autoregressive: Annotated[
+        bool, Doc("false: the predecessors' actions are hidden from the decoder.")
+    ] = True
+    decode: Annotated[
+        Literal["auto", "parallel", "cached", "stepwise"],
+        Doc("""how N actions are decoded (see `nets.decoding`); with a ``seed``, ``auto`` is
+        ``parallel``, because a choice by the clock could not be repeated."""),
+    ] = "auto"
+    value_norm_beta: Annotated[
+        float, Ge(0), Le(1), Doc("weight of the running statistics of the returns.")
+    ] = 0.99999
 
-    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "order": tuple(ORDERS),
-        "order_granularity": GRANULARITIES,
-        "next_agent_head": NEXT_AGENT_HEADS,
-        "next_agent_loss": ("product", "sum"),
-        "next_agent_advantage": ("per_agent", "mean"),
-    }
-    _WHOLE: ClassVar[set[str]] = TeamConfig._WHOLE | {"ranking_layers", "first_agent"}
-    _POSITIVE: ClassVar[set[str]] = TeamConfig._POSITIVE | {"ranking_layers"}
-    _NOT_NEGATIVE: ClassVar[set[str]] = TeamConfig._NOT_NEGATIVE | {
-        "ranking_coeff",
-        "first_agent",
-        "alpha1",
-        "alpha2",
-        "order_entropy_coeff",
-    }
 
-    def __init__(self, algo_class: type[Any] | None = None) -> None:
-        super().__init__(algo_class)
-        self.order = "index"
-        self.order_granularity = "step"
-        self.ranking_coeff = 1e-4
-        self.ranking_layers = 2
-        self.share_hidden = False
-        self.next_agent_head = "mlp"
-        self.first_agent = 0
-        self.next_agent_loss = "product"
-        self.next_agent_advantage = "per_agent"
-        self.alpha1 = 1.0
-        self.alpha2 = 1.0
-        self.order_entropy_coeff = 0.0
+class SequentialConfig(TeamConfig, SequentialSettings):
+    """The config of a team whose agents decide one after another."""
+
+    #: The order that the algorithm's loss trains; None: orders that are given.
+    learned_order: ClassVar[str | None] = None
 
     def validate(self) -> None:
         """See `TeamConfig.validate`."""
         super().validate()
-        if self.order == "next_agent" and not self.autoregressive:
+        order_class = ORDERS.resolve(self.order)
+        if self.learned_order is not None and order_class is not ORDERS.resolve(self.learned_order):
             raise UserError(
-                "order 'next_agent' needs autoregressive: true: agents who see no actions cannot "
-                "say who decides next."
+                f"this algorithm learns its order {self.learned_order!r}: for order "
+                f"{self.order!r} write `run: MAT`."
             )
+        learner = order_class.learned_by
+        if self.learned_order is None and learner is not None:
+            value = "" if self.value_function == "encoder" else f", `value: {self.value_function}`"
+            raise UserError(
+                f"order {self.order!r} is learned by the loss of {learner}: write `run: {learner}`"
+                f"{value}."
+            )
+        if self.embed_dim % self.num_heads:
+            raise UserError(
+                f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}."
+            )
+        check_network(
+            self.network,
+            value=self.value_function,
+            order=self.order,
+            autoregressive=self.autoregressive,
+            decode=self.decode,
+            num_heads=self.num_heads,
+            attention=self.attention,
+        )
+
+    @property
+    def value_function(self) -> str:
+        """What each agent's baseline sees: a name of `registry.VALUES`, or an import path."""
+        return self.value
 
     def order_settings(self) -> dict[str, Any]:
         """What the class of the order takes."""
-        settings: dict[str, dict[str, Any]] = {
-            "random": {"granularity": self.order_granularity},
-            "plackett_luce": {"layers": self.ranking_layers, "share_hidden": self.share_hidden},
-            "next_agent": {"head": self.next_agent_head, "first_agent": self.first_agent},
-        }
-        return settings.get(self.order, {})
+        return {"granularity": self.order_granularity} if self.order == "random" else {}
+
+    def value_settings(self) -> dict[str, Any]:
+        """What the class of the value takes, of those settings that this algorithm has."""
+        taken = value_class(self.network, self.value_function).settings
+        names = settings_of(type(self))
+        return {argument: getattr(self, key) for key, argument in taken.items() if key in names}
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """The policy with the parts that this config names."""
+        seeded = self.decode == "auto" and self.seed is not None
+        return RLModuleSpec(
+            module_class=SequentialModule,
+            model_config={
+                "network": self.network,
+                "embed_dim": self.embed_dim,
+                "num_blocks": self.num_blocks,
+                "num_heads": self.num_heads,
+                "attention": self.attention,
+                "order": self.order,
+                "order_settings": self.order_settings(),
+                "value": self.value_function,
+                "autoregressive": self.autoregressive,
+                "decoding": "parallel" if seeded else self.decode,
+                "value_settings": self.value_settings(),
+                "value_norm_beta": self.value_norm_beta,
+            },
+        )

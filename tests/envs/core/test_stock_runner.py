@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_reset_return_type, check_reset_seed_determinism
 from gymnasium.vector import VectorEnv
+from helpers.environments import SMALL
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
-from test_team_env import NUM_ENVS, SMALL
+from test_team_env import NUM_ENVS
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.envs import TeamVectorEnv, check_team_env

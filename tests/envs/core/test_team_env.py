@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import DictInfoToList
+from helpers.environments import SMALL
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.envs import TeamVectorEnv, check_env_config, check_team_env
@@ -20,31 +21,6 @@ from rllib_seqmarl.envs.core.sync_vector import SingleEnv
 from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, make
 from rllib_seqmarl.errors import UserError
 
-# Short episodes, so that many end; small maps, so that little is compiled.
-SMALL: dict[str, dict[str, Any]] = {
-    "smac": {"map_name": "3m", "max_steps": 20, "state": True},
-    "distinct_actions": {"num_agents": 3, "episode_length": 4},
-    "private_cue": {"num_agents": 3, "episode_length": 4},
-    "dubins_car": {
-        "num_agents": 3,
-        "obstacles": 4,
-        "episode_length": 12,
-        "on_collision": "freeze",
-        "neighbours": True,
-        "num_neighbours": 2,
-        "state": True,
-    },
-    "mamujoco": {"scenario": "Pusher", "partition": "3p", "max_episode_steps": 15, "state": True},
-    "mpe": {"task": "predator_prey", "episode_length": 9, "agent_id": True, "state": True},
-    "pettingzoo": {
-        "env": "pettingzoo.sisl.pursuit_v5:parallel_env",
-        "kwargs": {"x_size": 8, "y_size": 8, "n_pursuers": 3, "n_evaders": 4, "max_cycles": 19},
-        "flatten": True,
-        "state": "concatenate",
-    },
-    "multi_agent_env": {"env": "helpers.small_games:Turns"},
-    "football": {"scenario": "academy_pass_and_shoot_with_keeper", "max_episode_steps": 15},
-}
 NUM_ENVS = 4
 
 

@@ -111,6 +111,14 @@ CHANGES = {
         "lacks the weights",
     ),
     "imports": (lambda header: header | {"env": "os:system"}, "os:system.*--trust-imports"),
+    "algorithm imports": (
+        lambda header: header | {"algorithm": "os:system"},
+        "os:system.*--trust-imports",
+    ),
+    "setting imports": (
+        lambda header: header | {"settings": header["settings"] | {"order": "os:getcwd"}},
+        "os:getcwd.*--trust-imports",
+    ),
     "imports within": (
         lambda header: (
             header

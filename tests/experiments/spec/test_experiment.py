@@ -86,9 +86,9 @@ def test_without_a_file():
 
 
 def test_nested_stop_is_flattened(load):
-    (spec,) = load(GOOD.replace("{training_iteration: 3}", "{env_runners: {win_rate: 0.9}}"))
+    (spec,) = load(GOOD.replace("{training_iteration: 3}", "{env_runners: {distinct_ratio: 0.9}}"))
 
-    assert spec.stop == {"env_runners/win_rate": 0.9}
+    assert spec.stop == {"env_runners/distinct_ratio": 0.9}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ BAD = {
     "stop value": (GOOD.replace("iteration: 3", "iteration: many"), "must be a number"),
     "stop type": (GOOD.replace("{training_iteration: 3}", "3"), "expected a mapping"),
     "stop without evaluation": (
-        GOOD.replace("training_iteration", "evaluation/env_runners/win_rate"),
+        GOOD.replace("training_iteration", "evaluation/env_runners/distinct_ratio"),
         "evaluation_interval",
     ),
     "config type": (GOOD.partition("  config")[0] + "  config: 3\n", "'config' must be a mapping"),

@@ -74,10 +74,12 @@ def test_without_a_word_every_trial_runs_to_its_end(load):
     ],
 )
 def test_schedulers_are_those_of_tune(load, text, kind, attributes):
-    scheduler = load(f"scheduler: {text}\n  metric: win_rate\n  mode: min").search.make_scheduler()
+    scheduler = load(
+        f"scheduler: {text}\n  metric: distinct_ratio\n  mode: min"
+    ).search.make_scheduler()
 
     assert type(scheduler) is kind
-    assert (scheduler._metric, scheduler._mode) == ("env_runners/win_rate", "min")
+    assert (scheduler._metric, scheduler._mode) == ("env_runners/distinct_ratio", "min")
     assert {name: getattr(scheduler, name) for name in attributes} == attributes
 
 
@@ -114,7 +116,7 @@ def test_pbt_changes_ranges_by_factors_and_sets_step_by_step(load):
         (f"scheduler: {{{PBT}{{lr: [1, 2]}}}}\n  max_concurrent_trials: 2", "--ray-num-cpus"),
         (f"scheduler: {{{PBT}{{lr: [1, 2]}}}}\n  keep_checkpoints_num: 2", "at least 3 with pbt"),
         ("metric: wins", "'wins' is never reported"),
-        ("metric: evaluation/win_rate", "'evaluation_interval' is not set"),
+        ("metric: evaluation/distinct_ratio", "'evaluation_interval' is not set"),
         ("mode: best", "'mode' must be 'max' or 'min'"),
         ("max_concurrent_trials: 0", "'max_concurrent_trials' must be a whole number"),
         ("schedular: {}", "Did you mean 'scheduler'"),

@@ -99,7 +99,7 @@ def test_random_actions_follow_their_schedule(small: Any, tmp_path: Any) -> None
     ("settings", "message"),
     [
         ({"epsilon": 1.5}, "'epsilon' must lie between 0 and 1"),
-        ({"epsilon": [[0, 2.0], [100, 0.0]]}, "'epsilon' must lie between 0 and 1"),
+        ({"epsilon": [[0, 2.0], [100, 0.0]]}, "values that must lie between 0 and 1"),
         ({"epsilon": [[0, 0.5]]}, "'epsilon' is not a schedule"),
     ],
     ids=lambda value: str(value)[:40],
@@ -112,7 +112,7 @@ def test_refusals(settings: dict[str, Any], message: str, small: Any) -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_rollouts_of_an_older_policy_are_refused(name: str, small: Any) -> None:
-    config = small(name, sample_ahead=True, num_env_runners=1)
+    config = small(name, async_sampling=True, num_env_runners=1)
     with pytest.raises(UserError, match="no ratio corrects this gradient") as caught:
         config.validate()
     assert "\n" not in str(caught.value)

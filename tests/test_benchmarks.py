@@ -1,0 +1,61 @@
+"""Every script of benchmarks/ runs, in its smallest form; what it measures is not looked at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+#: Script -> arguments with which it takes seconds.
+ARGUMENTS = {
+    "decoders.py": "--agents 3 --batches 1 --budget 0.01",
+    "dubins_car_throughput.py": "--seconds 0.01",
+    "mamujoco_throughput.py": "--seconds 0.01 --tasks HalfCheetah:2x3 --envs 2",
+    "many_agents.py": "--agents 8 --cases MAT",
+    "mappo_against_ppo.py": "--steps 2000 --seeds 1",
+    "mappo_throughput.py": "--tables act --rounds 1",
+    "mpe_throughput.py": "--seconds 0.01 --envs 2",
+    "order_cost.py": "--agents 3 --envs 2 --budget 0.01",
+    "overhead.py": "--map 3m --iterations 1 --envs 2 --steps 8 --epochs 1",
+    "scaling.py": (
+        "--env distinct_actions --parts throughput --runners 0 1 --learners 0 --rounds 1 "
+        '--settings {"num_envs_per_env_runner":2,"rollout_fragment_length":4,"num_epochs":1}'
+    ),
+    "smax_throughput.py": "--seconds 0.01 --maps 3m --envs 2",
+    "srsv_cost.py": "--agents 3 --rows 8 --rounds 1",
+    "structure.py": "--algorithms",
+}
+#: Imported by another script, or by a test of its own.
+NOT_RUN = {"scaling_model.py", "scaling_players.py", "seeded_figures.py"}
+#: Scripts that need a simulator.
+SIMULATORS = {
+    "mamujoco_throughput.py": "mujoco",
+    "mpe_throughput.py": "mpe2",
+    "overhead.py": "jaxmarl",
+    "smax_throughput.py": "jaxmarl",
+}
+
+
+def test_all_scripts_are_run() -> None:
+    assert {file.name for file in BENCHMARKS.glob("*.py")} == set(ARGUMENTS) | NOT_RUN
+
+
+@pytest.mark.parametrize("script", ARGUMENTS)
+def test_script_runs(script: str) -> None:
+    if script in SIMULATORS:
+        pytest.importorskip(SIMULATORS[script])
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *ARGUMENTS[script].split()],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
