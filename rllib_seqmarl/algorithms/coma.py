@@ -53,7 +53,7 @@ from rllib_seqmarl.learning.central_q.module import (
     RecurrentOutput,
     living_obs,
 )
-from rllib_seqmarl.nets.critics.credit import counterfactual_advantage
+from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.critics.joint import JointCritic
 from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
@@ -148,6 +148,21 @@ class COMACritic(JointCritic):
         return (self.action_values(state, joint_actions) * joint_actions).sum(-1)
 
 
+def counterfactual_advantage(action_values: Tensor, policy: Tensor, actions: Tensor) -> Tensor:
+    """A^a = Q(u) - sum_u' pi^a(u') Q(u^-a, u') (COMA, eq. 4); its mean under pi^a is zero.
+
+    Args:
+        action_values: Q of each own action, the others' held, [..., A].
+        policy: pi, [..., A].
+        actions: int [...].
+
+    Returns:
+        [...].
+    """
+    chosen = action_values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    return chosen - (policy * action_values).sum(-1)
+
+
 class COMAModule(RecurrentModule):
     """Recurrent agents with COMA's critic."""
 
@@ -177,13 +192,22 @@ class COMALearner(CentralQLearner[CentralQBatch, COMAModule]):
         self, *, module_id: str, config: COMAConfig, batch: CentralQBatch, fwd_out: RecurrentOutput
     ) -> Tensor:
         """-(log pi A + c H), mean over agents and steps (Lemma 1); the critic is constant."""
-        policy = fwd_out.policy
+        policy, weight = fwd_out.policy, batch.policy_weight
         with torch.no_grad():
             taken = F.one_hot(batch.actions, policy.shape[-1]).to(policy.dtype)  # [E, T, N, A]
             state = batch.critic_state.flatten(0, 1)
             q = self.core.critic.action_values(state, taken.flatten(0, 1).unsqueeze(1))
             advantage = counterfactual_advantage(q.view_as(policy), policy, batch.actions)
-        return self.policy_gradient_loss(batch, fwd_out, advantage)
+        policy_loss = -weighted_sum(fwd_out.log_prob.squeeze(-1) * advantage, weight)
+        entropy = weighted_sum(fwd_out.entropy, weight)
+        loss = policy_loss - self.scheduled("entropy_coeff") * entropy
+        self.log_metrics(
+            policy_loss=policy_loss,
+            entropy=entropy,
+            advantage_square=weighted_sum(advantage.square(), weight),
+            total_loss=loss,
+        )
+        return loss
 
 
 class COMA(TeamAlgorithm):

@@ -36,17 +36,15 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.central_q.adaptive_entropy import (
-    AdaptiveEntropyLearner,
-)
 from rllib_seqmarl.learning.central_q.config import AdaptiveEntropySettings, CentralQConfig
+from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.learning.central_q.module import (
     CentralQBatch,
     RecurrentModule,
     RecurrentOutput,
 )
-from rllib_seqmarl.losses import weighted_sum
-from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, held
+from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
+from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, fixed
 from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 
@@ -72,7 +70,7 @@ class LICAConfig(CentralQConfig, LICASettings):
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or LICA)
 
-    def get_default_learner_class(self) -> type[AdaptiveEntropyLearner]:
+    def get_default_learner_class(self) -> type[LICALearner]:
         """The learner of this file."""
         return LICALearner
 
@@ -90,33 +88,26 @@ class LICAModule(RecurrentModule):
         return HypernetworkCritic(state_dim, num_agents, num_actions, width, hypernet)
 
 
-class LICALearner(AdaptiveEntropyLearner[CentralQBatch, RecurrentModule]):
+class LICALearner(CentralQLearner[CentralQBatch, RecurrentModule]):
     """The gradient of the critic, through the probabilities, into the agents."""
 
     batch_class = CentralQBatch
 
     def compute_loss_for_module(
-        self,
-        *,
-        module_id: str,
-        config: LICAConfig,
-        batch: CentralQBatch,
-        fwd_out: RecurrentOutput,
+        self, *, module_id: str, config: LICAConfig, batch: CentralQBatch, fwd_out: RecurrentOutput
     ) -> Tensor:
         """-J, mean over steps; the critic's weights are constants."""
-        policy, entropy = fwd_out.policy, fwd_out.entropy  # [E, T, N, A], [E, T, N]
-        counts = (batch.policy_weight > 0).unsqueeze(-1)
-        policy = torch.where(counts, policy, policy.detach())
+        policy, weight = fwd_out.policy, batch.value_weight  # [E, T, N, A], [E, T]
+        alive = (batch.policy_weight > 0).unsqueeze(-1)
+        policy = torch.where(alive, policy, policy.detach())
         state = batch.critic_state.flatten(0, 1)  # [E T, S]
-        values = held(self.core.critic)(state, policy.flatten(0, 1).unsqueeze(1))  # [E T, 1]
-        weight = batch.value_weight  # [E, T]
-        policy_loss = -weighted_sum(values.view_as(weight), weight)
-        loss = policy_loss - self.entropy_bonus(batch, entropy)
-        self.log_metrics(
-            policy_loss=policy_loss,
-            entropy=weighted_sum(entropy, batch.policy_weight),
-            total_loss=loss,
-        )
+        q = fixed(self.core.critic)(state, policy.flatten(0, 1).unsqueeze(1))  # [E T, 1]
+        policy_loss = -weighted_sum(q.view_as(weight), weight)
+        ratio = adaptive_entropy(fwd_out.entropy, batch.mean_entropy)  # H / stop_gradient(H)
+        bonus = weighted_sum(ratio, batch.policy_weight)
+        loss = policy_loss - self.scheduled("entropy_coeff") * bonus
+        entropy = weighted_sum(fwd_out.entropy, batch.policy_weight)
+        self.log_metrics(policy_loss=policy_loss, entropy=entropy, total_loss=loss)
         return loss
 
 

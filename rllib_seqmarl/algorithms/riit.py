@@ -1,6 +1,6 @@
 """RIIT: LICA's gradient through a monotone mixture of agents' values (Hu et al. 2021).
 
-Recurrent agents as in LICA; what differs is the critic, `nets.critics.FactoredCritic`:
+Recurrent agents as in LICA; what differs is the critic, `FactoredCritic`:
 
     Q_tot(s, v) = mix_s(q(o^1, 1, v^1), .., q(o^N, N, v^N)),   dQ_tot / dq^a >= 0
 
@@ -40,9 +40,8 @@ from typing import Annotated
 
 import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from torch import Tensor
+from torch import Tensor, nn
 
-from rllib_seqmarl.algorithms.lica import LICALearner
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.module import obs_dim
 from rllib_seqmarl.learning.central_q.config import (
@@ -51,10 +50,15 @@ from rllib_seqmarl.learning.central_q.config import (
     ReplayConfig,
     ReplaySettings,
 )
-from rllib_seqmarl.learning.central_q.module import CentralQBatch, RecurrentModule, living_obs
-from rllib_seqmarl.learning.central_q.replay import ReplayLearner
-from rllib_seqmarl.losses import weighted_sum
-from rllib_seqmarl.nets.critics.joint import FactoredCritic
+from rllib_seqmarl.learning.central_q.learner import CentralQLearner
+from rllib_seqmarl.learning.central_q.module import (
+    CentralQBatch,
+    RecurrentModule,
+    RecurrentOutput,
+    living_obs,
+)
+from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
+from rllib_seqmarl.nets.critics.joint import JointCritic, MixingNetwork, fixed, two_layers
 from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 
@@ -90,6 +94,55 @@ class RIITConfig(ReplayConfig, CentralQConfig, RIITSettings):
         return self.module_spec(RIITModule, "critic_dim", "embed_dim")
 
 
+class FactoredCritic(JointCritic):
+    """RIIT's critic (Hu et al. 2021): a value of every agent, mixed as in QMIX.
+
+        Q_tot = mix_s(q_1, .., q_N),   q_i = q(o_i, i, v_i),   dQ_tot / dq_i >= 0
+
+    with one q for all agents, Linear, ReLU, Linear, ReLU, Linear, and hypernetworks of one layer.
+
+    Args:
+        obs_dim: O, length of one agent's observation.
+        state_dim: S, of the state that sets the mixing weights.
+        num_agents: N.
+        num_actions: A.
+        critic_dim: width of q.
+        embed_dim: width of the mixing network.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        state_dim: int,
+        num_agents: int,
+        num_actions: int,
+        critic_dim: int,
+        embed_dim: int,
+    ) -> None:
+        super().__init__()
+        self.num_agents = num_agents
+        self.widths = (num_agents * obs_dim, state_dim)
+        self.agent_value = nn.Sequential(
+            nn.Linear(obs_dim + num_agents + num_actions, critic_dim),
+            nn.ReLU(),
+            two_layers(critic_dim, critic_dim, 1),
+        )
+        self.mixer = MixingNetwork(state_dim, num_agents, embed_dim, (None, None), monotone=True)
+
+    def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
+        """See `JointCritic`; what is read is all observations and then the state, [B, N O + S]."""
+        obs, state = state.split(self.widths, dim=-1)
+        return self.mixer(state, self.agent_values(obs, joint_actions))
+
+    def agent_values(self, obs: Tensor, joint_actions: Tensor) -> Tensor:
+        """All observations [B, N O], joint actions [B, K, N, A] -> q_i [B, K, N]."""
+        slots = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)
+        slots = slots.expand(len(obs), -1, -1)
+        known = torch.cat((obs.unflatten(-1, (self.num_agents, -1)), slots), dim=-1)
+        known = known.unsqueeze(1).expand(-1, joint_actions.shape[1], -1, -1)  # [B, K, N, O + N]
+        return self.agent_value(torch.cat((known, joint_actions), dim=-1)).squeeze(-1)
+
+
 class RIITModule(RecurrentModule):
     """Recurrent agents with a factored critic."""
 
@@ -110,11 +163,13 @@ class RIITModule(RecurrentModule):
         return torch.cat((obs, super().state_of(columns)), dim=-1)
 
 
-class RIITLearner(ReplayLearner[CentralQBatch, RecurrentModule], LICALearner):
+class RIITLearner(CentralQLearner[CentralQBatch, RIITModule]):
     """LICA's gradient; the critic learns from stored sequences too."""
 
+    batch_class = CentralQBatch
+
     def update_minibatch(self, minibatch: CentralQBatch) -> None:
-        """With replay a step of the critic on stored sequences; then LICA's steps."""
+        """With replay a step of the critic on stored sequences; then the steps on the minibatch."""
         stored = self.replayed()
         if stored is not None:
             batch = self.build_train_batch(stored, lambda_=0.0)
@@ -129,8 +184,25 @@ class RIITLearner(ReplayLearner[CentralQBatch, RecurrentModule], LICALearner):
         return 0.5 * loss
 
     def critic_loss(self, batch: CentralQBatch) -> Tensor:
-        """Half of that of `CentralQLearner`."""
+        """L(phi) of the module docstring, mean over steps."""
         return 0.5 * super().critic_loss(batch)
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: RIITConfig, batch: CentralQBatch, fwd_out: RecurrentOutput
+    ) -> Tensor:
+        """-J of the module docstring, mean over steps; the critic's weights are constants."""
+        policy, weight = fwd_out.policy, batch.value_weight  # [E, T, N, A], [E, T]
+        alive = (batch.policy_weight > 0).unsqueeze(-1)
+        policy = torch.where(alive, policy, policy.detach())
+        state = batch.critic_state.flatten(0, 1)  # [E T, S]
+        q = fixed(self.core.critic)(state, policy.flatten(0, 1).unsqueeze(1))  # [E T, 1]
+        policy_loss = -weighted_sum(q.view_as(weight), weight)
+        ratio = adaptive_entropy(fwd_out.entropy, batch.mean_entropy)  # H / stop_gradient(H)
+        bonus = weighted_sum(ratio, batch.policy_weight)
+        loss = policy_loss - self.scheduled("entropy_coeff") * bonus
+        entropy = weighted_sum(fwd_out.entropy, batch.policy_weight)
+        self.log_metrics(policy_loss=policy_loss, entropy=entropy, total_loss=loss)
+        return loss
 
 
 class RIIT(TeamAlgorithm):

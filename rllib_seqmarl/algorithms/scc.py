@@ -6,7 +6,7 @@ in which the agents outside of C act as if they were absent:
 
     phi_i = sum_{C without i} |C|! (N - 1 - |C|)! / N!  [Q(o, u^{C + i}) - Q(o, u^C)]
 
-estimated from ``num_coalitions`` samples M (`nets.credit`). It is used in one of two ways:
+estimated from ``num_coalitions`` samples M. It is used in one of two ways:
 
 - ``mode: policy`` (the default): A^i = phi_i in COMA's policy gradient, -log pi A - c H.
 - ``mode: value``, as in the authors' release: the agents' outputs are values Q_i(tau^i, .), learned
@@ -41,11 +41,14 @@ huawei-noah/xingtian). Deviations, each on purpose:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
@@ -63,20 +66,10 @@ from rllib_seqmarl.learning.central_q.module import (
     RecurrentModule,
     RecurrentOutput,
 )
-from rllib_seqmarl.learning.central_q.replay import ReplayLearner
 from rllib_seqmarl.losses import weighted_sum
-from rllib_seqmarl.nets.critics.credit import (
-    Coalitions,
-    all_coalitions,
-    released_coalitions,
-    sampled_coalitions,
-    shapley_credit,
-)
-from rllib_seqmarl.nets.critics.joint import GroupedCritic
+from rllib_seqmarl.nets.critics.joint import JointCritic
 from rllib_seqmarl.nets.distributions import EpsilonCategorical
 from rllib_seqmarl.settings import Doc, Expects, Gt, OneOf, settings, training_method
-
-SAMPLERS = {"shapley": sampled_coalitions, "released": released_coalitions}
 
 #: Exact credits of this many agents take 4,096 values per step.
 MAX_EXACT = 12
@@ -162,6 +155,50 @@ class SCCConfig(ReplayConfig, CentralQConfig, SCCSettings):
         return self.module_spec(SCCModule, *names)
 
 
+class GroupedCritic(JointCritic):
+    """SCC's Q(o, u): three layers over all agents, or two of each group's and one over all agents.
+
+    Args:
+        state_dim: N O, the observations of all agents.
+        num_agents: N.
+        num_actions: A.
+        critic_dim: width of the hidden layers.
+        groups: how many agents share their layers, by slot; None: no agent has layers of its own.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        num_agents: int,
+        num_actions: int,
+        critic_dim: int,
+        groups: list[int] | None,
+    ) -> None:
+        super().__init__()
+        self.groups = groups or [1]
+        self.num_agents = num_agents if groups else 1
+        inputs = (state_dim + num_agents * num_actions) // self.num_agents
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(inputs, critic_dim),
+                nn.ReLU(),
+                nn.Linear(critic_dim, critic_dim),
+                nn.ReLU(),
+            )
+            for _ in self.groups
+        )
+        self.value = nn.Linear(self.num_agents * critic_dim, 1)
+
+    def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
+        """See `JointCritic`."""
+        batch, count = joint_actions.shape[:2]
+        obs = state.view(batch, 1, self.num_agents, -1).expand(-1, count, -1, -1)
+        actions = joint_actions.reshape(batch, count, self.num_agents, -1)
+        groups = torch.cat((obs, actions), dim=-1).split(self.groups, dim=2)
+        hidden = [layers(x) for layers, x in zip(self.layers, groups, strict=True)]
+        return self.value(torch.cat(hidden, dim=2).flatten(2)).squeeze(-1)
+
+
 class SCCModule(RecurrentModule):
     """Recurrent agents, by mode with policies or with values, and SCC's critic."""
 
@@ -202,6 +239,91 @@ class SCCModule(RecurrentModule):
         return super().policy(logits, mask)
 
 
+class Coalitions(NamedTuple):
+    """Coalitions C of agents, and how the credit of each agent is made of the values Q(C)."""
+
+    present: Tensor  # bool [..., K, N], who belongs to each of the K coalitions
+    weight: Tensor  # [..., K, N], of Q(C) in the credit of each agent; those of an agent sum to 0
+
+
+def all_coalitions(agents: int, device: torch.device | None = None) -> Coalitions:
+    """All 2^N, with Shapley's weights: |C|! (N - 1 - |C|)! / N! for i's joining C."""
+    masks = torch.arange(2**agents, device=device).unsqueeze(-1)
+    present = (masks >> torch.arange(agents, device=device)) % 2 == 1  # [2^N, N]
+    joining = [
+        math.factorial(size) * math.factorial(agents - 1 - size) / math.factorial(agents)
+        for size in range(agents)
+    ]
+    # Of Q(C): with the agent in C, that of its joining the |C| - 1 others; else of joining C.
+    weights = torch.tensor([0.0, *joining, 0.0], device=device)
+    size = present.sum(-1, keepdim=True)
+    return Coalitions(present, torch.where(present, weights[size], -weights[size + 1]))
+
+
+def sampled_coalitions(
+    shape: tuple[int, ...], agents: int, samples: int, generator: torch.Generator
+) -> Coalitions:
+    """M random orders, in which each agent joins those before it: M (N + 1) coalitions.
+
+    Those before an agent are any number of the others, from 0 to N - 1 alike, and any of them, so
+    its credit's expectation is Shapley's. N + 1 values serve all agents, and the credits of each
+    sample add up to Q(all) - Q(none).
+
+    Args:
+        shape: leading axes, with samples of their own.
+        agents: N.
+        samples: M.
+        generator: source of the draws, on the CPU.
+    """
+    place = torch.rand(*shape, samples, 1, agents, generator=generator).argsort(-1)
+    count = torch.arange(agents + 1).unsqueeze(-1)
+    present = place < count  # [*shape, M, N + 1, N]
+    weight = ((place == count - 1).float() - (place == count).float()) / samples
+    return Coalitions(present.flatten(-3, -2), weight.flatten(-3, -2))
+
+
+def released_coalitions(
+    shape: tuple[int, ...], agents: int, samples: int, generator: torch.Generator
+) -> Coalitions:
+    """What SCC's code draws for each agent: 1 to N - 1 of the others are absent, so that the full
+    coalition, COMA's case, never occurs; N > 2. Arguments as of `sampled_coalitions`; 2 M N.
+    """
+    own = torch.eye(agents, dtype=torch.bool)
+    keys = torch.rand(*shape, samples, agents, agents, generator=generator).masked_fill(own, 2.0)
+    absent = torch.randint(1, agents, (*shape, samples, agents, 1), generator=generator)
+    others = keys.argsort(-1).argsort(-1) >= absent  # [*shape, M, N, N], the own slot among them
+    present = torch.stack((others, others & ~own), dim=-2)  # with the agent, without it
+    weight = torch.stack((own.float(), -own.float()), dim=-2) / samples  # [N, 2, N]
+    return Coalitions(present.flatten(-4, -2), weight.expand_as(present).flatten(-4, -2))
+
+
+def shapley_credit(
+    q: Callable[[Tensor], Tensor], actions: Tensor, absent: Tensor, coalitions: Coalitions
+) -> Tensor:
+    """phi_i, the mean of Q(C with i) - Q(C), N + 1 coalitions at a time.
+
+    Args:
+        q: the critic in these states.
+        actions: int [B, N].
+        absent: what stands for the action of an agent that does not belong to C, [B, N, A].
+        coalitions: [K, N], or [B, K, N] where each state has its own.
+
+    Returns:
+        [B, N], in agent slots.
+    """
+    agents = actions.shape[-1]
+    taken = F.one_hot(actions, absent.shape[-1]).to(absent.dtype).unsqueeze(1)  # [B, 1, N, A]
+    credit = torch.zeros_like(absent[..., 0])
+    pieces = (column.split(agents + 1, dim=-2) for column in coalitions)
+    for present, weight in zip(*pieces, strict=True):
+        values = q(torch.where(present.unsqueeze(-1), taken, absent.unsqueeze(1)))  # [B, k]
+        credit = credit + (values.unsqueeze(-1) * weight).sum(-2)
+    return credit
+
+
+SAMPLERS = {"shapley": sampled_coalitions, "released": released_coalitions}
+
+
 @dataclass(kw_only=True)
 class SCCBatch(CentralQBatch):
     """Adds the coalitions of each step."""
@@ -210,7 +332,7 @@ class SCCBatch(CentralQBatch):
     coalition_weight: Tensor | None = None  # of each one's value in the credits, [E, T, K, N]
 
 
-class SCCLearner(ReplayLearner[SCCBatch, SCCModule], CentralQLearner[SCCBatch, SCCModule]):
+class SCCLearner(CentralQLearner[SCCBatch, SCCModule]):
     """Credits by coalitions, for the policy gradient or as targets of the agents' values."""
 
     batch_class = SCCBatch
@@ -245,11 +367,21 @@ class SCCLearner(ReplayLearner[SCCBatch, SCCModule], CentralQLearner[SCCBatch, S
         """-(log pi phi + c H) or (Q_i - phi)^2, mean over agents and steps; Q is constant."""
         with torch.no_grad():
             credit = self._credit(batch, fwd_out.policy)
-        if config.mode == "policy":
-            return self.policy_gradient_loss(batch, fwd_out, credit)
-        values = fwd_out.logits.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
-        loss = weighted_sum((values - credit).square(), batch.policy_weight)
-        self.log_metrics(credit_mean=weighted_sum(credit, batch.policy_weight), total_loss=loss)
+        weight = batch.policy_weight
+        if config.mode == "value":
+            values = fwd_out.logits.gather(-1, batch.actions.unsqueeze(-1)).squeeze(-1)
+            loss = weighted_sum((values - credit).square(), weight)
+            self.log_metrics(credit_mean=weighted_sum(credit, weight), total_loss=loss)
+            return loss
+        policy_loss = -weighted_sum(fwd_out.log_prob.squeeze(-1) * credit, weight)
+        entropy = weighted_sum(fwd_out.entropy, weight)
+        loss = policy_loss - self.scheduled("entropy_coeff") * entropy
+        self.log_metrics(
+            policy_loss=policy_loss,
+            entropy=entropy,
+            advantage_square=weighted_sum(credit.square(), weight),
+            total_loss=loss,
+        )
         return loss
 
     def _credit(self, batch: SCCBatch, policy: Tensor) -> Tensor:

@@ -48,31 +48,28 @@ Deviations, each on purpose:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
+import torch.nn.functional as F
 from torch import Tensor
 
 from rllib_seqmarl.algorithms.lica import LICAConfig, LICASettings
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.batch import SET_LATER
-from rllib_seqmarl.learning.central_q.adaptive_entropy import AdaptiveEntropyLearner
+from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.learning.central_q.module import (
     CentralQBatch,
+    Path,
     RecurrentModule,
     RecurrentOutput,
 )
-from rllib_seqmarl.nets.critics.contributions import (
-    Path,
-    of_previous_episode,
-    over_windows,
-    path_contributions,
-)
-from rllib_seqmarl.nets.critics.credit import counterfactual_credit, sequential_credit
+from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
+from rllib_seqmarl.nets.critics.joint import JointCritic
 from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 #: What orders of evaluation depend on beside the present rollout; the key in checkpoints.
@@ -133,6 +130,173 @@ class SeCAConfig(LICAConfig, SeCASettings):
         return SeCALearner
 
 
+# Functions of this section: B states, N agents, A discrete actions; joint actions are [B, K, N, A],
+# see `nets.critics.joint`; ``q`` is the critic in given states, [B, K, N, A] -> [B, K]; an order is
+# int [B, N]: ``order[b, k]`` is the slot of the agent that is evaluated k-th.
+
+Q = Callable[[Tensor], Tensor]
+
+
+def ranks(order: Tensor) -> Tensor:
+    """When each agent is evaluated, from 0: int [B, N] by place -> int [B, N] by slot."""
+    places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter(-1, order, places)
+
+
+def action_policy_vectors(actions: Tensor, policy: Tensor, order: Tensor) -> Tensor:
+    """v^{1:k} = [u^1 .. u^k, pi^{k+1} .. pi^N] for k = 0 .. N (SeCA, sec. 3.2, policy learning).
+
+    Args:
+        actions: that were taken, int [B, N].
+        policy: probabilities pi, [B, N, A].
+        order: int [B, N].
+
+    Returns:
+        [B, N + 1, N, A], in agent slots.
+    """
+    taken = F.one_hot(actions, policy.shape[-1]).to(policy.dtype)
+    count = torch.arange(actions.shape[-1] + 1, device=actions.device)
+    known = ranks(order).unsqueeze(1) < count.unsqueeze(-1)  # [B, N + 1, N]
+    return torch.where(known.unsqueeze(-1), taken.unsqueeze(1), policy.unsqueeze(1))
+
+
+def sequential_credit(q: Q, actions: Tensor, policy: Tensor, order: Tensor) -> Tensor:
+    """A^{a_i} = Q(v^{1:i}) - Q(v^{1:i-1}) (SeCA, eq. 5 with probabilities in place of sums).
+
+    N + 1 values serve all agents, and the credits of a step add up to Q(u) - Q(pi). For a
+    multilinear Q this is eq. 5 itself; else an approximation.
+
+    Args:
+        q: the critic in these states.
+        actions: int [B, N].
+        policy: [B, N, A].
+        order: int [B, N].
+
+    Returns:
+        [B, N], in agent slots.
+    """
+    values = q(action_policy_vectors(actions, policy, order))  # [B, N + 1]
+    return values.diff(dim=-1).gather(-1, ranks(order))
+
+
+def counterfactual_credit(q: Q, actions: Tensor, policy: Tensor) -> Tensor:
+    """A^a = Q(u) - Q(u with pi^a in the slot of a): COMA's advantage (eq. 3) on SeCA's critic.
+
+    Args:
+        q: the critic in these states.
+        actions: int [B, N].
+        policy: [B, N, A].
+
+    Returns:
+        [B, N], in agent slots.
+    """
+    agents = actions.shape[-1]
+    taken = F.one_hot(actions, policy.shape[-1]).to(policy.dtype).unsqueeze(1)  # [B, 1, N, A]
+    own = torch.eye(agents, dtype=torch.bool, device=actions.device).unsqueeze(-1)  # [N, N, 1]
+    baselines = torch.where(own, policy.unsqueeze(1), taken)  # [B, N, N, A]
+    values = q(torch.cat((taken, baselines), dim=1))  # [B, N + 1]
+    return values[:, :1] - values[:, 1:]
+
+
+def path_contributions(
+    critic: JointCritic, path: Path, points: int, piece: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """c^a of each step of the path, which runs straight from (s_t, pi_t) to the next.
+
+        c^a_t = mean_k < dQ/dpi^a (s_t + alpha_k ds, pi_t + alpha_k dpi), dpi^a >
+
+    at the midpoints alpha_k = (k + 1/2) / K. With the state held, the c^a of a path add up to the
+    difference of Q between its ends, up to the error of the midpoint rule.
+
+    Args:
+        critic: Q.
+        path: E sequences.
+        points: K.
+        piece: steps of the path that are taken at once, to bound memory; None for all.
+
+    Returns:
+        Contributions [E, T, N], and what else Q changes by at each step, the state's share [E, T];
+        both 0 where the episode ends.
+    """
+    alpha = (torch.arange(points, device=path.state.device) + 0.5) / points
+    alpha = torch.cat((alpha.new_zeros(1), alpha, alpha.new_ones(1)))  # [K + 2], with both ends
+    found = []
+    columns = (path.state[:, :-1], path.state[:, 1:], path.policy[:, :-1], path.policy[:, 1:])
+    size = piece or path.not_done.numel()
+    for state, next_state, policy, next_policy in zip(
+        *(column.flatten(0, 1).split(size) for column in columns), strict=True
+    ):
+        states = torch.lerp(state.unsqueeze(1), next_state.unsqueeze(1), alpha.view(-1, 1))
+        step = next_policy - policy  # [B, N, A]
+        with torch.enable_grad():
+            vectors = policy.unsqueeze(1) + alpha.view(-1, 1, 1) * step.unsqueeze(1)
+            vectors = vectors.detach().requires_grad_()  # [B, K + 2, N, A]
+            values = critic(states.flatten(0, 1), vectors.flatten(0, 1).unsqueeze(1))
+            values = values.view(-1, points + 2)
+            (gradient,) = torch.autograd.grad(values[:, 1:-1].mean(1).sum(), vectors)
+        own = (gradient.sum(1) * step).sum(-1)  # [B, N]
+        found.append((own, (values[:, -1] - values[:, 0]).detach() - own.sum(-1)))
+    over = ~path.not_done
+    contributions, beside = (torch.cat(parts) for parts in zip(*found, strict=True))
+    contributions = contributions.view(*over.shape, -1).masked_fill(over.unsqueeze(-1), 0.0)
+    return contributions, beside.view_as(over).masked_fill(over, 0.0)
+
+
+def over_windows(
+    contributions: Tensor, is_first: Tensor, not_done: Tensor, window: int | None
+) -> Tensor:
+    """For every step the contributions of its window, [E, T, N].
+
+    An episode's last step has no contributions of its own: it is of the window before, however
+    long that is.
+
+    Args:
+        contributions: [E, T, N].
+        is_first: bool [E, T].
+        not_done: bool [E, T], whether the episode has a next step.
+        window: steps per window, counted from the beginning of the episode or of the block; None
+            for whole episodes.
+    """
+    begins = is_first
+    if window is not None:
+        t = torch.arange(is_first.shape[1], device=is_first.device)
+        since = t - torch.where(is_first, t, 0).cummax(dim=1).values  # [E, T]
+        begins = is_first | ((since % window == 0) & not_done)
+    totals, group = _totals(contributions, begins)
+    return totals.gather(1, group)
+
+
+def of_previous_episode(
+    contributions: Tensor, is_first: Tensor, carried: Tensor
+) -> tuple[Tensor, Tensor]:
+    """For every step the contributions of the world's previous episode, [E, T, N].
+
+    Args:
+        contributions: [E, T, N].
+        is_first: bool [E, T].
+        carried: [2, E, N], from the block before: the contributions of the episode that was under
+            way there, so far, and those of the episode before it. Random numbers at first.
+
+    Returns:
+        Those of each step, and what to carry into the next block.
+    """
+    totals, group = _totals(contributions, is_first)
+    totals[:, 0] += carried[0]
+    before = torch.cat((carried[1].unsqueeze(1), totals[:, :-1]), dim=1)
+    scores = before.gather(1, group)
+    return scores, torch.stack((totals.gather(1, group)[:, -1], scores[:, -1]))
+
+
+def _totals(x: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums [E, T + 1, N] of ``x`` over groups of steps, and each step's group, int [E, T, N].
+
+    A group begins where ``begins`` says; group 0 is what was there before the first beginning.
+    """
+    group = begins.cumsum(dim=1).unsqueeze(-1).expand_as(x)
+    worlds, steps, agents = x.shape
+    return x.new_zeros(worlds, steps + 1, agents).scatter_add(1, group, x), group
+
+
 @dataclass(kw_only=True)
 class SeCABatch(CentralQBatch):
     """Adds the order in which the agents are evaluated."""
@@ -140,7 +304,7 @@ class SeCABatch(CentralQBatch):
     order: Tensor = SET_LATER  # slots, int [E, T, N]
 
 
-class SeCALearner(AdaptiveEntropyLearner[SeCABatch, RecurrentModule]):
+class SeCALearner(CentralQLearner[SeCABatch, RecurrentModule]):
     """Score-function gradient with the advantage of a sequential evaluation."""
 
     batch_class = SeCABatch
@@ -167,7 +331,7 @@ class SeCALearner(AdaptiveEntropyLearner[SeCABatch, RecurrentModule]):
         contributions = self._contributions(path)
         if self.config.order_source == "own_episode":
             window = self.config.order_window
-            return over_windows(contributions, batch.is_first, path.goes_on, window)
+            return over_windows(contributions, batch.is_first, path.not_done, window)
         before = extra.get(EVALUATION_SCORES)
         if before is None or before.shape[1] != len(contributions):
             draw = torch.rand(2, *contributions[:, 0].shape, generator=self.generator)
@@ -185,9 +349,7 @@ class SeCALearner(AdaptiveEntropyLearner[SeCABatch, RecurrentModule]):
                 self.core.critic, path, config.path_points, config.micro_batch_size
             )
         share = beside.abs().sum() / (beside + contributions.sum(-1)).abs().sum().clamp(min=1e-12)
-        self.metrics.log_value(
-            (DEFAULT_MODULE_ID, "state_share"), float(share), reduce="mean", window=1
-        )
+        self.log_once(state_share=float(share))
         return contributions
 
     # -- loss --------------------------------------------------------------------------------
@@ -203,7 +365,17 @@ class SeCALearner(AdaptiveEntropyLearner[SeCABatch, RecurrentModule]):
                 advantage = sequential_credit(q, actions, policy, batch.order.flatten(0, 1))
             else:
                 advantage = counterfactual_credit(q, actions, policy)
-        return self.policy_gradient_loss(batch, fwd_out, advantage.view_as(batch.actions))
+        advantage, weight = advantage.view_as(batch.actions), batch.policy_weight
+        policy_loss = -weighted_sum(fwd_out.log_prob.squeeze(-1) * advantage, weight)
+        ratio = adaptive_entropy(fwd_out.entropy, batch.mean_entropy)  # H / stop_gradient(H)
+        loss = policy_loss - self.scheduled("entropy_coeff") * weighted_sum(ratio, weight)
+        self.log_metrics(
+            policy_loss=policy_loss,
+            entropy=weighted_sum(fwd_out.entropy, weight),
+            advantage_square=weighted_sum(advantage.square(), weight),
+            total_loss=loss,
+        )
+        return loss
 
 
 class SeCA(TeamAlgorithm):

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.critics import A, N, everything, table
 from helpers.learners import gradients, learner_of
 from torch import Tensor
 
-from rllib_seqmarl.algorithms.coma import COMACritic
+from rllib_seqmarl.algorithms.coma import COMACritic, counterfactual_advantage
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.rollout_batch import (
     ALIVE,
@@ -22,6 +23,29 @@ from rllib_seqmarl.rollout.rollout_batch import (
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
 GAME = {"episode_length": 3, "num_agents": 3}
+
+
+def test_counterfactual_advantage_is_comas_and_has_no_mean() -> None:
+    """Equation 4 by plain loops; over an agent's own actions, the others' held, its mean is 0."""
+    q = table()
+    actions, policy, _ = everything()
+    values = torch.stack(  # Q of every own action, [A^N, N, A]
+        [
+            torch.stack([q[(*u[:i], slice(None), *u[i + 1 :])] for i in range(N)])
+            for u in actions.tolist()
+        ]
+    )
+    advantage = counterfactual_advantage(values, policy, actions)
+    for row, u in zip(advantage, actions.tolist(), strict=True):
+        for i in range(N):
+            baseline = sum(policy[0, i, a] * q[(*u[:i], a, *u[i + 1 :])] for a in range(A))
+            torch.testing.assert_close(row[i], q[tuple(u)] - baseline)
+    per_agent = advantage.view(*(A,) * N, N)
+    for i in range(N):
+        own = policy[0, i].view(*(A if j == i else 1 for j in range(N)))
+        mean = (own * per_agent[..., i]).sum(i)
+        torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-12, rtol=0)
+        assert per_agent[..., i].abs().min() > 1e-3
 
 
 def build(small: Any, **settings: Any) -> tuple[Any, Any]:

@@ -13,14 +13,55 @@ from numpy.typing import NDArray
 from ray import tune
 
 from rllib_seqmarl import registry
+from rllib_seqmarl.algorithms.riit import FactoredCritic
 from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.central_q.module import RecurrentOutput
+from rllib_seqmarl.nets.critics.joint import HypernetworkCritic
 from rllib_seqmarl.rollout.rollout_batch import ALIVE
 
 #: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
 GAME = {"episode_length": 3, "num_agents": 3}
 REPLAY = {"replay_capacity": 12, "replay_batch_size": 10}
+
+
+B, K, N, A, S, E, D = 5, 4, 3, 2, 6, 8, 7
+
+
+def test_factored_critic_is_the_formula() -> None:
+    """q(o_i, i, v_i) of every agent, and elu(q |W1(s)| + b1(s)) . |w2(s)| + b2(s) of them."""
+    torch.manual_seed(0)
+    critic = FactoredCritic(D, S, N, A, 16, E)
+    obs, state, vectors = torch.randn(B, N, D), torch.randn(B, S), torch.rand(B, K, N, A)
+    values = critic(torch.cat((obs.flatten(1), state), dim=-1), vectors)
+    mixer = critic.mixer
+    for b in range(B):
+        weight1 = mixer.weight1(state[b]).view(N, E).abs()
+        for k in range(K):
+            each = []
+            for i in range(N):
+                slot = torch.eye(N)[i]
+                each.append(critic.agent_value(torch.cat((obs[b, i], slot, vectors[b, k, i]))))
+            hidden = torch.cat(each) @ weight1 + mixer.bias1(state[b])
+            hidden = torch.where(hidden > 0, hidden, hidden.exp() - 1)
+            expected = hidden @ mixer.weight2(state[b]).abs() + mixer.bias2(state[b])
+            torch.testing.assert_close(values[b, k], expected[0])
+
+
+def test_factored_critic_is_monotone_in_every_agents_value() -> None:
+    torch.manual_seed(0)
+    mixer = FactoredCritic(D, S, N, A, 16, E).mixer
+    state = 10 * torch.randn(1000, S)
+    assert (mixer.weight1(state) < 0).any()
+    assert (mixer.weight2(state) < 0).any()
+    values = (10 * torch.randn(1000, K, N)).requires_grad_()
+    (slope,) = torch.autograd.grad(mixer(state, values).sum(), values)
+    assert (slope >= 0).all()
+    assert slope.mean() > 0.1
+    free = HypernetworkCritic(S, N, A, E, 16)
+    vectors = torch.rand(1000, K, N, A, requires_grad=True)
+    (slope,) = torch.autograd.grad(free(state, vectors).sum(), vectors)
+    assert (slope < 0).any()
 
 
 def build(small: Any, **settings: Any) -> tuple[Any, Any]:

@@ -9,9 +9,8 @@ import torch
 from helpers.learners import gradients, learner_of
 from torch import Tensor
 
+from rllib_seqmarl.algorithms.scc import GroupedCritic, all_coalitions, shapley_credit
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.nets.critics.credit import all_coalitions, shapley_credit
-from rllib_seqmarl.nets.critics.joint import GroupedCritic
 
 GAME = {"episode_length": 3, "num_agents": 3}
 VALUE = {"mode": "value", "entropy_coeff": 0.0, "lambda_": 0.0}

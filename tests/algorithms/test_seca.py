@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers.learners import gradients, learner_of
 
+from rllib_seqmarl.algorithms.seca import counterfactual_credit, sequential_credit
 from rllib_seqmarl.envs.core.contract import observation_space
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.central_q.module import state_dim
-from rllib_seqmarl.nets.critics.credit import counterfactual_credit, sequential_credit
 from rllib_seqmarl.rollout.rollout_batch import (
     ALIVE,
     REWARD,

@@ -15,8 +15,7 @@ from typing_extensions import Self
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.advantages import AdvantageBatch, Trajectory
-from rllib_seqmarl.learning.base.module import TeamModule, action_spec, obs_dim
-from rllib_seqmarl.learning.central_q.module import NO_STATE
+from rllib_seqmarl.learning.base.module import NO_STATE, TeamModule, action_spec, obs_dim
 from rllib_seqmarl.nets.agents.stacked import AgentNetwork, Memory, StackedParameter
 from rllib_seqmarl.nets.distributions import (
     ActionDistribution,

@@ -13,12 +13,33 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 from typing_extensions import Self
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.transformer.model import ActionSpec
 from rllib_seqmarl.rollout.rollout_batch import IS_FIRST, OBS
 
 #: Name of the entropy, [B, N], in what ``forward_train`` returns.
 ENTROPY = "entropy"
+
+
+NO_STATE = (
+    "the critic reads the environment's state, and this environment has none: set `state` in "
+    "env_config where the environment offers it (`state: true`), or the config key "
+    "`state: observations` for the concatenated observations of all agents."
+)
+
+
+def require_state(config: Any) -> None:
+    """Refuses a config whose critic reads a state that the environment is not asked to give.
+
+    Of the user's own environments only their spaces tell, when the module is built.
+
+    Raises:
+        UserError: says what to set.
+    """
+    stateless = config.env_config.get("state") in (None, False, "none")
+    if config.state.startswith("environment") and config.env in registry.ENVIRONMENTS and stateless:
+        raise UserError(NO_STATE)
 
 
 def action_spec(space: spaces.Space[Any]) -> ActionSpec:

@@ -8,7 +8,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.config import TeamConfig, TeamSettings
-from rllib_seqmarl.learning.central_q.module import RecurrentModule, require_state
+from rllib_seqmarl.learning.base.module import require_state
+from rllib_seqmarl.learning.central_q.module import RecurrentModule
 from rllib_seqmarl.settings import Doc, Ge, Gt, Le, OneOf, Schedulable, settings
 
 

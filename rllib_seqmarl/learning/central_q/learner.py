@@ -14,15 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rllib_seqmarl.learning.base.learner import TeamLearner
+from rllib_seqmarl.learning.central_q.config import AdaptiveEntropySettings, ReplaySettings
 from rllib_seqmarl.learning.central_q.module import (
     LAST_ACTIONS,
     CentralQBatch,
+    Path,
     RecurrentModule,
-    RecurrentOutput,
 )
+from rllib_seqmarl.learning.central_q.replay import SequenceStore
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.agents.recurrent import HIDDEN, PREVIOUS_ACTIONS, Unrolled, previous_actions
-from rllib_seqmarl.nets.critics.contributions import Path
 from rllib_seqmarl.nets.distributions import EpsilonCategorical
 from rllib_seqmarl.returns import td_lambda
 from rllib_seqmarl.rollout.rollout_batch import (
@@ -40,6 +41,9 @@ from rllib_seqmarl.rollout.rollout_batch import (
     RolloutBatch,
 )
 
+#: Part of the state of a learner with replay.
+REPLAY = "replay"
+
 BatchT = TypeVar("BatchT", bound=CentralQBatch)
 ModuleT = TypeVar("ModuleT", bound=RecurrentModule)
 
@@ -50,12 +54,23 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
     The critic learns the TD(lambda) targets of its target copy. An algorithm adds the agents' loss,
     ``compute_loss_for_module``, in which the critic's weights must be constants.
 
+    ``approx_kl`` is not logged: the rollout is of the policy before the agents' only step on it,
+    where the ratio is 1, and no loss here has a ratio.
+
     Attributes:
         batch_class: what `build_train_batch` returns.
+        store: of sequences for replay, where the algorithm has ``replay_capacity``.
     """
 
     schedules = ("entropy_coeff", "epsilon")
     batch_class: type[BatchT]
+    store: SequenceStore | None
+
+    def build(self) -> None:
+        """See `TeamLearner.build`."""
+        super().build()
+        replay = isinstance(self.config, ReplaySettings)
+        self.store = SequenceStore(self.config.replay_capacity) if replay else None
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """One for the agents and one for the critic, whose gradients are clipped apart."""
@@ -195,11 +210,51 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
         parts = zip(states.split(size), vectors.split(size), strict=True)
         return torch.cat([critic(s, v) for s, v in parts]).unflatten(0, shape)
 
+    # -- replay ------------------------------------------------------------------------------
+
+    def on_rollout(self, rollout: RolloutBatch) -> None:
+        """With replay: stores the rollout."""
+        if self.store is not None:
+            self.store.add(rollout)
+
+    def replayed(self) -> RolloutBatch | None:
+        """``replay_batch_size`` stored sequences; None while any learner has fewer."""
+        if self.store is None:
+            return None
+        size: int = self.config.replay_batch_size
+        fewest = -self.max_over_learners(-len(self.store))
+        return self.store.draw(size, self.generator) if fewest >= size else None
+
+    def get_state(
+        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
+    ) -> Any:
+        """See `TeamLearner.get_state`; the stored sequences go with it."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self.store is not None and self._check_component(REPLAY, components, not_components):
+            state[REPLAY] = self.store.get_state()
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `get_state` gave, as far as it is there."""
+        super().set_state(state)
+        if self.store is not None and REPLAY in state:
+            self.store.set_state(state[REPLAY])
+
     # -- losses ------------------------------------------------------------------------------
 
     def prepare_minibatch(self, minibatch: BatchT) -> BatchT:
-        """The weights of each agent's terms and of each step's."""
-        return self.with_weights(minibatch, minibatch.targets)
+        """The weights of all terms and, with ``entropy_ratio: batch``, the mean entropy."""
+        minibatch = self.with_weights(minibatch, minibatch.targets)
+        config = self.config
+        if not isinstance(config, AdaptiveEntropySettings) or config.entropy_ratio == "sample":
+            return minibatch
+        with torch.no_grad(), self.network_time():
+            entropies = [
+                weighted_sum(self.core.forward_train(some).entropy, some.policy_weight)
+                for some in self.micro_batches(minibatch)
+            ]
+        mean = self.sum_over_learners(torch.stack(entropies).sum()) / self.num_shares
+        return minibatch.replace(mean_entropy=mean)
 
     def update_minibatch(self, minibatch: BatchT) -> None:
         """Steps of the critic, each followed by its target copy, and one of the agents."""
@@ -211,14 +266,15 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
     def critic_step(self, minibatch: BatchT, loss: Callable[[BatchT], Tensor]) -> None:
         """A gradient step of the critic, and the update of its target copy."""
         self.gradient_step(minibatch, loss)
-        self.core.target.follow(self.core.critic)
+        self.core.target.update_target(self.core.critic)
 
     def taken_values(self, batch: BatchT) -> Tensor:
         """Q(s, u) of the actions taken, [E, T(, N)]."""
         core, targets = self.core, batch.targets
         taken = F.one_hot(batch.actions, core.agent.num_actions).to(targets.dtype)
         state = batch.critic_state.flatten(0, 1)  # [E T, S]
-        return core.critic(state, taken.flatten(0, 1).unsqueeze(1)).view_as(targets)
+        values: Tensor = core.critic(state, taken.flatten(0, 1).unsqueeze(1))
+        return values.view_as(targets)
 
     def critic_loss(self, batch: BatchT) -> Tensor:
         """(y - Q(s, u))^2 (SeCA, eq. 12), mean over steps, or steps and agents."""
@@ -229,27 +285,11 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
         self.log_metrics(vf_loss=loss / steps, q_mean=mean / steps)
         return loss
 
-    def policy_gradient_loss(
-        self, batch: BatchT, forward: RecurrentOutput, advantage: Tensor
-    ) -> Tensor:
-        """-(log pi A) and the entropy's share, mean over agents and steps.
-
-        Args:
-            batch: what `prepare_minibatch` returned.
-            forward: of the module.
-            advantage: A, a constant, [E, T, N].
-        """
-        weight, entropy = batch.policy_weight, forward.entropy
-        policy_loss = -weighted_sum(forward.log_prob.squeeze(-1) * advantage, weight)
-        loss = policy_loss - self.entropy_bonus(batch, entropy)
-        self.log_metrics(
-            policy_loss=policy_loss,
-            entropy=weighted_sum(entropy, weight),
-            advantage_square=weighted_sum(advantage.square(), weight),
-            total_loss=loss,
-        )
-        return loss
-
-    def entropy_bonus(self, batch: BatchT, entropy: Tensor) -> Tensor:
-        """c H, mean over agents and steps; ``entropy`` is H of each agent, [E, T, N]."""
-        return self.scheduled("entropy_coeff") * weighted_sum(entropy, batch.policy_weight)
+    def log_batch(self, batch: BatchT) -> None:
+        """Logs how much of the targets the critic explains."""
+        with torch.no_grad(), self.network_time():
+            values = torch.cat([self.taken_values(some) for some in self.micro_batches(batch)])
+        counted = torch.ones_like(values, dtype=torch.bool)
+        if self.config.use_value_active_mask:
+            counted = batch.alive
+        self.log_explained_variance(values, batch.targets, counted)

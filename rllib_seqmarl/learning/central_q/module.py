@@ -12,10 +12,9 @@ from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.batch import TrainBatch
-from rllib_seqmarl.learning.base.module import TeamModule, action_spec, obs_dim
+from rllib_seqmarl.learning.base.module import NO_STATE, TeamModule, action_spec, obs_dim
 from rllib_seqmarl.nets.agents.recurrent import (
     RecurrentAgent,
     previous_actions,
@@ -37,25 +36,6 @@ LAST_ACTIONS = "last_actions"
 
 #: What a central critic reads: the environment's ``state``, or all agents' observations.
 CRITIC_STATES = ("environment", "observations")
-
-NO_STATE = (
-    "the critic reads the environment's state, and this environment has none: set `state` in "
-    "env_config where the environment offers it (`state: true`), or the config key "
-    "`state: observations` for the concatenated observations of all agents."
-)
-
-
-def require_state(config: Any) -> None:
-    """Refuses a config whose critic reads a state that the environment is not asked to give.
-
-    Of the user's own environments only their spaces tell, when the module is built.
-
-    Raises:
-        UserError: says what to set.
-    """
-    stateless = config.env_config.get("state") in (None, False, "none")
-    if config.state.startswith("environment") and config.env in registry.ENVIRONMENTS and stateless:
-        raise UserError(NO_STATE)
 
 
 def state_dim(space: spaces.Dict, source: str) -> int:
@@ -83,7 +63,7 @@ class CentralQBatch(TrainBatch):
     hidden: Tensor  # the agents' recurrent state before the first step, [E, N, H]
     previous_actions: Tensor  # what they did before the first step, int [E, N]
     critic_state: Tensor  # what the critic reads beside the joint action, [E, T, S]
-    entropy_level: Tensor | None = None  # what the entropy is divided by, a scalar
+    mean_entropy: Tensor | None = None  # of the minibatch, a scalar; see ``entropy_ratio``
 
 
 class RecurrentOutput(NamedTuple):
@@ -93,6 +73,14 @@ class RecurrentOutput(NamedTuple):
     entropy: Tensor  # [E, T, N]
     policy: Tensor  # probabilities, [E, T, N, A]
     logits: Tensor  # [E, T, N, A]
+
+
+class Path(NamedTuple):
+    """What the agents went through in T steps; the last of the T + 1 points follows them."""
+
+    state: Tensor  # [E, T + 1, S]
+    policy: Tensor  # [E, T + 1, N, A], probabilities with which they acted
+    not_done: Tensor  # bool [E, T], whether point t + 1 is of the same episode as point t
 
 
 class RecurrentModule(TeamModule):

@@ -12,10 +12,7 @@ from typing import Any
 import torch
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.base.learner import BatchT, ModuleT, TeamLearner
 from rllib_seqmarl.rollout.rollout_batch import REWARD, FinalObservations, RolloutBatch, concatenate
-
-REPLAY = "replay"
 
 
 class SequenceStore:
@@ -76,37 +73,3 @@ def _copy(block: RolloutBatch) -> RolloutBatch:
         final,
         {name: value.copy() for name, value in block.recurrent_state.items()},
     )
-
-
-class ReplayLearner(TeamLearner[BatchT, ModuleT]):
-    """Keeps rollouts, for an algorithm that learns from `replayed` ones too."""
-
-    def build(self) -> None:
-        """See `TeamLearner.build`."""
-        super().build()
-        self.store = SequenceStore(self.config.replay_capacity)
-
-    def on_rollout(self, rollout: RolloutBatch) -> None:
-        """Stores the rollout."""
-        self.store.add(rollout)
-
-    def replayed(self) -> RolloutBatch | None:
-        """``replay_batch_size`` stored sequences; None while a learner has fewer."""
-        size: int = self.config.replay_batch_size
-        fewest = -self.max_over_learners(-len(self.store))
-        return self.store.draw(size, self.generator) if fewest >= size else None
-
-    def get_state(
-        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
-    ) -> Any:
-        """See `TeamLearner.get_state`; what is stored goes with it."""
-        state = super().get_state(components, not_components=not_components, **kwargs)
-        if self._check_component(REPLAY, components, not_components):
-            state[REPLAY] = self.store.get_state()
-        return state
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Takes over what `get_state` gave, as far as it is there."""
-        super().set_state(state)
-        if REPLAY in state:
-            self.store.set_state(state[REPLAY])

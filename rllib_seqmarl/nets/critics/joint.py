@@ -119,57 +119,8 @@ class HypernetworkCritic(JointCritic):
         return self.mixer(state, joint_actions.flatten(2))
 
 
-class FactoredCritic(JointCritic):
-    """RIIT's critic (Hu et al. 2021): a value of every agent, mixed as in QMIX.
-
-        Q_tot = mix_s(q_1, .., q_N),   q_i = q(o_i, i, v_i),   dQ_tot / dq_i >= 0
-
-    with one q for all agents, Linear, ReLU, Linear, ReLU, Linear, and hypernetworks of one layer.
-
-    Args:
-        obs_dim: O, length of one agent's observation.
-        state_dim: S, of the state that sets the mixing weights.
-        num_agents: N.
-        num_actions: A.
-        critic_dim: width of q.
-        embed_dim: width of the mixing network.
-    """
-
-    def __init__(
-        self,
-        obs_dim: int,
-        state_dim: int,
-        num_agents: int,
-        num_actions: int,
-        critic_dim: int,
-        embed_dim: int,
-    ) -> None:
-        super().__init__()
-        self.num_agents = num_agents
-        self.widths = (num_agents * obs_dim, state_dim)
-        self.agent_value = nn.Sequential(
-            nn.Linear(obs_dim + num_agents + num_actions, critic_dim),
-            nn.ReLU(),
-            two_layers(critic_dim, critic_dim, 1),
-        )
-        self.mixer = MixingNetwork(state_dim, num_agents, embed_dim, (None, None), monotone=True)
-
-    def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
-        """See `JointCritic`; what is read is all observations and then the state, [B, N O + S]."""
-        obs, state = state.split(self.widths, dim=-1)
-        return self.mixer(state, self.agent_values(obs, joint_actions))
-
-    def agent_values(self, obs: Tensor, joint_actions: Tensor) -> Tensor:
-        """All observations [B, N O], joint actions [B, K, N, A] -> q_i [B, K, N]."""
-        slots = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)
-        slots = slots.expand(len(obs), -1, -1)
-        known = torch.cat((obs.unflatten(-1, (self.num_agents, -1)), slots), dim=-1)
-        known = known.unsqueeze(1).expand(-1, joint_actions.shape[1], -1, -1)  # [B, K, N, O + N]
-        return self.agent_value(torch.cat((known, joint_actions), dim=-1)).squeeze(-1)
-
-
-def held(critic: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """The critic as a function through which gradients pass that stop before its weights."""
+def fixed(critic: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """The critic as a function of its inputs: its weights are constants and get no gradient."""
     weights = {name: weight.detach() for name, weight in critic.named_parameters()}
 
     def values(state: Tensor, joint_actions: Tensor) -> Tensor:
@@ -177,50 +128,6 @@ def held(critic: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         return out
 
     return values
-
-
-class GroupedCritic(JointCritic):
-    """SCC's Q(o, u): three layers over all agents, or two of each group's and one over all agents.
-
-    Args:
-        state_dim: N O, the observations of all agents.
-        num_agents: N.
-        num_actions: A.
-        critic_dim: width of the hidden layers.
-        groups: how many agents share their layers, by slot; None: no agent has layers of its own.
-    """
-
-    def __init__(
-        self,
-        state_dim: int,
-        num_agents: int,
-        num_actions: int,
-        critic_dim: int,
-        groups: list[int] | None,
-    ) -> None:
-        super().__init__()
-        self.groups = groups or [1]
-        self.num_agents = num_agents if groups else 1
-        inputs = (state_dim + num_agents * num_actions) // self.num_agents
-        self.layers = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(inputs, critic_dim),
-                nn.ReLU(),
-                nn.Linear(critic_dim, critic_dim),
-                nn.ReLU(),
-            )
-            for _ in self.groups
-        )
-        self.value = nn.Linear(self.num_agents * critic_dim, 1)
-
-    def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
-        """See `JointCritic`."""
-        batch, count = joint_actions.shape[:2]
-        obs = state.view(batch, 1, self.num_agents, -1).expand(-1, count, -1, -1)
-        actions = joint_actions.reshape(batch, count, self.num_agents, -1)
-        groups = torch.cat((obs, actions), dim=-1).split(self.groups, dim=2)
-        hidden = [layers(x) for layers, x in zip(self.layers, groups, strict=True)]
-        return self.value(torch.cat(hidden, dim=2).flatten(2)).squeeze(-1)
 
 
 class TargetCritic(nn.Module):
@@ -242,8 +149,8 @@ class TargetCritic(nn.Module):
         """The copy's values."""
         return self.critic(*args)
 
-    def follow(self, critic: nn.Module) -> None:
-        """Counts a gradient step of ``critic`` and takes over its weights when it is time."""
+    def update_target(self, critic: nn.Module) -> None:
+        """Counts a gradient step of ``critic``; copies its weights every ``interval`` steps."""
         self.updates += 1
         if self.updates % self.interval == 0:
             self.critic.load_state_dict(critic.state_dict())

@@ -6,12 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.nets.critics.contributions import (
-    Path,
-    of_previous_episode,
-    over_windows,
-    path_contributions,
-)
+from rllib_seqmarl.algorithms.seca import of_previous_episode, over_windows, path_contributions
+from rllib_seqmarl.learning.central_q.module import Path
 from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, JointCritic
 
 E, T, N, A, S = 3, 8, 3, 4, 5
@@ -84,7 +80,7 @@ def test_an_agent_the_critic_ignores_contributes_nothing() -> None:
 
 def test_pieces_and_ends_of_episodes() -> None:
     one = path(held=False)
-    one.goes_on[1, 3] = False
+    one.not_done[1, 3] = False
     whole = path_contributions(Quadratic(), one, points=3)
     pieces = path_contributions(Quadratic(), one, points=3, piece=5)
     for a, b in zip(whole, pieces, strict=True):
@@ -94,8 +90,8 @@ def test_pieces_and_ends_of_episodes() -> None:
 
 
 IS_FIRST = torch.tensor([[0, 0, 1, 0, 0, 0, 0, 1]]).bool()
-GOES_ON = torch.tensor([[1, 0, 1, 1, 1, 1, 0, 1]]).bool()
-C = (10.0 ** torch.arange(8)).masked_fill(~GOES_ON, 0.0).view(1, 8, 1)
+NOT_DONE = torch.tensor([[1, 0, 1, 1, 1, 1, 0, 1]]).bool()
+C = (10.0 ** torch.arange(8)).masked_fill(~NOT_DONE, 0.0).view(1, 8, 1)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +105,7 @@ C = (10.0 ** torch.arange(8)).masked_fill(~GOES_ON, 0.0).view(1, 8, 1)
 )
 def test_windows_stay_within_their_episode(window: int | None, expected: list[float]) -> None:
     """The last step, which has no path of its own, belongs to the window before it."""
-    scores = over_windows(C, IS_FIRST, GOES_ON, window)
+    scores = over_windows(C, IS_FIRST, NOT_DONE, window)
     assert scores.flatten().tolist() == expected
 
 
