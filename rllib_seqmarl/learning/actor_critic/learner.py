@@ -22,7 +22,7 @@ from rllib_seqmarl.losses import (
     probability_ratio,
     weighted_sum,
 )
-from rllib_seqmarl.nets.agents.stacked import Memory
+from rllib_seqmarl.nets.agents.stacked import RecurrentState
 from rllib_seqmarl.returns import generalized_advantages
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
@@ -41,7 +41,7 @@ BatchT = TypeVar("BatchT", bound=ActorCriticBatch)
 
 
 class RolloutValues(NamedTuple):
-    """What the critic said of a rollout before the update, normalised."""
+    """Values of a rollout before the update, normalised."""
 
     values: Tensor  # [T, E, N]
     next_values: Tensor  # of the observation that followed each step, [T, E, N]
@@ -169,10 +169,10 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
             state = {k: self.to_device(v) for k, v in rollout.recurrent_state.items()}
             is_first = columns[IS_FIRST].t()  # [E, T]
             values, hidden = core.critic_pass(
-                x.transpose(0, 1), Memory(state[CRITIC_HIDDEN], is_first)
+                x.transpose(0, 1), RecurrentState(state[CRITIC_HIDDEN], is_first)
             )
             obs = columns[OBS][:steps].transpose(0, 1)
-            acting = core.actor(obs, Memory(state[ACTOR_HIDDEN], is_first)).hidden
+            acting = core.actor(obs, RecurrentState(state[ACTOR_HIDDEN], is_first)).hidden
             assert hidden is not None
             assert acting is not None
             for name, after in ((ACTOR_HIDDEN, acting), (CRITIC_HIDDEN, hidden)):
@@ -181,7 +181,9 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
             if final is not None:
                 last_hidden = torch.cat((last_hidden, hidden[final.env, final.step]))
             no_first = torch.zeros(len(tail), 1, dtype=torch.bool, device=tail.device)
-            tail_values = core.critic_pass(tail.unsqueeze(1), Memory(last_hidden, no_first))[0]
+            tail_values = core.critic_pass(
+                tail.unsqueeze(1), RecurrentState(last_hidden, no_first)
+            )[0]
             old, tail_values = values.transpose(0, 1), tail_values[:, 0]
         else:
             rows = self.to_rows(x)

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.advantages import AdvantageBatch, Trajectory
 from rllib_seqmarl.learning.base.module import NO_STATE, TeamModule, action_spec, obs_dim
-from rllib_seqmarl.nets.agents.stacked import AgentNetwork, Memory, StackedParameter
+from rllib_seqmarl.nets.agents.stacked import AgentNetwork, RecurrentState, StackedParameter
 from rllib_seqmarl.nets.distributions import (
     ActionDistribution,
     Categorical,
@@ -26,7 +26,7 @@ from rllib_seqmarl.nets.distributions import (
 from rllib_seqmarl.nets.value_norm import ValueNorm
 from rllib_seqmarl.rollout.rollout_batch import ACTION_MASK, ACTIONS, LOG_PROB, OBS, STATE
 
-#: What recurrent agents and their critic carry from step to step.
+#: Names of the recurrent states of actors and critic.
 ACTOR_HIDDEN = "actor_hidden"
 CRITIC_HIDDEN = "critic_hidden"
 
@@ -73,7 +73,7 @@ class ActorCriticBatch(AdvantageBatch):
 
 
 class Evaluation(NamedTuple):
-    """What the actors say of actions that were taken."""
+    """Log-probs and entropies of actions that were taken."""
 
     log_prob: Tensor  # [..., n, K]
     entropy: Tensor  # [..., n]
@@ -83,8 +83,8 @@ class ActorModule(TeamModule):
     """Actors, critic and value normalisation of a team whose agents decide simultaneously.
 
     Rows of feed-forward agents are [B, N, ...], of recurrent ones sequences [B, T, N, ...] beside
-    the memory at their start. On rollout processes the critic is left out, unless it is recurrent
-    and has to follow what happens; in an evaluation it is left out in any case.
+    the recurrent states at their start. On rollout processes the critic is left out, unless it is
+    recurrent and its state must be updated at every step; in an evaluation it is always left out.
     """
 
     actor: AgentNetwork
@@ -92,7 +92,7 @@ class ActorModule(TeamModule):
     value_norm: ValueNorm
 
     def setup(self) -> None:
-        """Builds the networks from the spaces of one world.
+        """Builds the networks from the spaces of one environment.
 
         Raises:
             UserError: no ``state`` in the environment though the critic reads it.
@@ -105,25 +105,29 @@ class ActorModule(TeamModule):
             name: settings[name]
             for name in ("hidden_sizes", "activation", "feature_norm", "recurrent")
         }
-        members = 1 if settings["share_parameters"] else self.num_agents
+        num_param_sets = 1 if settings["share_parameters"] else self.num_agents
         self.actor = AgentNetwork(
-            obs_dim(space), action.size, members=members, output_gain=0.01, **network
+            obs_dim(space), action.size, num_param_sets=num_param_sets, output_gain=0.01, **network
         )
         self.log_std = self.categorical = None
         if action.discrete:
             self.categorical = Categorical(action.size)
         else:
-            self.log_std = StackedParameter([torch.ones(action.size) for _ in range(members)])
-        if self._critic_follows or not self.inference_only:
-            members = 1 if settings["share_critic"] else self.num_agents
+            self.log_std = StackedParameter(
+                [torch.ones(action.size) for _ in range(num_param_sets)]
+            )
+        if self._rollout_updates_critic_state or not self.inference_only:
+            num_param_sets = 1 if settings["share_critic"] else self.num_agents
             width = _critic_input_size(space, settings["state"])
-            self.critic = AgentNetwork(width, 1, members=members, output_gain=1.0, **network)
+            self.critic = AgentNetwork(
+                width, 1, num_param_sets=num_param_sets, output_gain=1.0, **network
+            )
         if not self.inference_only:
             self.value_norm = ValueNorm(settings["value_norm_beta"])
 
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""
-        return ["value_norm"] if self._critic_follows else ["critic", "value_norm"]
+        return ["value_norm"] if self._rollout_updates_critic_state else ["critic", "value_norm"]
 
     def set_state(self, state: Any) -> None:
         """Takes over weights.
@@ -132,7 +136,7 @@ class ActorModule(TeamModule):
             UserError: they are of another number of actors, which RLlib does not compare.
         """
         actors = sum(name.startswith("actor.head.weight.members.") for name in state)
-        if actors != self.actor.members:
+        if actors != self.actor.num_param_sets:
             raise UserError(
                 f"it has {actors} actors, one for each agent, for {self.num_agents} agents; with "
                 "share_parameters: true it would take any number"
@@ -140,25 +144,25 @@ class ActorModule(TeamModule):
         super().set_state(state)
 
     def get_initial_state(self) -> dict[str, Tensor]:
-        """Hidden states of one world, [N, H]; nothing for feed-forward agents."""
+        """Hidden states of one environment, [N, H]; nothing for feed-forward agents."""
         if not self.model_config["recurrent"]:
             return {}
         weight = self.actor.head.weight.members[0]
         initial = {ACTOR_HIDDEN: weight.new_zeros(self.num_agents, self.actor.width)}
-        if self._critic_follows:
+        if self._rollout_updates_critic_state:
             values = self.num_agents if self.has_value_per_agent else 1
             initial[CRITIC_HIDDEN] = weight.new_zeros(values, self.critic.width)
         return initial
 
     @property
-    def _critic_follows(self) -> bool:
-        """Whether the critic has a memory that a rollout must keep up to date."""
+    def _rollout_updates_critic_state(self) -> bool:
+        """Whether a rollout must update the critic's recurrent state."""
         return self.model_config["recurrent"] and self.model_config["learns"]
 
     @property
     def has_value_per_agent(self) -> bool:
         """Whether agents have values of their own; otherwise there is one for the team."""
-        return self.critic.members > 1 or CRITIC_INPUTS[self.model_config["state"]]
+        return self.critic.num_param_sets > 1 or CRITIC_INPUTS[self.model_config["state"]]
 
     # -- passes ------------------------------------------------------------------------------
 
@@ -175,19 +179,19 @@ class ActorModule(TeamModule):
         return torch.cat((state.expand(*obs.shape[:-1], -1), obs), dim=-1)
 
     def critic_pass(
-        self, x: Tensor, memory: Memory | None = None, agents: Sequence[int] | None = None
+        self, x: Tensor, state: RecurrentState | None = None, agents: Sequence[int] | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Normalised values [..., n] of all agents or of some, and the critic's hidden states.
 
         Args:
             x: [..., V, S].
-            memory: where the critic is recurrent; x is then [B, T, V, S].
+            state: where the critic is recurrent; x is then [B, T, V, S].
             agents: slots, as in `AgentNetwork`; None for all.
         """
         count = self.num_agents if agents is None else len(agents)
         if self.has_value_per_agent:
             x = x.expand(*x.shape[:-2], count, -1)
-        out = self.critic(x, memory, agents)
+        out = self.critic(x, state, agents)
         values = out.values.squeeze(-1)
         return values.expand(*values.shape[:-1], count), out.hidden
 
@@ -216,8 +220,8 @@ class ActorModule(TeamModule):
         return self.evaluate(batch)
 
     @staticmethod
-    def _state(hidden: Tensor | None, is_first: Tensor | None) -> Memory | None:
-        return None if hidden is None or is_first is None else Memory(hidden, is_first)
+    def _state(hidden: Tensor | None, is_first: Tensor | None) -> RecurrentState | None:
+        return None if hidden is None or is_first is None else RecurrentState(hidden, is_first)
 
     def _distribution(self, agents: Sequence[int] | None = None) -> ActionDistribution:
         if self.categorical is not None:
@@ -237,14 +241,18 @@ class ActorModule(TeamModule):
         x, mask = obs[OBS], obs.get(ACTION_MASK)
         out: dict[str, Any] = {}
         if self.model_config["recurrent"]:
-            carried, is_first = self.recurrent_state(batch)
+            states, is_first = self.recurrent_state(batch)
             is_first = is_first.unsqueeze(1)  # [B, T = 1]
-            parameters, hidden = self.actor(x.unsqueeze(1), Memory(carried[ACTOR_HIDDEN], is_first))
+            parameters, hidden = self.actor(
+                x.unsqueeze(1), RecurrentState(states[ACTOR_HIDDEN], is_first)
+            )
             assert hidden is not None
             parameters, state_out = parameters[:, 0], {ACTOR_HIDDEN: hidden[:, 0]}
-            if self._critic_follows:
+            if self._rollout_updates_critic_state:
                 x_critic = self.critic_input(obs).unsqueeze(1)
-                _, hidden = self.critic_pass(x_critic, Memory(carried[CRITIC_HIDDEN], is_first))
+                _, hidden = self.critic_pass(
+                    x_critic, RecurrentState(states[CRITIC_HIDDEN], is_first)
+                )
                 assert hidden is not None
                 state_out[CRITIC_HIDDEN] = hidden[:, 0]
             out[Columns.STATE_OUT] = state_out
@@ -262,7 +270,7 @@ class ActorModule(TeamModule):
 
 
 def _critic_input_size(space: spaces.Dict, source: str) -> int:
-    """S, from the observation space of one world."""
+    """S, from the observation space of one environment."""
     agents, width = space[OBS].shape
     if source == "observation":
         return width

@@ -39,7 +39,7 @@ CRITIC_STATES = ("environment", "observations")
 
 
 def state_dim(space: spaces.Dict, source: str) -> int:
-    """Width S of what the critic reads, from the observation space of one world.
+    """Width S of what the critic reads, from the observation space of one environment.
 
     Raises:
         UserError: the environment has no ``state`` though it is asked for.
@@ -67,7 +67,7 @@ class CentralQBatch(TrainBatch):
 
 
 class RecurrentOutput(NamedTuple):
-    """What the agents say of sequences."""
+    """The agents' outputs on sequences."""
 
     log_prob: Tensor  # of the actions that were taken, [E, T, N, 1]
     entropy: Tensor  # [E, T, N]
@@ -76,7 +76,7 @@ class RecurrentOutput(NamedTuple):
 
 
 class Path(NamedTuple):
-    """What the agents went through in T steps; the last of the T + 1 points follows them."""
+    """The states and policies of T steps; the last of the T + 1 points follows them."""
 
     state: Tensor  # [E, T + 1, S]
     policy: Tensor  # [E, T + 1, N, A], probabilities with which they acted
@@ -86,8 +86,8 @@ class Path(NamedTuple):
 class RecurrentModule(TeamModule):
     """Agents, their critic and its target copy; an algorithm says which critic.
 
-    Blocks hold what the agents carried into their first row (RLlib's ``state_in``), and learning
-    unrolls the agents from there. On rollout processes the critics are left out.
+    Rollouts hold the recurrent state before their first row (RLlib's ``state_in``), from where
+    learning unrolls the agents. On rollout processes the critics are left out.
     """
 
     agent: RecurrentAgent
@@ -106,7 +106,7 @@ class RecurrentModule(TeamModule):
         return EpsilonCategorical(num_actions, greedy=False, epsilon=epsilon)
 
     def setup(self) -> None:
-        """Builds the networks from the spaces of one world.
+        """Builds the networks from the spaces of one environment.
 
         Raises:
             UserError: continuous actions, or no ``state`` where it is asked for.
@@ -131,8 +131,8 @@ class RecurrentModule(TeamModule):
         return ["critic", "target"]
 
     def get_initial_state(self) -> dict[str, Tensor]:
-        """What the agents of one world remember before they have seen anything."""
-        return self.agent.initial_memory()
+        """The recurrent state of the agents of one environment before its first step."""
+        return self.agent.initial_state()
 
     def state_of(self, columns: dict[str, Tensor]) -> Tensor:
         """What the critic reads, from observation columns and `LAST_ACTIONS`: [..., S]."""
@@ -154,16 +154,16 @@ class RecurrentModule(TeamModule):
         **kwargs: Any,
     ) -> dict[str, Any]:
         obs = batch[Columns.OBS]
-        memory, is_first = self.recurrent_state(batch)
-        actions, log_prob, memory = self.agent.act(
+        state, is_first = self.recurrent_state(batch)
+        actions, log_prob, state = self.agent.act(
             obs[OBS],
             obs.get(ACTION_MASK),
-            memory,
+            state,
             is_first,
             deterministic=deterministic,
             generator=generator,
         )
-        return {ACTIONS: actions, LOG_PROB: log_prob, Columns.STATE_OUT: memory}
+        return {ACTIONS: actions, LOG_PROB: log_prob, Columns.STATE_OUT: state}
 
     def _forward_train(self, batch: CentralQBatch, **kwargs: Any) -> RecurrentOutput:
         logits = self.agent.unroll(

@@ -1,8 +1,8 @@
 """Recurrent agents that decide simultaneously, each from what it has seen of the episode so far.
 
-B sequences (worlds), T steps, N agents that share their parameters, A discrete actions, H width of
-the recurrent state. Sequences may hold ends of episodes anywhere: at the first step of an episode
-whatever came before it is forgotten.
+B sequences, each of one environment, T steps, N agents that share their parameters, A discrete
+actions, H width of the recurrent state. Episodes may end anywhere in a sequence: at the first step
+of an episode the recurrent state is zero.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.nets.distributions import Categorical, EpsilonCategorical
 
-#: Names of what an agent carries from one step to the next.
+#: Names of an agent's recurrent state.
 HIDDEN = "hidden"
 PREVIOUS_ACTIONS = "previous_actions"
 
-Memory = dict[str, Tensor]
+RecurrentState = dict[str, Tensor]
 
 
 class Unrolled(NamedTuple):
@@ -61,8 +61,8 @@ class RecurrentAgent(nn.Module):
         self.distribution = Categorical(num_actions)
         self.behaviour = behaviour or self.distribution
 
-    def initial_memory(self) -> Memory:
-        """What the N agents of one world carry into its first step: [N, H] and int [N]."""
+    def initial_state(self) -> RecurrentState:
+        """That of the N agents of one environment, before its first step: [N, H] and int [N]."""
         weight = self.head.weight
         return {
             HIDDEN: weight.new_zeros(self.num_agents, self.hidden_dim),
@@ -74,27 +74,27 @@ class RecurrentAgent(nn.Module):
         self,
         obs: Tensor,
         mask: Tensor | None,
-        memory: Memory,
+        recurrent_state: RecurrentState,
         is_first: Tensor,
         *,
         deterministic: bool,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor, Memory]:
-        """Decides for all agents of B worlds, which do not see each other's decisions.
+    ) -> tuple[Tensor, Tensor, RecurrentState]:
+        """Decides for all agents of B environments, which do not see each other's decisions.
 
         Args:
             obs: [B, N, D].
             mask: available actions, bool [B, N, A]; None where all are.
-            memory: as of `initial_memory`, with a leading axis B.
-            is_first: bool [B], worlds in which an episode begins, so that memory counts nothing.
+            recurrent_state: as of `initial_state`, with a leading axis B.
+            is_first: bool [B], environments in which an episode begins; their state is not used.
             deterministic: every agent takes its most likely action.
             generator: source of the noise; torch's global one without it.
 
         Returns:
-            Actions int [B, N], log-probs [B, N, 1] of ``behaviour``, and the memory for the next
-            step.
+            Actions int [B, N], log-probs [B, N, 1] of ``behaviour``, and the recurrent state for
+            the next step.
         """
-        logits, hidden = self.step(obs, memory, is_first)
+        logits, hidden = self.step(obs, recurrent_state, is_first)
         noise = None
         if not deterministic:
             noise = self.behaviour.noise(obs.shape[:2], obs.device, generator)
@@ -102,12 +102,14 @@ class RecurrentAgent(nn.Module):
         log_prob = self.behaviour.log_prob(logits, mask, actions)
         return actions, log_prob, {HIDDEN: hidden, PREVIOUS_ACTIONS: actions}
 
-    def step(self, obs: Tensor, memory: Memory, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of B worlds: obs [B, N, D] -> logits [B, N, A], hidden [B, N, H]."""
+    def step(
+        self, obs: Tensor, recurrent_state: RecurrentState, is_first: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One step of B environments: obs [B, N, D] -> logits [B, N, A], hidden [B, N, H]."""
         unrolled = self.unroll(
             obs.unsqueeze(1),
-            memory[PREVIOUS_ACTIONS].unsqueeze(1),
-            memory[HIDDEN],
+            recurrent_state[PREVIOUS_ACTIONS].unsqueeze(1),
+            recurrent_state[HIDDEN],
             is_first.unsqueeze(1),
         )
         return unrolled.logits[:, 0], unrolled.hidden[:, 0]
@@ -124,8 +126,8 @@ class RecurrentAgent(nn.Module):
             hidden: [B, N, H], before the first of these steps.
             is_first: bool [B, T].
         """
-        goes_on = (~is_first).to(obs.dtype)[..., None, None]  # [B, T, 1, 1]
-        previous = F.one_hot(previous_actions, self.num_actions) * goes_on
+        not_first = (~is_first).to(obs.dtype)[..., None, None]  # [B, T, 1, 1]
+        previous = F.one_hot(previous_actions, self.num_actions) * not_first
         slots = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)
         slots = slots.expand(*obs.shape[:2], -1, -1)
         x = F.relu(self.embed(torch.cat((obs, previous, slots), dim=-1)))  # [B, T, N, H]
@@ -133,7 +135,7 @@ class RecurrentAgent(nn.Module):
         state = hidden.flatten(0, 1)  # [B N, H]
         states = []
         for t, now in enumerate(x.unbind(1)):
-            # Where an episode begins nothing is multiplied: rubbish from before may be infinite.
+            # Masked, not multiplied: garbage from before the episode may be infinite.
             begins = is_first[:, t, None].expand(batch, agents).flatten()
             state = self.cell(now.flatten(0, 1), state.masked_fill(begins.unsqueeze(-1), 0.0))
             states.append(state)

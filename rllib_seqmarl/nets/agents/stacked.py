@@ -1,4 +1,4 @@
-"""Networks of agents that act, or are judged, each on an input of its own: MAPPO, HAPPO, A2PO.
+"""Networks of agents that act, or are evaluated, each on an input of its own: MAPPO, HAPPO, A2PO.
 
 Agents share one set of parameters, or each has its own. Either way one batched pass serves all of
 them: a layer x W + b is computed with stacked weights [M, I, O], M = 1 or N. Each agent's
@@ -23,15 +23,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": to
 _GAINS = {"relu": math.sqrt(2.0), "tanh": 5.0 / 3.0}
 
 
-class Memory(NamedTuple):
-    """What recurrent agents of B sequences bring along."""
+class RecurrentState(NamedTuple):
+    """The state of recurrent agents before B sequences."""
 
     hidden: Tensor  # [B, n, H], before the first step
-    is_first: Tensor  # bool [B, T], steps at which whatever came before is forgotten
+    is_first: Tensor  # bool [B, T], steps at which an episode begins
 
 
 class Output(NamedTuple):
-    """What a network says."""
+    """Outputs and, with recurrence, states of a network."""
 
     values: Tensor  # [..., n, O]
     hidden: Tensor | None  # [B, T, n, H] after each step; None without recurrence
@@ -40,13 +40,13 @@ class Output(NamedTuple):
 class StackedParameter(nn.Module):
     """One parameter for all agents, or one for each of them.
 
-    Without gradients, as in a rollout, the stacked parameters are kept until one of them changes.
+    Without gradients, as in a rollout, the stacked tensor is reused until one of them changes.
     """
 
     def __init__(self, values: Sequence[Tensor]) -> None:
         super().__init__()
         self.members = nn.ParameterList(values)
-        self._kept: tuple[list[tuple[int, int]], Tensor] | None = None
+        self._stacked: tuple[list[tuple[int, int]], Tensor] | None = None
 
     def of(self, agents: Sequence[int] | None) -> Tensor:
         """[M, ...]: those of ``agents``, of all for None, or [1, ...] where all share one."""
@@ -58,25 +58,27 @@ class StackedParameter(nn.Module):
         members: list[Tensor] = [p for p in self.members._parameters.values() if p is not None]
         if torch.is_grad_enabled():
             return torch.stack(members)
-        # Whatever writes to a tensor, an optimiser or new weights, counts up its version.
+        # Every write to a tensor, by an optimiser or by new weights, raises its version.
         versions = [(id(member), member._version) for member in members]
-        if self._kept is None or self._kept[0] != versions:
-            self._kept = versions, torch.stack(members)
-        return self._kept[1]
+        if self._stacked is None or self._stacked[0] != versions:
+            self._stacked = versions, torch.stack(members)
+        return self._stacked[1]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._kept = None  # moved to another device or type, without a new version
+        self._stacked = None  # moved to another device or type, without a new version
         return super()._apply(*args, **kwargs)
 
 
 class AgentLinear(nn.Module):
     """x W + b with orthogonal W and zero b, as folded tensors [M, L, I] -> [M, L, O]."""
 
-    def __init__(self, members: int, inputs: int, outputs: int, gain: float) -> None:
+    def __init__(self, num_param_sets: int, inputs: int, outputs: int, gain: float) -> None:
         super().__init__()
-        weights = [nn.init.orthogonal_(torch.empty(inputs, outputs), gain) for _ in range(members)]
+        weights = [
+            nn.init.orthogonal_(torch.empty(inputs, outputs), gain) for _ in range(num_param_sets)
+        ]
         self.weight = StackedParameter(weights)
-        self.bias = StackedParameter([torch.zeros(outputs) for _ in range(members)])
+        self.bias = StackedParameter([torch.zeros(outputs) for _ in range(num_param_sets)])
 
     def forward(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
         """See the class."""
@@ -86,10 +88,10 @@ class AgentLinear(nn.Module):
 class AgentLayerNorm(nn.Module):
     """Layer normalisation of folded tensors [M, L, D]."""
 
-    def __init__(self, members: int, width: int) -> None:
+    def __init__(self, num_param_sets: int, width: int) -> None:
         super().__init__()
-        self.weight = StackedParameter([torch.ones(width) for _ in range(members)])
-        self.bias = StackedParameter([torch.zeros(width) for _ in range(members)])
+        self.weight = StackedParameter([torch.ones(width) for _ in range(num_param_sets)])
+        self.bias = StackedParameter([torch.zeros(width) for _ in range(num_param_sets)])
 
     def forward(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
         """See the class."""
@@ -102,10 +104,10 @@ class AgentLayerNorm(nn.Module):
 class AgentGRU(nn.Module):
     """A GRU cell (Cho et al. 2014, with torch's gates) over folded sequences."""
 
-    def __init__(self, members: int, width: int) -> None:
+    def __init__(self, num_param_sets: int, width: int) -> None:
         super().__init__()
-        self.input = AgentLinear(members, width, 3 * width, 1.0)
-        self.state = AgentLinear(members, width, 3 * width, 1.0)
+        self.input = AgentLinear(num_param_sets, width, 3 * width, 1.0)
+        self.state = AgentLinear(num_param_sets, width, 3 * width, 1.0)
 
     def forward(
         self, x: Tensor, hidden: Tensor, is_first: Tensor, agents: Sequence[int] | None
@@ -121,12 +123,12 @@ class AgentGRU(nn.Module):
         Returns:
             The state after each step, [M, T, L, H].
         """
-        members, steps, rows, _ = x.shape
-        gates = self.input(x.flatten(1, 2), agents).view(members, steps, rows, -1)
+        sets, steps, rows, _ = x.shape
+        gates = self.input(x.flatten(1, 2), agents).view(sets, steps, rows, -1)
         weight, bias = self.state.weight.of(agents), self.state.bias.of(agents).unsqueeze(1)
         states = []
         for t in range(steps):
-            # Nothing is multiplied where an episode begins: rubbish from before may be infinite.
+            # Masked, not multiplied: garbage from before the episode may be infinite.
             hidden = hidden.masked_fill(is_first[t].unsqueeze(-1), 0.0)
             reset, update, new = gates[:, t].chunk(3, dim=-1)
             of_reset, of_update, of_new = torch.baddbmm(bias, hidden, weight).chunk(3, dim=-1)
@@ -145,7 +147,7 @@ class AgentNetwork(nn.Module):
     Args:
         inputs: D.
         outputs: O.
-        members: 1 where all agents share their parameters, else N.
+        num_param_sets: M, 1 where all agents share their parameters, else N.
         hidden_sizes: widths of the hidden layers.
         activation: a name in `ACTIVATIONS`.
         feature_norm: normalises the input; HARL does.
@@ -158,7 +160,7 @@ class AgentNetwork(nn.Module):
         inputs: int,
         outputs: int,
         *,
-        members: int,
+        num_param_sets: int,
         hidden_sizes: Sequence[int],
         activation: str,
         feature_norm: bool,
@@ -166,41 +168,41 @@ class AgentNetwork(nn.Module):
         output_gain: float,
     ) -> None:
         super().__init__()
-        self.members = members
+        self.num_param_sets = num_param_sets
         self.activation = ACTIVATIONS[activation]
-        self.feature_norm = AgentLayerNorm(members, inputs) if feature_norm else None
+        self.feature_norm = AgentLayerNorm(num_param_sets, inputs) if feature_norm else None
         widths = [inputs, *hidden_sizes]
         self.layers = nn.ModuleList(
-            AgentLinear(members, width, following, _GAINS[activation])
-            for width, following in zip(widths, hidden_sizes, strict=False)
+            AgentLinear(num_param_sets, width, next_width, _GAINS[activation])
+            for width, next_width in zip(widths, hidden_sizes, strict=False)
         )
-        self.norms = nn.ModuleList(AgentLayerNorm(members, width) for width in hidden_sizes)
-        self.recurrence = AgentGRU(members, widths[-1]) if recurrent else None
-        self.recurrence_norm = AgentLayerNorm(members, widths[-1]) if recurrent else None
-        self.head = AgentLinear(members, widths[-1], outputs, output_gain)
+        self.norms = nn.ModuleList(AgentLayerNorm(num_param_sets, width) for width in hidden_sizes)
+        self.recurrence = AgentGRU(num_param_sets, widths[-1]) if recurrent else None
+        self.recurrence_norm = AgentLayerNorm(num_param_sets, widths[-1]) if recurrent else None
+        self.head = AgentLinear(num_param_sets, widths[-1], outputs, output_gain)
         self.width = widths[-1]
 
     def forward(
-        self, x: Tensor, memory: Memory | None = None, agents: Sequence[int] | None = None
+        self, x: Tensor, state: RecurrentState | None = None, agents: Sequence[int] | None = None
     ) -> Output:
         """One pass for all agents.
 
         Args:
             x: [..., n, D]; with recurrence, [B, T, n, D].
-            memory: where the agents are recurrent, and only there.
+            state: where the agents are recurrent, and only there.
             agents: the slots of the n agents; None for all N.
         """
         if self.recurrence is None:
             return Output(self._unfold(self.head(self._body(x, agents), agents), x.shape), None)
-        assert memory is not None
+        assert state is not None
         assert self.recurrence_norm is not None
         x = x.transpose(0, 1)  # [T, B, n, D]
-        is_first = memory.is_first.t().unsqueeze(-1)  # [T, B, 1]
-        if self.members == 1:
+        is_first = state.is_first.t().unsqueeze(-1)  # [T, B, 1]
+        if self.num_param_sets == 1:
             is_first = is_first.expand(x.shape[:-1])
         folded = self._body(x, agents).unflatten(1, (len(x), -1))  # [M, T, L, H]
         states = self.recurrence(
-            folded, self._fold(memory.hidden), is_first.flatten(1), agents
+            folded, self._fold(state.hidden), is_first.flatten(1), agents
         ).flatten(1, 2)
         values = self.head(self.recurrence_norm(states, agents), agents)
         return Output(
@@ -218,13 +220,13 @@ class AgentNetwork(nn.Module):
         return x
 
     def _fold(self, x: Tensor) -> Tensor:
-        """[..., n, D] -> [M, L, D]: shared parameters meet all agents' rows at once."""
-        if self.members == 1:
+        """[..., n, D] -> [M, L, D]: shared parameters see all agents' rows at once."""
+        if self.num_param_sets == 1:
             return x.reshape(1, -1, x.shape[-1])
         return x.movedim(-2, 0).flatten(1, -2)
 
     def _unfold(self, x: Tensor, shape: torch.Size) -> Tensor:
         """[M, L, O] -> [*shape[:-1], O], the inverse of `_fold`."""
-        if self.members == 1:
+        if self.num_param_sets == 1:
             return x.view(*shape[:-1], -1)
         return x.view(shape[-2], *shape[:-2], -1).movedim(0, -2)
