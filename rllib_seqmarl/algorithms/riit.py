@@ -63,7 +63,7 @@ from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 
 @settings
-class RIITSettings(ReplaySettings, AdaptiveEntropySettings):
+class RIITSettings(AdaptiveEntropySettings, ReplaySettings):
     """Settings of RIIT; see the module's table for PyMARL2's two."""
 
     critic_dim: Annotated[int, Gt(0), Doc("width of the agents' values q.")] = 128

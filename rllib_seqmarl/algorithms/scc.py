@@ -76,7 +76,7 @@ MAX_EXACT = 12
 
 
 @settings
-class SCCSettings(ReplaySettings, CentralQSettings):
+class SCCSettings(CentralQSettings, ReplaySettings):
     """Settings of SCC."""
 
     mode: Annotated[
