@@ -14,7 +14,7 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint, evaluate_policy
 from rllib_seqmarl.experiments.share.policy_file import SharedPolicy, export
 from rllib_seqmarl.learning.actor_critic.module import ACTOR_HIDDEN, CRITIC_HIDDEN
-from rllib_seqmarl.nets.agents.stacked import Memory
+from rllib_seqmarl.nets.agents.stacked import RecurrentState
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
@@ -112,7 +112,9 @@ def test_chunks_are_truncated_backpropagation_through_time(small: Any) -> None:
     for t in range(T):
         if t % L == 0:
             hidden = hidden.detach()
-        out = core.actor(c[OBS][t].unsqueeze(1), Memory(hidden, c[IS_FIRST][t].unsqueeze(1)))
+        out = core.actor(
+            c[OBS][t].unsqueeze(1), RecurrentState(hidden, c[IS_FIRST][t].unsqueeze(1))
+        )
         hidden = out.hidden[:, 0]
         mask, actions = c[ACTION_MASK][t], c[ACTIONS][t]
         log_probs.append(core.categorical.log_prob(out.values[:, 0], mask, actions)[..., 0])

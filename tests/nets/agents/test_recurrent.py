@@ -23,7 +23,7 @@ def agent() -> RecurrentAgent:
 
 
 def memory(agent: RecurrentAgent, scale: float = 0.0) -> dict[str, Tensor]:
-    start = {k: v.expand(B, *v.shape) for k, v in agent.initial_memory().items()}
+    start = {k: v.expand(B, *v.shape) for k, v in agent.initial_state().items()}
     return start | {HIDDEN: start[HIDDEN] + scale * torch.randn(B, N, H)}
 
 

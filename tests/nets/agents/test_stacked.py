@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.agents.stacked import AgentGRU, AgentNetwork, Memory, StackedParameter
+from rllib_seqmarl.nets.agents.stacked import (
+    AgentGRU,
+    AgentNetwork,
+    RecurrentState,
+    StackedParameter,
+)
 
 B, T, N, D, OUTPUTS, H = 3, 5, 4, 6, 2, 8
 SETTINGS: dict[str, Any] = {
@@ -20,10 +25,12 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def network(members: int = N, recurrent: bool = False, **settings: Any) -> AgentNetwork:
+def network(num_param_sets: int = N, recurrent: bool = False, **settings: Any) -> AgentNetwork:
     """With biases and scales that are not those of the initialisation."""
     torch.manual_seed(0)
-    net = AgentNetwork(D, OUTPUTS, members=members, recurrent=recurrent, **SETTINGS | settings)
+    net = AgentNetwork(
+        D, OUTPUTS, num_param_sets=num_param_sets, recurrent=recurrent, **SETTINGS | settings
+    )
     with torch.no_grad():
         for parameter in net.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -33,23 +40,23 @@ def network(members: int = N, recurrent: bool = False, **settings: Any) -> Agent
 def alone(net: AgentNetwork, agent: int) -> AgentNetwork:
     """One agent's network: a copy in which all share the parameters of ``agent``."""
     one = copy.deepcopy(net)
-    one.members = 1
+    one.num_param_sets = 1
     for module in one.modules():
         if isinstance(module, StackedParameter):
             module.members = nn.ParameterList([module.members[agent]])
     return one
 
 
-def inputs(recurrent: bool) -> tuple[Tensor, Memory | None]:
+def inputs(recurrent: bool) -> tuple[Tensor, RecurrentState | None]:
     torch.manual_seed(1)
     if not recurrent:
         return torch.randn(B, N, D), None
     is_first = torch.rand(B, T) < 0.3
     is_first[0] = torch.tensor([False, False, True, True, False])
-    return torch.randn(B, T, N, D), Memory(torch.randn(B, N, H), is_first)
+    return torch.randn(B, T, N, D), RecurrentState(torch.randn(B, N, H), is_first)
 
 
-def of(memory: Memory | None, agents: list[int]) -> Memory | None:
+def of(memory: RecurrentState | None, agents: list[int]) -> RecurrentState | None:
     return None if memory is None else memory._replace(hidden=memory.hidden[:, agents])
 
 
@@ -87,7 +94,7 @@ def _is_per_agent(module: nn.Module) -> bool:
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_shared_parameters_are_the_same_for_every_agent(recurrent: bool) -> None:
-    net = network(members=1, recurrent=recurrent)
+    net = network(num_param_sets=1, recurrent=recurrent)
     x, memory = inputs(recurrent)
     out = net(x, memory)
     assert out.values.shape == (*x.shape[:-1], OUTPUTS)
@@ -98,7 +105,7 @@ def test_shared_parameters_are_the_same_for_every_agent(recurrent: bool) -> None
 
 def test_a_feed_forward_network_is_that_of_its_layers() -> None:
     """LayerNorm, (Linear, activation, LayerNorm) for every width, Linear."""
-    net = network(members=1)
+    net = network(num_param_sets=1)
 
     def normalised(x: Tensor, norm: Any) -> Tensor:
         scale, shift = norm.weight.members[0], norm.bias.members[0]
@@ -147,10 +154,10 @@ def test_nothing_passes_from_one_episode_into_the_next(members: int) -> None:
     hidden = torch.randn(B, N, H)
     hidden[0], is_first[0, 0] = torch.inf, True
     x.requires_grad_()
-    values = net(x, Memory(hidden, is_first)).values
+    values = net(x, RecurrentState(hidden, is_first)).values
     assert values[0].isfinite().all()
     fresh = torch.zeros(B, N, H)
-    alike = net(x[:, 2:], Memory(fresh, is_first[:, 2:])).values
+    alike = net(x[:, 2:], RecurrentState(fresh, is_first[:, 2:])).values
     torch.testing.assert_close(values[:, 2:], alike)
     (gradient,) = torch.autograd.grad(values[:, 2:].sum(), x)
     assert (gradient[:, :2] == 0).all()
