@@ -1,7 +1,7 @@
 """Loss terms. Pure torch; B rows, N agents, K log-prob components.
 
 Every term is a weighted sum: the caller divides by the weight of the whole minibatch, so that a
-minibatch may be taken in pieces whose gradients add up to the gradient of the whole.
+minibatch may be taken in micro-batches whose gradients add up to the gradient of the whole.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ RATIO_AGGREGATIONS = ("per_dim", "prod", "mean")
 
 
 def probability_ratio(
-    log_prob: Tensor, old_log_prob: Tensor, aggregation: str, exists: Tensor | None = None
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    aggregation: str,
+    action_dim_mask: Tensor | None = None,
 ) -> Tensor:
     """pi_new / pi_old.
 
@@ -24,8 +27,8 @@ def probability_ratio(
         aggregation: ``per_dim`` keeps K ratios, each of them clipped by itself (MAT, PMAT);
             ``prod`` is the ratio of the joint densities (HARL); ``mean`` the geometric mean of
             the components' ratios (A2PO on MuJoCo).
-        exists: bool [B, N, K], the components that an agent has; None where all have all. The
-            log-probs of the others are 0.
+        action_dim_mask: bool [B, N, K], the components that an agent has; None where all have all.
+            The log-probs of the others are 0.
 
     Returns:
         [B, N, K] for ``per_dim``, else [B, N, 1].
@@ -34,7 +37,7 @@ def probability_ratio(
     if aggregation == "prod":
         difference = difference.sum(-1, keepdim=True)
     elif aggregation == "mean":
-        components = torch.ones_like(difference) if exists is None else exists
+        components = torch.ones_like(difference) if action_dim_mask is None else action_dim_mask
         count = components.sum(-1, keepdim=True).clamp(min=1)
         difference = difference.sum(-1, keepdim=True) / count
     return difference.exp()
@@ -82,7 +85,7 @@ def huber(error: Tensor, delta: float) -> Tensor:
 def clipped_value_loss(
     values: Tensor, old_values: Tensor, targets: Tensor, clip: float, delta: float
 ) -> Tensor:
-    """The larger of the losses of the value and of the value held within ``clip`` of the old one.
+    """The larger of the losses of the value and of the value clipped to ``clip`` around the old.
 
     Args:
         values: [B, N], normalised.
@@ -94,12 +97,12 @@ def clipped_value_loss(
     Returns:
         [B, N].
     """
-    held = old_values + (values - old_values).clamp(-clip, clip)
-    return torch.maximum(huber(targets - values, delta), huber(targets - held, delta))
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.maximum(huber(targets - values, delta), huber(targets - clipped, delta))
 
 
 def weighted_sum(x: Tensor, weight: Tensor) -> Tensor:
-    """sum(x * weight) over entries of positive weight, so that rubbish in masked slots is inert.
+    """sum(x * weight) over entries of positive weight: garbage in masked slots has no effect.
 
     Args:
         x: any shape.

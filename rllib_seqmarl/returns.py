@@ -1,7 +1,7 @@
-"""Advantages and returns. Pure torch; T steps, E worlds, N agents.
+"""Advantages and returns. Pure torch; T steps, E environments, N agents.
 
 Termination and truncation are never merged: a terminated step has no future, a truncated one has
-a future that was not watched.
+a future that was not observed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def generalized_advantages(
     time_limit: str = "bootstrap",
     trace: Tensor | None = None,
 ) -> Tensor:
-    """Generalised advantage estimation (Schulman et al. 2016), for every agent by itself.
+    """Generalised advantage estimation (Schulman et al. 2016), for each agent separately.
 
     With ``trace`` c it is A2PO's preceding-agent off-policy correction (Wang et al. 2023), as a
     scan: A_t = delta_t + gamma lambda c_{t+1} A_{t+1}.
@@ -50,13 +50,13 @@ def generalized_advantages(
     rewards = rewards if rewards.ndim == 3 else rewards.unsqueeze(-1)
     end = terminated | truncated if time_limit == "terminate" else terminated
     future = (~end).unsqueeze(-1).to(values.dtype)  # [T, E, 1]
-    goes_on = (~(terminated | truncated)).unsqueeze(-1).to(values.dtype)
+    not_done = (~(terminated | truncated)).unsqueeze(-1).to(values.dtype)
     deltas = rewards + gamma * future * next_values - values
     if time_limit == "drop":
         deltas = deltas.masked_fill((truncated & ~terminated).unsqueeze(-1), 0.0)
     advantages = torch.empty_like(values)
     advantage = torch.zeros_like(values[0])
-    decay = gamma * lambda_ * goes_on
+    decay = gamma * lambda_ * not_done
     for t in range(len(deltas) - 1, -1, -1):
         advantage = advantages[t] = torch.addcmul(deltas[t], decay[t], advantage)
         if trace is not None:
@@ -78,7 +78,7 @@ def td_lambda(
 
         y_t = r_t + gamma [lambda y_{t+1} + (1 - lambda) Q(s_{t+1}, u_{t+1})]
 
-    with y_{t+1} = Q(s_{t+1}, u_{t+1}) where nobody watched what came after step t: at the last
+    with y_{t+1} = Q(s_{t+1}, u_{t+1}) where what came after step t was not observed: at the last
     row, and where an episode was truncated. A terminated step has no future: y_t = r_t.
 
     Args:
@@ -105,9 +105,9 @@ def td_lambda(
     trace = lambda_ * (~truncated).to(next_values.dtype)
     rewards = rewards.view(*rewards.shape, *(1,) * (next_values.ndim - rewards.ndim))
     targets = torch.empty_like(next_values)
-    following = next_values[-1]
+    next_target = next_values[-1]
     for t in range(len(next_values) - 1, -1, -1):
-        # What is known of the future beyond Q; nothing at a truncation.
-        beyond = torch.lerp(next_values[t], following, trace[t].view(-1, *extra))
-        following = targets[t] = rewards[t] + discount[t].view(-1, *extra) * beyond
+        # lambda y_{t+1} + (1 - lambda) Q_{t+1}; Q_{t+1} alone at a truncation.
+        future = torch.lerp(next_values[t], next_target, trace[t].view(-1, *extra))
+        next_target = targets[t] = rewards[t] + discount[t].view(-1, *extra) * future
     return targets

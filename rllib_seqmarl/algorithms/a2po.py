@@ -25,6 +25,11 @@ What differs from the authors' code beside `mappo`'s list:
 - The correction is a backward scan over T steps; theirs builds T x T matrices, in which lambda
   counts twice (lambda^2 per step).
 - The semi-greedy score is the paper's |A|; theirs is |A / V|, V in normalised units.
+- With fewer groups than agents two things differ: an agent's product of ratios leaves out the
+  agents of its own group, which the release takes in; and eps_k goes by the group's place in the
+  order, in the release by the agent's.
+- Advantages are standardised over those of all agents under the present rho; the release mixes the
+  latest ones of each agent, of different rho.
 - The standard deviation is HARL's and MAT's, there is no layer behind the GRU, and one running
   normalisation serves all critics.
 - The clip that grows with ratios (``rp``) is left out: it goes by slots and not by the order.
@@ -112,13 +117,13 @@ class A2POLearner(ActorCriticLearner[A2POBatch]):
         """See `TeamLearner.build`.
 
         Raises:
-            UserError: more blocks than agents.
+            UserError: more groups than agents.
         """
         super().build()
-        blocks, agents = self.config.num_agent_groups, self.core.num_agents
-        if blocks is not None and blocks > agents:
+        groups, agents = self.config.num_agent_groups, self.core.num_agents
+        if groups is not None and groups > agents:
             raise UserError(
-                f"config key 'num_agent_groups' ({blocks}) must not be larger than the number of "
+                f"config key 'num_agent_groups' ({groups}) must not be larger than the number of "
                 f"agents ({agents})."
             )
 
@@ -229,7 +234,8 @@ class A2POLearner(ActorCriticLearner[A2POBatch]):
         policy_loss = weighted_sum(surrogate, batch.policy_weight)
         entropy = weighted_sum(fwd_out.entropy, batch.policy_weight)
         loss = policy_loss - self.scheduled("entropy_coeff") * entropy
-        self.log_policy_metrics(batch, r, policy_loss=policy_loss, entropy=entropy, total_loss=loss)
+        losses = {"policy_loss": policy_loss, "entropy": entropy, "total_loss": loss}
+        self.log_policy_metrics(batch, fwd_out.log_prob, r, **losses)
         return loss
 
 

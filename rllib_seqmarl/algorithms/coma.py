@@ -1,29 +1,30 @@
 """COMA: Counterfactual Multi-Agent Policy Gradients (Foerster et al., AAAI 2018).
 
 Recurrent agents act simultaneously; a central critic has, for every agent a, a value of each of its
-actions while the others' are held. In the paper's symbols:
+actions while the others' are fixed. In the paper's symbols:
 
 - eq. 4:  A^a(s, u) = Q(s, u) - sum_{u'^a} pi^a(u'^a | tau^a) Q(s, (u^-a, u'^a)).
-- Lemma 1: g = E[sum_a grad log pi^a(u^a | tau^a) A^a(s, u)], A a constant; to J, as in PyMARL, an
+- Lemma 1: g = E[sum_a grad log pi^a(u^a | tau^a) A^a(s, u)], A a constant; to J, as in PyMARL2, an
   entropy bonus c H is added.
-- TD(lambda): the critic learns y^(lambda) of a target copy (`learning.critics`), for every agent.
+- TD(lambda): the critic learns y^(lambda) of a target copy (`learning.central_q`), for every agent.
 - Figure 1c: one pass of the critic gives Q of all actions of an agent. It reads the state, the
   agent's own observation, the others' actions, everybody's last actions and the agent's slot.
 
-Defaults are those of PyMARL's code. Deviations, each on purpose:
+Defaults are those of PyMARL2: lambda 0.6, entropy 0.09, random actions in sampling only.
+Deviations, each on purpose:
 
-- A batch is T steps of E worlds, not whole episodes: one that the block's end cuts goes on in the
-  next, from the stored recurrent state.
+- A batch is T steps of E environments, not whole episodes: an episode that the rollout's end cuts
+  continues in the next rollout, from the stored recurrent state.
 - PyMARL walks back through the batch with a step of the critic at each t; here ``critic_steps``
   steps are taken of the whole batch, and it is those that ``target_update_interval`` counts. The
   agents' step follows, so their advantages are those of the improved critic.
 - ``epsilon``, the share of random actions, is 0: the policy gradient is that of the policy that
-  acts, and the entropy keeps it exploring. PyMARL's falls from 0.5 to 0.01 in 100,000 steps,
+  acts, and the entropy keeps it exploring. PyMARL2's falls from 0.5 to 0.01 in 100,000 steps,
   ``epsilon: [[0, 0.5], [100_000, 0.01]]``, in sampling only, as here. In the paper it is a part of
   pi itself.
-- PyMARL's later code (PyMARL2) learns from 128 of the last 5,000 episodes without a correction;
+- PyMARL2 learns from 128 of the last 5,000 episodes without a correction;
   here each rollout is used once.
-- A truncated episode and the end of a block bootstrap with sum_u pi^a(u) Q(s, (pi^-a, u)), for no
+- A truncated episode and the end of a rollout bootstrap with sum_u pi^a(u) Q(s, (pi^-a, u)), for no
   action was chosen: an expectation of eq. 4's kind with the others' probabilities in place of their
   actions.
 - Adam for both, as PyMARL2; PyMARL has RMSprop.
@@ -120,7 +121,7 @@ class COMACritic(JointCritic):
         )
 
     def action_values(self, state: Tensor, joint_actions: Tensor) -> Tensor:
-        """Q of every action of every agent, the others' held.
+        """Q of every action of every agent, the others' fixed.
 
         Args:
             state: [B, S + N O + N A].
@@ -152,7 +153,7 @@ def counterfactual_advantage(action_values: Tensor, policy: Tensor, actions: Ten
     """A^a = Q(u) - sum_u' pi^a(u') Q(u^-a, u') (COMA, eq. 4); its mean under pi^a is zero.
 
     Args:
-        action_values: Q of each own action, the others' held, [..., A].
+        action_values: Q of each own action, the others' fixed, [..., A].
         policy: pi, [..., A].
         actions: int [...].
 

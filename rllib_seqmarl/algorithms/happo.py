@@ -1,16 +1,17 @@
 """HAPPO: Trust Region Policy Optimisation in Multi-Agent RL (Kuba et al. 2022, Algorithm 4).
 
 Agents with actors of their own are updated one after another, i_1 .. i_n in random order, each with
-all its epochs, and each knows what the agents before it have become:
+all its epochs, and the loss of each accounts for the changes of the agents before it:
 
     M^{i_{1:m}} = prod_{k<m} pi_new^{i_k}(a | o) / pi_old^{i_k}(a | o) A
     L(theta^{i_m}) = -mean_t [min(r M, clip(r, 1 - eps, 1 + eps) M) + c_ent H],  r of agent i_m
 
-The product of ratios, ``factor`` here, is outside of the clip and has no bound. Advantages are
+The product of ratios, ``factor``, is outside of the clip and has no bound. Advantages are
 estimated once, before any agent moves; the critic learns after the actors.
 
 What differs from HARL's code beside `mappo`'s list:
 
+- A dead agent's ratio counts as 1 in the factor; in HARL it counts like any other.
 - With recurrent agents the factor comes from the same chunks that are learned from; HARL unrolls
   the whole fragment from its first state.
 - Shared parameters are refused: a step of one agent would move all of them, which the factor does
@@ -111,7 +112,8 @@ class HAPPOLearner(ActorCriticLearner[HAPPOBatch]):
         policy_loss = weighted_sum(surrogate, batch.policy_weight)
         entropy = weighted_sum(fwd_out.entropy, batch.policy_weight)
         loss = policy_loss - self.scheduled("entropy_coeff") * entropy
-        self.log_policy_metrics(batch, r, policy_loss=policy_loss, entropy=entropy, total_loss=loss)
+        losses = {"policy_loss": policy_loss, "entropy": entropy, "total_loss": loss}
+        self.log_policy_metrics(batch, fwd_out.log_prob, r, **losses)
         return loss
 
 

@@ -5,11 +5,11 @@ of a central critic with respect to the policies' probabilities tells every agen
 is. In SeCA's symbols, with f_phi(s, v) for a joint vector v = [v^1 .. v^N]:
 
 - The critic is learned at the actions u, as one-hot vectors, and read at the policies pi:
-  L(phi) = (y^(lambda) - f(s, u))^2 with a target copy f_{phi-} (`learning.critics`).
+  L(phi) = (y^(lambda) - f(s, u))^2 with a target copy f_{phi-} (`learning.central_q`).
 - J(theta) = mean f(s, pi^1(. | tau^1), .., pi^N(. | tau^N)) + xi H / stop_gradient(H). Its gradient
-  passes through f, whose weights are held, into all agents at once; nothing is sampled.
-- f is a network whose weights hypernetworks of the state set (`nets.critics.HypernetworkCritic`);
-  it is in no way monotone.
+  passes through f, whose weights are constants, into all agents at once; nothing is sampled.
+- f is a network whose weights hypernetworks of the state set, see
+  `nets.critics.joint.HypernetworkCritic`; it is in no way monotone.
 
 For each minibatch the critic takes its step first, then the agents.
 
@@ -19,9 +19,9 @@ over the batch; the paper's formula, each agent's by its own, is ``entropy_ratio
 
 Deviations, each on purpose:
 
-- A batch is T steps of E worlds, not 32 whole episodes: one that the block's end cuts goes on in
-  the next, from the stored recurrent state.
-- A truncated episode and the end of a block bootstrap with Q'(s, pi), for no action was chosen.
+- A batch is T steps of E environments, not 32 whole episodes: an episode that the rollout's end
+  cuts continues in the next rollout, from the stored recurrent state.
+- A truncated episode and the end of a rollout bootstrap with Q'(s, pi), for no action was chosen.
 - The hypernetwork of W1 is 64 wide, as in PyMARL2; LICA's is N A E (``hypernet_dim: null``).
 - Dead agents' probabilities get no gradient and their entropies are not counted, which changes
   nothing where they have one action only; ``use_policy_active_mask: false`` counts them in.

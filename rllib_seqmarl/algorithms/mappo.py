@@ -21,6 +21,7 @@ Networks and numbers are those of HARL's code. What differs from it, on purpose:
 - Recurrent chunks start from states that the old policy computed, also in mid-episode, as there;
   a chunk may hold the end of an episode, after which the state is empty.
 - Advantages are standardised over all agents, also where parameters are not shared.
+- A recurrent chunk is of one agent; HARL's of shared recurrent agents mix agents and time.
 - Separate actors are one batched pass, and their gradients are clipped as one.
 - A dead agent's observation is what the environment says; the agent counts in the value loss, as
   in HARL (``use_value_active_mask: true`` leaves it out, as the paper says).
@@ -68,7 +69,8 @@ class MAPPOLearner(ActorCriticLearner[ActorCriticBatch]):
         policy_loss = weighted_sum(surrogate, batch.policy_weight)
         entropy = weighted_sum(fwd_out.entropy, batch.policy_weight)
         loss = policy_loss - self.scheduled("entropy_coeff") * entropy
-        self.log_policy_metrics(batch, r, policy_loss=policy_loss, entropy=entropy, total_loss=loss)
+        losses = {"policy_loss": policy_loss, "entropy": entropy, "total_loss": loss}
+        self.log_policy_metrics(batch, fwd_out.log_prob, r, **losses)
         return loss
 
 

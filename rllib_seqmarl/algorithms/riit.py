@@ -22,11 +22,11 @@ in PyMARL2          settings
 
 Deviations, each on purpose:
 
-- A batch is the fresh rollout, T steps of E worlds; theirs is 32 of the last 128 episodes, the
-  oldest of which 16 updates ago. What a block's end cuts goes on in the next.
+- A batch is the fresh rollout, T steps of E environments; theirs is 32 of the last 128 episodes,
+  the oldest of which 16 updates ago. What a rollout's end cuts continues in the next.
 - Sequences of T steps are stored, not episodes. Their last step bootstraps with what the present
   agents would do there, from the recurrent state that they reach from the stored one.
-- A truncated episode and the end of a block bootstrap with Q'(s, pi), for no action was chosen.
+- A truncated episode and the end of a rollout bootstrap with Q'(s, pi), for no action was chosen.
 - Replay begins with the first ``replay_batch_size`` sequences; theirs with 128 episodes.
 - A dead agent's observation counts as zeros, which is what StarCraft gives; its probabilities get
   no gradient (``use_policy_active_mask: false`` gives them one).

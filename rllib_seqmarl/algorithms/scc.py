@@ -26,10 +26,10 @@ huawei-noah/xingtian). Deviations, each on purpose:
   values for all agents. The release draws 1 to N - 1 absent others for each agent, which leaves out
   the case that nobody else is absent: ``sampler: released``, N > 2 (for N = 2 it takes one
   difference, with the own observation zeroed too; not here). It has one draw for a whole batch;
-  here every step of a rollout has its own, which all worlds share.
+  here every step of a rollout has its own, which all environments share.
 - Both of the release's critic inputs are one step late, for they are the same array. Not here.
-- A batch is T steps of E worlds, used once, or with ``replay_capacity`` (value mode) 32 of the last
-  such sequences, where the release has 32 of 1,000 episodes. A cut or truncated episode bootstraps
+- A batch is T steps of E environments, used once, or with ``replay_capacity`` (value mode) 32 of
+  the last such sequences, where the release has 32 of 1,000 episodes. A cut or truncated episode bootstraps
   with Q'(o, pi), pi the probabilities with which the agents act.
 - The critic takes its steps first, so credits are those of the improved critic.
 - ``target_update_interval`` counts steps of the critic; the release copies every 200 episodes.
@@ -314,8 +314,8 @@ def shapley_credit(
     agents = actions.shape[-1]
     taken = F.one_hot(actions, absent.shape[-1]).to(absent.dtype).unsqueeze(1)  # [B, 1, N, A]
     credit = torch.zeros_like(absent[..., 0])
-    pieces = (column.split(agents + 1, dim=-2) for column in coalitions)
-    for present, weight in zip(*pieces, strict=True):
+    parts = (column.split(agents + 1, dim=-2) for column in coalitions)
+    for present, weight in zip(*parts, strict=True):
         values = q(torch.where(present.unsqueeze(-1), taken, absent.unsqueeze(1)))  # [B, k]
         credit = credit + (values.unsqueeze(-1) * weight).sum(-2)
     return credit

@@ -5,7 +5,7 @@ one after another. In the paper's symbols, for an order a_1 .. a_N of evaluation
 
 - v^{1:i} = [u^1 .. u^i, pi^{i+1} .. pi^N]: actions of the evaluated, policies of the rest.
 - eq. 5:  A^{a_i} = f(s, v^{1:i}) - f(s, v^{1:i-1}), N + 1 values for N agents.
-- eq. 12: L(phi) = (y^(lambda) - f(s, u))^2 with a target copy f_{phi-} (`learning.critics`).
+- eq. 12: L(phi) = (y^(lambda) - f(s, u))^2 with a target copy f_{phi-} (`learning.central_q`).
 - eq. 13: J^a = log pi^a(u^a | tau^a) A^a + xi H^a, of which the entropy's gradient is divided by
   its size (eq. 14): xi H / stop_gradient(H).
 - eq. 17, 18: the agent with the largest contribution c^a is evaluated first, c^a by gradients
@@ -27,18 +27,19 @@ are used. Readings of what is not printed:
   is learned at actions and read at policies, its mean over actions need not be zero.
 - The critic takes its step first, so advantages are those of the improved critic, as in LICA.
 - The path runs straight from (s_t, pi_t) to (s_{t+1}, pi_{t+1}); the gradient is taken at
-  ``path_points`` midpoints of each such piece. The share of the state is nobody's contribution;
+  ``path_points`` midpoints of each step. The share of the state is nobody's contribution;
   ``state_share`` in the results says how large it is. Equal contributions: slot order.
 - "Adjusted after every episode and fixed in each battle": an episode is evaluated in the order of
-  its own path. With ``order_source: previous_episode`` it is that of the world's episode before,
-  random at first; with several learners, a resumed run begins with the first learner's orders.
+  its own path. With ``order_source: previous_episode`` it is that of the episode before in the same
+  environment, random at first; with several learners, a resumed run begins with the first learner's orders.
 - The last step of an episode, from which no path leads on, keeps the order of the step before.
 
 Deviations, each on purpose:
 
-- A batch is T steps of E worlds, not 32 whole episodes: one that the block's end cuts goes on in
-  the next, from the stored recurrent state, and is evaluated in two parts.
-- A truncated episode and the end of a block bootstrap with Q'(s, pi), for no action was chosen.
+- A batch is T steps of E environments, not 32 whole episodes: an episode that the rollout's end
+  cuts continues in the next rollout, from the stored recurrent state,
+  and is evaluated in two parts.
+- A truncated episode and the end of a rollout bootstrap with Q'(s, pi), for no action was chosen.
 - The hypernetwork of W1 is 64 wide; LICA's is N A E (``hypernet_dim: null``).
 - The entropy's ratio is each sample's own as in eq. 14, with H of at least 0.001; LICA's code has
   one of the whole batch, ``entropy_ratio: batch``.
@@ -199,20 +200,20 @@ def counterfactual_credit(q: Q, actions: Tensor, policy: Tensor) -> Tensor:
 
 
 def path_contributions(
-    critic: JointCritic, path: Path, points: int, piece: int | None = None
+    critic: JointCritic, path: Path, points: int, steps_at_once: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """c^a of each step of the path, which runs straight from (s_t, pi_t) to the next.
 
         c^a_t = mean_k < dQ/dpi^a (s_t + alpha_k ds, pi_t + alpha_k dpi), dpi^a >
 
-    at the midpoints alpha_k = (k + 1/2) / K. With the state held, the c^a of a path add up to the
+    at the midpoints alpha_k = (k + 1/2) / K. With a constant state, the c^a of a path add up to the
     difference of Q between its ends, up to the error of the midpoint rule.
 
     Args:
         critic: Q.
         path: E sequences.
         points: K.
-        piece: steps of the path that are taken at once, to bound memory; None for all.
+        steps_at_once: steps of the path in one pass, to bound memory; None for all.
 
     Returns:
         Contributions [E, T, N], and what else Q changes by at each step, the state's share [E, T];
@@ -222,7 +223,7 @@ def path_contributions(
     alpha = torch.cat((alpha.new_zeros(1), alpha, alpha.new_ones(1)))  # [K + 2], with both ends
     found = []
     columns = (path.state[:, :-1], path.state[:, 1:], path.policy[:, :-1], path.policy[:, 1:])
-    size = piece or path.not_done.numel()
+    size = steps_at_once or path.not_done.numel()
     for state, next_state, policy, next_policy in zip(
         *(column.flatten(0, 1).split(size) for column in columns), strict=True
     ):
@@ -254,7 +255,7 @@ def over_windows(
         contributions: [E, T, N].
         is_first: bool [E, T].
         not_done: bool [E, T], whether the episode has a next step.
-        window: steps per window, counted from the beginning of the episode or of the block; None
+        window: steps per window, counted from the beginning of the episode or of the rollout; None
             for whole episodes.
     """
     begins = is_first
@@ -267,23 +268,23 @@ def over_windows(
 
 
 def of_previous_episode(
-    contributions: Tensor, is_first: Tensor, carried: Tensor
+    contributions: Tensor, is_first: Tensor, before: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """For every step the contributions of the world's previous episode, [E, T, N].
+    """For every step the contributions of the environment's previous episode, [E, T, N].
 
     Args:
         contributions: [E, T, N].
         is_first: bool [E, T].
-        carried: [2, E, N], from the block before: the contributions of the episode that was under
-            way there, so far, and those of the episode before it. Random numbers at first.
+        before: [2, E, N], from the rollout before: the contributions so far of the episode that was
+            not over there, and those of the episode before it. Random numbers at first.
 
     Returns:
-        Those of each step, and what to carry into the next block.
+        Those of each step, and ``before`` of the next rollout.
     """
     totals, group = _totals(contributions, is_first)
-    totals[:, 0] += carried[0]
-    before = torch.cat((carried[1].unsqueeze(1), totals[:, :-1]), dim=1)
-    scores = before.gather(1, group)
+    totals[:, 0] += before[0]
+    previous = torch.cat((before[1].unsqueeze(1), totals[:, :-1]), dim=1)
+    scores = previous.gather(1, group)
     return scores, torch.stack((totals.gather(1, group)[:, -1], scores[:, -1]))
 
 
@@ -293,8 +294,8 @@ def _totals(x: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
     A group begins where ``begins`` says; group 0 is what was there before the first beginning.
     """
     group = begins.cumsum(dim=1).unsqueeze(-1).expand_as(x)
-    worlds, steps, agents = x.shape
-    return x.new_zeros(worlds, steps + 1, agents).scatter_add(1, group, x), group
+    envs, steps, agents = x.shape
+    return x.new_zeros(envs, steps + 1, agents).scatter_add(1, group, x), group
 
 
 @dataclass(kw_only=True)

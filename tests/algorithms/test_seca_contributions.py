@@ -21,10 +21,10 @@ class Quadratic(JointCritic):
         return (x.square() * torch.arange(x.shape[-1])).sum(-1) + x.sum(-1) * state[:, :1]
 
 
-def path(held: bool) -> Path:
+def path(constant_state: bool) -> Path:
     generator = torch.Generator().manual_seed(0)
     state = torch.randn(E, T + 1, S, generator=generator)
-    state = state[:, :1].expand(E, T + 1, S) if held else state
+    state = state[:, :1].expand(E, T + 1, S) if constant_state else state
     policy = (2.0 * torch.randn(E, T + 1, N, A, generator=generator)).softmax(-1)
     return Path(state, policy, torch.ones(E, T, dtype=torch.bool))
 
@@ -35,18 +35,18 @@ def change(critic: JointCritic, path: Path) -> Tensor:
     return ends[1] - ends[0]
 
 
-def test_completeness_is_exact_for_a_quadratic_with_the_state_held() -> None:
-    one = path(held=True)
+def test_completeness_is_exact_for_a_quadratic_with_a_constant_state() -> None:
+    one = path(constant_state=True)
     contributions, beside = path_contributions(Quadratic(), one, points=1)
     torch.testing.assert_close(contributions.sum((1, 2)), change(Quadratic(), one))
     assert beside.abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(("points", "tolerance"), [(5, 0.1), (200, 0.01)])
-def test_completeness_of_the_critic_with_the_state_held(points: int, tolerance: float) -> None:
+def test_completeness_of_the_critic_with_a_constant_state(points: int, tolerance: float) -> None:
     """Up to the kinks of its relu: relative to the change along the path."""
     torch.manual_seed(0)
-    critic, one = HypernetworkCritic(S, N, A, 32, 16), path(held=True)
+    critic, one = HypernetworkCritic(S, N, A, 32, 16), path(constant_state=True)
     contributions, beside = path_contributions(critic, one, points)
     whole = change(critic, one)
     scale = (beside + contributions.sum(-1)).abs().sum(1)  # length of the path in Q
@@ -57,7 +57,7 @@ def test_completeness_of_the_critic_with_the_state_held(points: int, tolerance: 
 
 def test_what_agents_do_not_contribute_is_the_states_share() -> None:
     torch.manual_seed(0)
-    critic, one = HypernetworkCritic(S, N, A, 32, 16), path(held=False)
+    critic, one = HypernetworkCritic(S, N, A, 32, 16), path(constant_state=False)
     contributions, beside = path_contributions(critic, one, points=5)
     torch.testing.assert_close((contributions.sum(-1) + beside).sum(1), change(critic, one))
     still = one._replace(policy=one.policy[:, :1].expand_as(one.policy))
@@ -67,23 +67,23 @@ def test_what_agents_do_not_contribute_is_the_states_share() -> None:
 
 
 def test_an_agent_the_critic_ignores_contributes_nothing() -> None:
-    class DeafToAgent1(Quadratic):
+    class IgnoresAgent1(Quadratic):
         def forward(self, state: Tensor, joint_actions: Tensor) -> Tensor:
-            heard = joint_actions.clone()
-            heard[:, :, 1] = 0.0
-            return super().forward(state, heard)
+            attended = joint_actions.clone()
+            attended[:, :, 1] = 0.0
+            return super().forward(state, attended)
 
-    contributions, _ = path_contributions(DeafToAgent1(), path(held=False), points=3)
+    contributions, _ = path_contributions(IgnoresAgent1(), path(constant_state=False), points=3)
     assert (contributions[..., 1] == 0).all()
     assert (contributions[..., [0, 2]] != 0).all()
 
 
-def test_pieces_and_ends_of_episodes() -> None:
-    one = path(held=False)
+def test_parts_and_ends_of_episodes() -> None:
+    one = path(constant_state=False)
     one.not_done[1, 3] = False
     whole = path_contributions(Quadratic(), one, points=3)
-    pieces = path_contributions(Quadratic(), one, points=3, piece=5)
-    for a, b in zip(whole, pieces, strict=True):
+    parts = path_contributions(Quadratic(), one, points=3, steps_at_once=5)
+    for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b)
         assert (a[1, 3] == 0).all()
         assert (a[1, 4] != 0).any()
@@ -109,15 +109,15 @@ def test_windows_stay_within_their_episode(window: int | None, expected: list[fl
     assert scores.flatten().tolist() == expected
 
 
-def test_previous_episodes_reach_across_blocks() -> None:
-    """In one block or cut in two, every step is scored by the world's episode before."""
-    carried = torch.tensor([[[0.5]], [[0.25]]])
-    whole, after = of_previous_episode(C, IS_FIRST, carried)
+def test_previous_episodes_reach_across_rollouts() -> None:
+    """In one rollout or cut in two, every step is scored by the episode before."""
+    before = torch.tensor([[[0.5]], [[0.25]]])
+    whole, after = of_previous_episode(C, IS_FIRST, before)
     own = [1e2 + 1e3 + 1e4 + 1e5]
     assert whole.flatten().tolist() == [0.25, 0.25, *[1.5] * 5, *own]
     assert after.flatten().tolist() == [1e7, *own]
     for cut in range(1, 8):
-        first, between = of_previous_episode(C[:, :cut], IS_FIRST[:, :cut], carried)
+        first, between = of_previous_episode(C[:, :cut], IS_FIRST[:, :cut], before)
         second, last = of_previous_episode(C[:, cut:], IS_FIRST[:, cut:], between)
         torch.testing.assert_close(torch.cat((first, second), dim=1), whole)
         torch.testing.assert_close(last, after)

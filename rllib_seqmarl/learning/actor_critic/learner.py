@@ -18,6 +18,7 @@ from rllib_seqmarl.learning.actor_critic.module import (
 from rllib_seqmarl.learning.base.advantages import Trajectory
 from rllib_seqmarl.learning.base.learner import TeamLearner
 from rllib_seqmarl.losses import (
+    approximate_kl,
     clipped_value_loss,
     probability_ratio,
     weighted_sum,
@@ -201,6 +202,14 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
         starts = torch.cat((before.unsqueeze(1), after[:, length - 1 : -1 : length]), 1)
         return starts.transpose(0, 1).flatten(0, 1)  # [(T / L) E, n, H]
 
+    def log_batch(self, batch: BatchT) -> None:
+        """Logs how much of the returns the values explain."""
+        values = self.core.value_norm.denormalize(batch.old_values)
+        counted = batch.alive
+        if not self.config.use_value_active_mask:
+            counted = torch.ones_like(counted)
+        self.log_explained_variance(values, batch.returns, counted)
+
     def prepare_minibatch(self, minibatch: BatchT) -> BatchT:
         """Normalised value targets and the weight of each agent's terms."""
         targets = self.core.value_norm.normalize(minibatch.returns)
@@ -216,8 +225,9 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
 
     def ratio(self, log_prob: Tensor, batch: BatchT) -> Tensor:
         """pi_new / pi_old of each agent, [..., n, K]."""
-        exists = batch.action_mask if log_prob.shape[-1] > 1 else None
-        return probability_ratio(log_prob, batch.log_prob, self.config.ratio_aggregation, exists)
+        # A mask over K components, K > 1, is one of action dimensions.
+        mask = batch.action_mask if log_prob.shape[-1] > 1 else None
+        return probability_ratio(log_prob, batch.log_prob, self.config.ratio_aggregation, mask)
 
     def log_ratio(self, batch: BatchT, agents: Sequence[int] | None = None) -> Tensor:
         """log(pi_now / pi_old) of whole actions, [..., n]; 0 for agents that are dead.
@@ -248,13 +258,17 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
 
         return loss
 
-    def log_policy_metrics(self, batch: BatchT, ratio: Tensor, **losses: Tensor) -> None:
-        """Logs losses, and how far the ratios [..., n, K] have moved."""
-        outside = ((ratio - 1.0).abs() > self.scheduled("clip_param")).float().mean(-1)
+    def log_policy_metrics(
+        self, batch: BatchT, log_prob: Tensor, ratio: Tensor, **losses: Tensor
+    ) -> None:
+        """Logs losses, and how far log-probs and ratios [..., n, K] have moved."""
+        weight, distance = batch.policy_weight, (ratio - 1.0).abs()
+        outside = (distance > self.scheduled("clip_param")).float().mean(-1)
         metrics = {
             **losses,
-            "clip_fraction": weighted_sum(outside, batch.policy_weight),
-            "ratio_deviation": weighted_sum((ratio - 1.0).abs().mean(-1), batch.policy_weight),
+            "clip_fraction": weighted_sum(outside, weight),
+            "ratio_deviation": weighted_sum(distance.mean(-1), weight),
+            "approx_kl": weighted_sum(approximate_kl(log_prob, batch.log_prob), weight),
         }
         self.log_metrics(**{k: batch.metric_weight * value for k, value in metrics.items()})
 

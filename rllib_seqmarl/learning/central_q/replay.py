@@ -1,7 +1,7 @@
-"""Replay of whole sequences, with which a learner goes beyond its fresh rollouts.
+"""Replay of whole sequences, for learners that train on more than their fresh rollouts.
 
-Blocks go in and blocks come out, so that a learner makes of a stored sequence whatever it makes of
-a fresh one: start memory, bootstraps, ends of episodes and all.
+Blocks go in and rollouts come out, so that a learner makes of a stored sequence whatever it makes of
+a fresh one: with its first recurrent state, bootstraps and ends of episodes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rllib_seqmarl.rollout.rollout_batch import REWARD, FinalObservations, Rollo
 
 
 class SequenceStore:
-    """The newest sequences of a run, each the T steps of one world; on the CPU.
+    """The newest sequences of a run, each the T steps of one environment; on the CPU.
 
     Args:
         capacity: sequences that are kept.
@@ -28,21 +28,21 @@ class SequenceStore:
     def __len__(self) -> int:
         return len(self._sequences)
 
-    def add(self, block: RolloutBatch) -> None:
-        """Stores copies of a block's worlds, in place of the oldest where there is no room.
+    def add(self, rollout: RolloutBatch) -> None:
+        """Stores a copy of each environment's steps, in place of the oldest when the store is full.
 
         Raises:
             UserError: its sequences are longer or shorter than those that are stored.
         """
         if self._sequences:
-            stored, new = (len(one.columns[REWARD]) for one in (self._sequences[0], block))
+            stored, new = (len(one.columns[REWARD]) for one in (self._sequences[0], rollout))
             if stored != new:
                 raise UserError(
                     f"the replay store of this run holds sequences of {stored} steps, and rollouts "
-                    f"are now of {new}: set rollout_fragment_length to {stored}, or begin anew."
+                    f"are now of {new}: set rollout_fragment_length to {stored}, or begin a new run."
                 )
-        for env in range(block.num_envs):
-            self._sequences.append(_copy(block.select_envs(env, env + 1)))
+        for env in range(rollout.num_envs):
+            self._sequences.append(_copy(rollout.select_envs(env, env + 1)))
 
     def draw(self, count: int, generator: torch.Generator) -> RolloutBatch:
         """Some of the sequences side by side, none twice, each choice equally likely."""
@@ -50,7 +50,7 @@ class SequenceStore:
         return concatenate([self._sequences[index] for index in chosen.tolist()])
 
     def get_state(self) -> dict[str, Any]:
-        """The fields of a block of all sequences, oldest first; empty where there are none."""
+        """The fields of a rollout of all sequences, oldest first; empty where there are none."""
         return concatenate(self._sequences).get_state() if self._sequences else {}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -60,16 +60,16 @@ class SequenceStore:
             self.add(RolloutBatch.from_state(state))
 
 
-def _copy(block: RolloutBatch) -> RolloutBatch:
+def _copy(rollout: RolloutBatch) -> RolloutBatch:
     """The same in memory of its own, so that what is dropped is freed."""
-    final = block.final
+    final = rollout.final
     if final is not None:
         columns = {name: column.copy() for name, column in final.columns.items()}
         final = FinalObservations(final.step.copy(), final.env.copy(), columns)
     return RolloutBatch(
-        block.num_env_steps,
-        block.num_agents,
-        {name: column.copy() for name, column in block.columns.items()},
+        rollout.num_env_steps,
+        rollout.num_agents,
+        {name: column.copy() for name, column in rollout.columns.items()},
         final,
-        {name: value.copy() for name, value in block.recurrent_state.items()},
+        {name: value.copy() for name, value in rollout.recurrent_state.items()},
     )
