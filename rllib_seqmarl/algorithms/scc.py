@@ -29,8 +29,8 @@ huawei-noah/xingtian). Deviations, each on purpose:
   here every step of a rollout has its own, which all environments share.
 - Both of the release's critic inputs are one step late, for they are the same array. Not here.
 - A batch is T steps of E environments, used once, or with ``replay_capacity`` (value mode) 32 of
-  the last such sequences, where the release has 32 of 1,000 episodes. A cut or truncated episode bootstraps
-  with Q'(o, pi), pi the probabilities with which the agents act.
+  the last such sequences, where the release has 32 of 1,000 episodes. A cut or truncated episode
+  bootstraps with Q'(o, pi), pi the probabilities with which the agents act.
 - The critic takes its steps first, so credits are those of the improved critic.
 - ``target_update_interval`` counts steps of the critic; the release copies every 200 episodes.
 - The agents' optimiser is Adam in policy mode. In value mode it is RMSprop with TensorFlow's decay

@@ -31,7 +31,8 @@ are used. Readings of what is not printed:
   ``state_share`` in the results says how large it is. Equal contributions: slot order.
 - "Adjusted after every episode and fixed in each battle": an episode is evaluated in the order of
   its own path. With ``order_source: previous_episode`` it is that of the episode before in the same
-  environment, random at first; with several learners, a resumed run begins with the first learner's orders.
+  environment, random at first; with several learners, a resumed run begins with the orders of the
+  first one.
 - The last step of an episode, from which no path leads on, keeps the order of the step before.
 
 Deviations, each on purpose:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.critics import A, N, everything, table
-from helpers.learners import gradients, learner_of
+from helpers.learners import build, gradients
 from torch import Tensor
 
 from rllib_seqmarl.algorithms.coma import COMACritic, counterfactual_advantage
@@ -20,9 +20,6 @@ from rllib_seqmarl.rollout.rollout_batch import (
     TRUNCATED,
     FinalObservations,
 )
-
-#: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
-GAME = {"episode_length": 3, "num_agents": 3}
 
 
 def test_counterfactual_advantage_is_comas_and_has_no_mean() -> None:
@@ -46,12 +43,6 @@ def test_counterfactual_advantage_is_comas_and_has_no_mean() -> None:
         mean = (own * per_agent[..., i]).sum(i)
         torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-12, rtol=0)
         assert per_agent[..., i].abs().min() > 1e-3
-
-
-def build(small: Any, **settings: Any) -> tuple[Any, Any]:
-    config = small("COMA", **{"env_config": GAME, "num_epochs": 1, **settings})
-    algorithm = config.build_algo()
-    return algorithm, learner_of(algorithm)
 
 
 def test_critic_reads_what_figure_1c_says() -> None:
@@ -78,7 +69,7 @@ def test_critic_reads_what_figure_1c_says() -> None:
 
 
 def test_last_actions_are_those_of_the_same_episode(small: Any) -> None:
-    algorithm, learner = build(small)
+    algorithm, learner = build(small, "COMA")
     algorithm.env_runner.sample()
     (block,) = algorithm.env_runner.sample()
     rows = learner.build_train_batch(block)
@@ -99,7 +90,7 @@ def test_last_actions_are_those_of_the_same_episode(small: Any) -> None:
 def test_gradient_is_that_of_a_plain_computation(small: Any) -> None:
     """log pi A + c H with the advantage of equation 4, agent by agent, on plain tensors."""
     settings = {"entropy_coeff": 0.1, "use_policy_active_mask": True, "lr": 0.02}
-    algorithm, learner = build(small, **settings, micro_batch_size=30)
+    algorithm, learner = build(small, "COMA", **settings, micro_batch_size=30)
     for _ in range(2):
         algorithm.train()
     block = algorithm.env_runner.sample()[0]
@@ -139,7 +130,7 @@ def test_gradient_is_that_of_a_plain_computation(small: Any) -> None:
 
 def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
     """One of every agent; where no action was chosen, pi stands for all actions."""
-    algorithm, learner = build(small, gamma=0.9, lambda_=0.7, target_update_interval=1)
+    algorithm, learner = build(small, "COMA", gamma=0.9, lambda_=0.7, target_update_interval=1)
     algorithm.train()
     (block,) = algorithm.env_runner.sample()
     c, core, generator = block.columns, learner.core, np.random.default_rng(0)
@@ -199,7 +190,7 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
 @pytest.mark.parametrize("masked", [True, False])
 def test_dead_agents_count_where_the_config_says(masked: bool, small: Any) -> None:
     settings = {"use_policy_active_mask": masked, "use_value_active_mask": masked}
-    algorithm, learner = build(small, **settings)
+    algorithm, learner = build(small, "COMA", **settings)
     block = algorithm.env_runner.sample()[0]
     block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
     rows = learner.build_train_batch(block)
@@ -230,7 +221,7 @@ def test_learns_to_tell_slots_apart(small: Any) -> None:
         "seed": 0,
         "metrics_num_episodes_for_smoothing": 300,
     }
-    algorithm, _ = build(small, **settings)
+    algorithm, _ = build(small, "COMA", **settings)
     returns = [algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(60)]
     algorithm.stop()
     assert returns[0] < 0.4

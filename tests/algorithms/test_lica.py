@@ -7,21 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.learners import gradients, learner_of
+from helpers.learners import build, gradients
 from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.central_q.module import RecurrentOutput
 from rllib_seqmarl.rollout.rollout_batch import ALIVE
-
-#: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
-GAME = {"episode_length": 3, "num_agents": 3}
-
-
-def build(small: Any, **settings: Any) -> tuple[Any, Any]:
-    config = small("LICA", **{"env_config": GAME, "num_epochs": 1, **settings})
-    algorithm = config.build_algo()
-    return algorithm, learner_of(algorithm)
 
 
 def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:
@@ -47,7 +38,7 @@ def loss_of_logits(learner: Any, batch: dict[str, Tensor], logits: Tensor) -> Te
 def test_gradient_is_that_of_a_plain_computation(ratio: str, small: Any) -> None:
     """-mean f(s, pi) - xi H / stop_gradient(H), step by step and agent by agent."""
     algorithm, learner = build(
-        small, entropy_ratio=ratio, entropy_coeff=0.1, micro_batch_size=30, lr=0.02
+        small, "LICA", entropy_ratio=ratio, entropy_coeff=0.1, micro_batch_size=30, lr=0.02
     )
     for _ in range(2):
         algorithm.train()
@@ -87,7 +78,7 @@ def test_gradient_is_that_of_a_plain_computation(ratio: str, small: Any) -> None
 
 
 def test_gradient_reaches_every_living_agent_at_every_step(small: Any) -> None:
-    algorithm, learner = build(small, entropy_coeff=0.0)
+    algorithm, learner = build(small, "LICA", entropy_coeff=0.0)
     batch = minibatch_of(algorithm, learner)
     logits = torch.randn(*batch.actions.shape, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(loss_of_logits(learner, batch, logits), logits)
@@ -110,7 +101,7 @@ class OneAgentsChoice(nn.Module):
 
 def test_gradient_of_a_critic_that_is_linear_in_one_agents_vector(small: Any) -> None:
     """d(w . pi) / d logit_j = pi_j (w_j - w . pi) for that agent, and nothing for the others."""
-    algorithm, learner = build(small, entropy_coeff=0.0)
+    algorithm, learner = build(small, "LICA", entropy_coeff=0.0)
     rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
     batch = learner.prepare_minibatch(rows)
     weights = torch.tensor([1.0, -2.0, 0.5])
@@ -127,7 +118,7 @@ def test_gradient_of_a_critic_that_is_linear_in_one_agents_vector(small: Any) ->
 
 def test_critic_takes_its_step_first(small: Any) -> None:
     """The agents follow the improved critic; their step leaves it as it is."""
-    algorithm, learner = build(small, critic_steps=2)
+    algorithm, learner = build(small, "LICA", critic_steps=2)
     rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
     steps, gradient_step = [], learner.gradient_step
 
@@ -157,7 +148,7 @@ def test_critic_takes_its_step_first(small: Any) -> None:
 )
 def test_refusals(settings: dict[str, Any], message: str, small: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        build(small, **settings)
+        build(small, "LICA", **settings)
     assert "\n" not in str(caught.value)
 
 
@@ -177,7 +168,7 @@ def test_learns_to_tell_slots_apart(small: Any) -> None:
         "seed": 0,
         "metrics_num_episodes_for_smoothing": 300,
     }
-    algorithm, _ = build(small, **settings)
+    algorithm, _ = build(small, "LICA", **settings)
     returns = [algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(40)]
     algorithm.stop()
     assert returns[0] < 0.6

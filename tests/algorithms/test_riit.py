@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.learners import learner_of
+from helpers.learners import SHORT_GAME, build
 from numpy.typing import NDArray
 from ray import tune
 
@@ -20,8 +20,6 @@ from rllib_seqmarl.learning.central_q.module import RecurrentOutput
 from rllib_seqmarl.nets.critics.joint import HypernetworkCritic
 from rllib_seqmarl.rollout.rollout_batch import ALIVE
 
-#: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
-GAME = {"episode_length": 3, "num_agents": 3}
 REPLAY = {"replay_capacity": 12, "replay_batch_size": 10}
 
 
@@ -64,15 +62,9 @@ def test_factored_critic_is_monotone_in_every_agents_value() -> None:
     assert (slope < 0).any()
 
 
-def build(small: Any, **settings: Any) -> tuple[Any, Any]:
-    config = small("RIIT", **{"env_config": GAME, "num_epochs": 1, **settings})
-    algorithm = config.build_algo()
-    return algorithm, learner_of(algorithm)
-
-
 def test_critic_reads_living_agents_observations_and_the_state(small: Any) -> None:
     env_config = {"task": "cooperative_navigation", "state": True}
-    algorithm, learner = build(small, env="mpe", env_config=env_config, state="environment")
+    algorithm, learner = build(small, "RIIT", env="mpe", env_config=env_config, state="environment")
     (block,) = algorithm.env_runner.sample()
     block.columns[ALIVE][:, :, 1] = False
     rows = learner.build_train_batch(block)
@@ -84,7 +76,7 @@ def test_critic_reads_living_agents_observations_and_the_state(small: Any) -> No
 
 
 def test_critic_loss_is_half_the_squared_error(small: Any) -> None:
-    algorithm, learner = build(small)
+    algorithm, learner = build(small, "RIIT")
     algorithm.train()
     rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
     loss = learner.critic_loss(learner.prepare_minibatch(rows))
@@ -101,7 +93,7 @@ def test_critic_loss_is_half_the_squared_error(small: Any) -> None:
 
 def test_agents_follow_the_mixture(small: Any) -> None:
     """The chain rule: of the mixing network, of an agent's value, of its softmax."""
-    algorithm, learner = build(small, entropy_coeff=0.0)
+    algorithm, learner = build(small, "RIIT", entropy_coeff=0.0)
     algorithm.train()
     rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
     batch = learner.prepare_minibatch(rows)
@@ -131,7 +123,7 @@ def test_agents_follow_the_mixture(small: Any) -> None:
 
 def test_targets_of_stored_sequences_are_those_of_fresh_ones(small: Any) -> None:
     """With the same networks; truncated and cut episodes among them."""
-    algorithm, learner = build(small, **REPLAY, gamma=0.9)
+    algorithm, learner = build(small, "RIIT", **REPLAY, gamma=0.9)
     (block,) = algorithm.env_runner.sample()
     assert block.final is not None or block.columns["terminated"].any()
     learner.on_rollout(block)
@@ -160,7 +152,7 @@ def test_targets_of_stored_sequences_are_those_of_fresh_ones(small: Any) -> None
 
 
 def test_replay_is_a_step_of_the_critic_alone_before_each_minibatch(small: Any) -> None:
-    algorithm, learner = build(small, **REPLAY, minibatch_size=40, target_update_interval=1)
+    algorithm, learner = build(small, "RIIT", **REPLAY, minibatch_size=40, target_update_interval=1)
     steps: list[tuple[str, int]] = []
     gradient_step = learner.gradient_step
 
@@ -189,7 +181,7 @@ def test_replay_is_a_step_of_the_critic_alone_before_each_minibatch(small: Any) 
 
 
 def test_without_replay_nothing_is_stored(small: Any) -> None:
-    algorithm, learner = build(small)
+    algorithm, learner = build(small, "RIIT")
     algorithm.train()
     assert len(learner.store) == 0
     assert learner.replayed() is None
@@ -200,7 +192,7 @@ def test_two_learners_replay_together(small: Any) -> None:
     """Four sequences of the nine go to one and five to the other: both wait for the first's."""
     algorithm = small(
         "RIIT",
-        env_config=GAME,
+        env_config=SHORT_GAME,
         num_learners=2,
         num_envs_per_env_runner=9,
         num_epochs=1,
@@ -230,7 +222,7 @@ def test_two_learners_replay_together(small: Any) -> None:
 )
 def test_refusals(settings: dict[str, Any], message: str, small: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        build(small, **settings)
+        build(small, "RIIT", **settings)
     assert "\n" not in str(caught.value)
 
 
@@ -262,7 +254,7 @@ def test_learns_what_a_monotone_mixture_can_say(replay: bool, small: Any) -> Non
     }
     if replay:
         settings |= {"replay_capacity": 200, "replay_batch_size": 32}
-    algorithm, _ = build(small, env="own_actions", env_config=None, **settings)
+    algorithm, _ = build(small, "RIIT", env="own_actions", env_config=None, **settings)
     returns = [algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(40)]
     algorithm.stop()
     assert returns[0] < 0.45

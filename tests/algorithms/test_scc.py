@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers.learners import gradients, learner_of
+from helpers.learners import build, gradients
 from torch import Tensor
 
-from rllib_seqmarl.algorithms.scc import GroupedCritic, all_coalitions, shapley_credit
+from rllib_seqmarl.algorithms.scc import GroupedCritic
 from rllib_seqmarl.errors import UserError
 
-GAME = {"episode_length": 3, "num_agents": 3}
 VALUE = {"mode": "value", "entropy_coeff": 0.0, "lambda_": 0.0}
-
-
-def build(small: Any, **settings: Any) -> tuple[Any, Any]:
-    config = small("SCC", **{"env_config": GAME, "num_epochs": 1, **settings})
-    algorithm = config.build_algo()
-    return algorithm, learner_of(algorithm)
 
 
 def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:
@@ -27,18 +23,29 @@ def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:
     return learner.prepare_minibatch(rows)
 
 
-def exact_credit(learner: Any, batch: dict[str, Tensor], absent: str = "zeros") -> Tensor:
-    """phi, [E, T, N]."""
+def exact_credit(learner: Any, batch: Any, absent: str = "zeros") -> Tensor:
+    """phi, [E, T, N], by the paper's sum over all coalitions without the agent."""
+    agents = batch.actions.shape[-1]
+    slots = range(agents)
+    coalitions = [set(c) for n in range(agents + 1) for c in itertools.combinations(slots, n)]
+    credit = torch.zeros(batch.actions.shape)
     with torch.no_grad():
         policy = learner.core.forward_train(batch).policy
-        state = batch.critic_state.flatten(0, 1)
-        credit = shapley_credit(
-            lambda vectors: learner.core.critic(state, vectors),
-            batch.actions.flatten(0, 1),
-            (policy if absent == "policy" else torch.zeros_like(policy)).flatten(0, 1),
-            all_coalitions(3),
-        )
-    return credit.view_as(batch.actions)
+        for e, t in np.ndindex(*batch.actions.shape[:2]):
+            taken = torch.eye(3)[batch.actions[e, t]]
+            away = policy[e, t] if absent == "policy" else torch.zeros(agents, 3)
+            vectors = [
+                torch.stack([(taken if i in c else away)[i] for i in slots]) for c in coalitions
+            ]
+            values = learner.core.critic(batch.critic_state[e, t][None], torch.stack(vectors)[None])
+            worth = {frozenset(c): q for c, q in zip(coalitions, values[0], strict=True)}
+            for i in slots:
+                for c in coalitions:
+                    if i not in c:
+                        orders = math.factorial(len(c)) * math.factorial(agents - 1 - len(c))
+                        gain = worth[frozenset(c | {i})] - worth[frozenset(c)]
+                        credit[e, t, i] += orders / math.factorial(agents) * gain
+    return credit
 
 
 def test_critic_is_the_formula() -> None:
@@ -64,7 +71,7 @@ def test_critic_is_the_formula() -> None:
 @pytest.mark.parametrize("absent", ["zeros", "policy"])
 def test_policy_mode_is_the_score_function_of_credits(absent: str, small: Any) -> None:
     settings = {"num_coalitions": None, "absent": absent, "entropy_coeff": 0.1}
-    algorithm, learner = build(small, **settings, micro_batch_size=30)
+    algorithm, learner = build(small, "SCC", **settings, micro_batch_size=30)
     algorithm.train()
     batch = minibatch_of(algorithm, learner)
     core = learner.core
@@ -84,7 +91,7 @@ def test_policy_mode_is_the_score_function_of_credits(absent: str, small: Any) -
 
 
 def test_value_mode_is_the_squared_distance_to_credits(small: Any) -> None:
-    algorithm, learner = build(small, **VALUE, num_coalitions=None, epsilon=0.5)
+    algorithm, learner = build(small, "SCC", **VALUE, num_coalitions=None, epsilon=0.5)
     algorithm.train()
     batch = minibatch_of(algorithm, learner)
     core = learner.core
@@ -103,7 +110,7 @@ def test_value_mode_is_the_squared_distance_to_credits(small: Any) -> None:
 
 
 def test_value_mode_acts_epsilon_greedily(small: Any) -> None:
-    algorithm, learner = build(small, **VALUE, epsilon=[[0, 0.6], [800, 0.0]], lr=0.01)
+    algorithm, learner = build(small, "SCC", **VALUE, epsilon=[[0, 0.6], [800, 0.0]], lr=0.01)
     for epsilon in (0.6, 0.48):  # 80 steps are taken here, 80 in train()
         (block,) = algorithm.env_runner.sample()
         rows = learner.build_train_batch(block)
@@ -124,7 +131,7 @@ def test_value_mode_acts_epsilon_greedily(small: Any) -> None:
 def test_coalitions_are_the_same_in_all_worlds_and_differ_between_steps(
     sampler: str, small: Any
 ) -> None:
-    algorithm, learner = build(small, sampler=sampler, num_coalitions=2)
+    algorithm, learner = build(small, "SCC", sampler=sampler, num_coalitions=2)
     rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
     present = learner.prepare_minibatch(rows).coalitions  # [E, T, K, N]
     assert present.shape == (8, 10, 8 if sampler == "shapley" else 12, 3)
@@ -136,7 +143,7 @@ def test_coalitions_are_the_same_in_all_worlds_and_differ_between_steps(
 
 def test_replay_takes_the_place_of_fresh_rollouts(small: Any) -> None:
     replay = {"replay_capacity": 20, "replay_batch_size": 12}
-    algorithm, learner = build(small, **VALUE, **replay, epsilon=0.5)
+    algorithm, learner = build(small, "SCC", **VALUE, **replay, epsilon=0.5)
     seen, gradient_step = [], learner.gradient_step
 
     def listen(minibatch: dict[str, Tensor], loss: Any) -> None:
@@ -153,7 +160,7 @@ def test_replay_takes_the_place_of_fresh_rollouts(small: Any) -> None:
 
 def test_groups_have_layers_of_their_own(small: Any) -> None:
     """A sum over agents, so what one adds is the same in every coalition."""
-    algorithm, learner = build(small, agent_groups=[1, 2], num_coalitions=1)
+    algorithm, learner = build(small, "SCC", agent_groups=[1, 2], num_coalitions=1)
     assert len(learner.core.critic.layers) == 2
     algorithm.train()
     batch = minibatch_of(algorithm, learner)
@@ -183,7 +190,7 @@ def test_groups_have_layers_of_their_own(small: Any) -> None:
 )
 def test_refusals(settings: dict[str, Any], message: str, small: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        build(small, **settings)
+        build(small, "SCC", **settings)
     assert "\n" not in str(caught.value)
 
 
@@ -208,7 +215,7 @@ def test_learns_to_tell_slots_apart(settings: dict[str, Any], small: Any) -> Non
         "seed": 0,
         "metrics_num_episodes_for_smoothing": 300,
     }
-    algorithm, _ = build(small, **common, **settings)
+    algorithm, _ = build(small, "SCC", **common, **settings)
     returns = [algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(60)]
     algorithm.stop()
     assert returns[0] < 0.4

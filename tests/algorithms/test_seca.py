@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.learners import gradients, learner_of
+from helpers.learners import build, gradients, learner_of
 
-from rllib_seqmarl.algorithms.seca import counterfactual_credit, sequential_credit
 from rllib_seqmarl.envs.core.contract import observation_space
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.central_q.module import state_dim
@@ -22,8 +21,6 @@ from rllib_seqmarl.rollout.rollout_batch import (
     shard,
 )
 
-#: Three steps per episode: blocks of ten steps hold ends and beginnings, and cut episodes.
-GAME = {"episode_length": 3, "num_agents": 3}
 ORDERS = [
     {"order": "contribution"},
     {"order": "contribution", "order_window": 1},
@@ -35,15 +32,9 @@ ORDERS = [
 ]
 
 
-def build(small: Any, **settings: Any) -> tuple[Any, Any]:
-    config = small("SeCA", **{"env_config": GAME, "num_epochs": 1, **settings})
-    algorithm = config.build_algo()
-    return algorithm, learner_of(algorithm)
-
-
 @pytest.mark.parametrize("settings", ORDERS, ids=lambda s: "-".join(map(str, s.values())))
 def test_trains_with_every_order(settings: dict[str, Any], small: Any) -> None:
-    algorithm, learner = build(small, **settings)
+    algorithm, learner = build(small, "SeCA", **settings)
     for _ in range(2):
         terms = algorithm.train()["learners"]["default_policy"]
     assert np.isfinite(terms["total_loss"])
@@ -64,7 +55,7 @@ def test_trains_with_every_order(settings: dict[str, Any], small: Any) -> None:
 
 def test_orders_by_probability_and_entropy(small: Any) -> None:
     for settings in ({"order": "probability"}, {"order": "entropy"}):
-        algorithm, learner = build(small, **settings, lr=0.05)
+        algorithm, learner = build(small, "SeCA", **settings, lr=0.05)
         for _ in range(3):
             algorithm.train()  # away from the initialisation
         rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
@@ -80,7 +71,7 @@ def test_orders_by_probability_and_entropy(small: Any) -> None:
 def test_gradient_is_that_of_a_plain_computation(advantage: str, ratio: str, small: Any) -> None:
     """Equation 13 with its entropy of equation 14, agent by agent, on plain tensors."""
     settings = {"advantage": advantage, "entropy_ratio": ratio, "entropy_coeff": 0.1}
-    algorithm, learner = build(small, **settings, micro_batch_size=30)
+    algorithm, learner = build(small, "SeCA", **settings, micro_batch_size=30)
     for _ in range(2):
         algorithm.train()
     block = algorithm.env_runner.sample()[0]
@@ -103,15 +94,20 @@ def test_gradient_is_that_of_a_plain_computation(advantage: str, ratio: str, sma
     objective = torch.zeros(())
     for e in range(alive.shape[0]):
         for t in range(alive.shape[1]):
-            u, pi = rows.actions[e, t][None], policy[e, t].detach()[None]
+            taken, pi = torch.eye(3)[rows.actions[e, t]], policy[e, t].detach()
 
-            def q(v: torch.Tensor, s: torch.Tensor = state[e, t][None]) -> torch.Tensor:
-                return critic(s, v).detach()
+            def q(v: torch.Tensor, s: torch.Tensor = state[e, t]) -> torch.Tensor:
+                return critic(s[None], v[None, None]).detach().squeeze()
 
-            if advantage == "sequential":
-                credit = sequential_credit(q, u, pi, rows.order[e, t][None])[0]
-            else:
-                credit = counterfactual_credit(q, u, pi)[0]
+            credit, vectors = torch.zeros(3), pi.clone()
+            for agent in rows.order[e, t].tolist():
+                before = vectors.clone()
+                vectors[agent] = taken[agent]  # evaluated now
+                credit[agent] = q(vectors) - q(before)
+                if advantage == "counterfactual":
+                    baseline = taken.clone()
+                    baseline[agent] = pi[agent]
+                    credit[agent] = q(taken) - q(baseline)
             level = entropy[e, t] if ratio == "sample" else entropy[alive].mean()
             terms = log_prob[e, t] * credit + 0.1 * entropy[e, t] / level.detach()
             objective = objective + terms[alive[e, t]].sum() / alive.sum()
@@ -124,7 +120,7 @@ def test_gradient_is_that_of_a_plain_computation(advantage: str, ratio: str, sma
 
 def test_unrolled_log_probs_are_those_of_acting(small: Any) -> None:
     """Ratio 1, over ends of episodes and over blocks; dealt out and in pieces."""
-    algorithm, learner = build(small, lr=0.02)
+    algorithm, learner = build(small, "SeCA", lr=0.02)
     for _ in range(2):
         algorithm.train()
     for _ in range(3):
@@ -141,7 +137,7 @@ def test_unrolled_log_probs_are_those_of_acting(small: Any) -> None:
 
 
 def test_random_actions_leave_no_memory(small: Any) -> None:
-    algorithm, _ = build(small)
+    algorithm, _ = build(small, "SeCA")
     algorithm.env_runner.sample()
     algorithm.env_runner.sample(num_timesteps=8, random_actions=True)
     (block,) = algorithm.env_runner.sample()
@@ -150,8 +146,8 @@ def test_random_actions_leave_no_memory(small: Any) -> None:
 
 
 def test_runners_memory_is_part_of_their_state(small: Any) -> None:
-    algorithm, _ = build(small)
-    other, _ = build(small)
+    algorithm, _ = build(small, "SeCA")
+    other, _ = build(small, "SeCA")
     algorithm.env_runner.sample()
     other.env_runner.set_state(algorithm.env_runner.get_state())
     for _ in range(2):
@@ -167,7 +163,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(
     settings: dict[str, Any], small: Any, tmp_path: Any
 ) -> None:
     """Target copy, its count, carried orders and hidden state included."""
-    algorithm, learner = build(small, **settings, target_update_interval=3, num_epochs=2)
+    algorithm, learner = build(small, "SeCA", **settings, target_update_interval=3, num_epochs=2)
     for _ in range(2):
         algorithm.train()
     assert learner.core.target.updates == 4
@@ -188,7 +184,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(
 
 
 def test_minibatches_are_of_whole_sequences(small: Any) -> None:
-    algorithm, learner = build(small, minibatch_size=35)  # three sequences of ten steps
+    algorithm, learner = build(small, "SeCA", minibatch_size=35)  # three sequences of ten steps
     seen: list[tuple[int, ...]] = []
     update_minibatch = learner.update_minibatch
 
@@ -205,7 +201,7 @@ def test_minibatches_are_of_whole_sequences(small: Any) -> None:
 def test_pieces_of_a_minibatch_give_the_critics_gradient(small: Any) -> None:
     found = []
     for micro_batch_size in (None, 30):
-        algorithm, learner = build(small, micro_batch_size=micro_batch_size)
+        algorithm, learner = build(small, "SeCA", micro_batch_size=micro_batch_size)
         rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
         minibatch = learner.prepare_minibatch(rows)
         learner.gradient_step(minibatch, learner.critic_loss)
@@ -218,7 +214,7 @@ def test_pieces_of_a_minibatch_give_the_critics_gradient(small: Any) -> None:
 
 def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
     """Every kind of end; truncated episodes look ahead to Q'(s, pi) of their final state."""
-    algorithm, learner = build(small, gamma=0.9, lambda_=0.7, target_update_interval=1)
+    algorithm, learner = build(small, "SeCA", gamma=0.9, lambda_=0.7, target_update_interval=1)
     for _ in range(2):
         algorithm.train()
     (block,) = algorithm.env_runner.sample()
@@ -271,7 +267,7 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
 
 def test_critic_reads_the_environments_state(small: Any) -> None:
     env_config = {"task": "cooperative_navigation", "state": True}
-    algorithm, learner = build(small, env="mpe", env_config=env_config, state="environment")
+    algorithm, learner = build(small, "SeCA", env="mpe", env_config=env_config, state="environment")
     algorithm.train()
     (block,) = algorithm.env_runner.sample()
     state = torch.from_numpy(block.columns["state"][:-1]).transpose(0, 1)
@@ -300,7 +296,7 @@ def test_critic_reads_the_environments_state(small: Any) -> None:
 )
 def test_refusals(settings: dict[str, Any], message: str, small: Any) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        build(small, **settings)
+        build(small, "SeCA", **settings)
     assert "\n" not in str(caught.value)
 
 
@@ -313,7 +309,7 @@ def test_a_state_of_the_users_own_environment_is_looked_for_in_its_spaces() -> N
 
 
 def test_acting_carries_no_critic(small: Any) -> None:
-    algorithm, learner = build(small)
+    algorithm, learner = build(small, "SeCA")
     acting = {name for name, _ in algorithm.get_module().named_parameters()}
     learning = {name for name, _ in learner.core.named_parameters()}
     assert acting < learning
@@ -338,7 +334,7 @@ def test_learns_to_tell_slots_apart(advantage: str, small: Any) -> None:
         "seed": 0,
         "metrics_num_episodes_for_smoothing": 300,
     }
-    algorithm, _ = build(small, advantage=advantage, **settings)
+    algorithm, _ = build(small, "SeCA", advantage=advantage, **settings)
     returns = [algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(80)]
     algorithm.stop()
     assert returns[0] < 0.4

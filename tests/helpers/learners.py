@@ -15,6 +15,16 @@ def learner_of(algorithm: Any) -> Any:
     return learner
 
 
+#: Three steps per episode: rollouts of ten steps hold ends and beginnings, and cut episodes.
+SHORT_GAME = {"episode_length": 3, "num_agents": 3}
+
+
+def build(small: Any, name: str, **settings: Any) -> tuple[Any, Any]:
+    """An algorithm on a short game, with one epoch, and its learner."""
+    algorithm = small(name, **{"env_config": SHORT_GAME, "num_epochs": 1, **settings}).build_algo()
+    return algorithm, learner_of(algorithm)
+
+
 def gradients(learner: Any, part: str) -> dict[str, Tensor]:
     """Copies of the gradients of a part of its module, by parameter."""
     named = getattr(learner.core, part).named_parameters()

@@ -1,7 +1,7 @@
 """Replay of whole sequences, for learners that train on more than their fresh rollouts.
 
-Blocks go in and rollouts come out, so that a learner makes of a stored sequence whatever it makes of
-a fresh one: with its first recurrent state, bootstraps and ends of episodes.
+Rollouts are stored and rollouts are drawn, so that stored and fresh ones become batches in the same
+way: with their first recurrent state, bootstraps and ends of episodes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class SequenceStore:
             if stored != new:
                 raise UserError(
                     f"the replay store of this run holds sequences of {stored} steps, and rollouts "
-                    f"are now of {new}: set rollout_fragment_length to {stored}, or begin a new run."
+                    f"are now of {new}: set rollout_fragment_length to {stored}, or begin a "
+                    "new run."
                 )
         for env in range(rollout.num_envs):
             self._sequences.append(_copy(rollout.select_envs(env, env + 1)))

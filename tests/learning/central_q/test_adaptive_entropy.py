@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.learners import learner_of
+from helpers.learners import build
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.learning.central_q.config import AdaptiveEntropySettings
@@ -18,11 +18,6 @@ ALGORITHMS = [
     for name in sorted(registry.ALGORITHMS)
     if issubclass(registry.config_class(name), AdaptiveEntropySettings)
 ]
-
-
-def build(small: Any, name: str, **settings: Any) -> tuple[Any, Any]:
-    algorithm = small(name, **{"num_epochs": 1, **settings}).build_algo()
-    return algorithm, learner_of(algorithm)
 
 
 @pytest.mark.parametrize("ratio", ["batch", "sample"])

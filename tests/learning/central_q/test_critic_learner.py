@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.learners import gradients, learner_of
+from helpers.learners import build, gradients
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
@@ -19,11 +19,6 @@ ALGORITHMS = [
     for name in sorted(registry.ALGORITHMS)
     if issubclass(registry.config_class(name)().get_default_learner_class(), CentralQLearner)
 ]
-
-
-def build(small: Any, name: str, **settings: Any) -> tuple[Any, Any]:
-    algorithm = small(name, **{"num_epochs": 1, **settings}).build_algo()
-    return algorithm, learner_of(algorithm)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
