@@ -39,12 +39,10 @@ def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str
 
 def settings_table(rows: Iterable[Row]) -> str:
     """Settings as a table: key, default, what is allowed, sentence."""
-    if not rows:
-        return ""
     lines = []
     for row in rows:
         allowed = f"{row.type}: {row.allowed}" if row.allowed else row.type
-        sentence = row.doc.replace("``", "`")
+        sentence = " ".join(row.doc.replace("``", "`").split())
         lines.append(
             [f"`{row.name}`", f"`{row.default}`" if row.default else "", allowed, sentence]
         )
@@ -62,9 +60,8 @@ def env_config(environment: str) -> str:
     if registry.is_import_path(environment):
         cls = registry.import_target(environment, "env config")
     else:
-        entry = registry.table("environment").get(environment)
-        cls = entry.settings_class() if entry else None
-    return settings_table(describe(cls) if cls else [])
+        cls = registry.environment(environment).settings_class()
+    return settings_table(describe(cls))
 
 
 def curve_table(name: str) -> str:
@@ -87,7 +84,9 @@ def include(what: str) -> str:
         nodes = [node for node in ast.parse(text).body if getattr(node, "name", "") == name]
         if not nodes:
             raise ValueError(f"{path} has no {name}.")
-        text = ast.get_source_segment(text, nodes[0]) or ""
+        decorators = getattr(nodes[0], "decorator_list", [])
+        first = min(node.lineno for node in [*decorators, nodes[0]])
+        text = "\n".join(text.splitlines()[first - 1 : nodes[0].end_lineno])
     return f"```{LANGUAGES[Path(path).suffix]}\n{text.rstrip()}\n```"
 
 

@@ -124,6 +124,20 @@ def test_python_and_yaml_blocks_are_valid(page: Path) -> None:
         yaml.safe_load(block)
 
 
+def test_the_python_of_readme_and_policies_runs(tmp_path: Path) -> None:
+    pytest.importorskip("jaxmarl", reason="needs .[smax]")
+    (train,) = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    (use,) = blocks((DOCS / "guides" / "policies.md").read_text(encoding="utf-8"), "python")
+    checkpoint = str(tmp_path / "checkpoint")
+    code = f"{train}algorithm.save_to_path({checkpoint!r})\nalgorithm.stop()\n"
+    code += use.replace("/path/to/checkpoint", checkpoint) + "print(actions.shape)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "torch.Size([2, 5])"
+
+
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
