@@ -15,6 +15,7 @@ from rllib_seqmarl.errors import UserError
 
 if TYPE_CHECKING:
     from rllib_seqmarl.experiments.spec.experiment import Overrides
+    from rllib_seqmarl.experiments.train.ray_session import RunOptions
 
 _TRAIN = """\
 Train with Ray Tune: the experiments of a file (train file FILE), or one described by options
@@ -223,7 +224,7 @@ def _train_file(args: argparse.Namespace) -> int:
     return run.train(load_file(args.file, _overrides(args)), _run_options(args))
 
 
-def _run_options(args: argparse.Namespace) -> Any:
+def _run_options(args: argparse.Namespace) -> RunOptions:
     from rllib_seqmarl.experiments.train.run import RunOptions
 
     return RunOptions(

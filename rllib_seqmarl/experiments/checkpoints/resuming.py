@@ -34,7 +34,7 @@ def note(name: str, moved: Mapping[str, tuple[Any, Any]]) -> str:
     return line
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "the default" if value is None else str(value)
 
 

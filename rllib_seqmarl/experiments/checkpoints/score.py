@@ -17,7 +17,7 @@ SCORE = "checkpoint_score"
 _CALLBACKS = "callbacks_on_train_result"
 
 
-def report_score(metric: str, *, result: dict[str, Any], **rest: Any) -> None:
+def report_score(metric: str, *, result: dict[str, Any], **rest: object) -> None:
     """RLlib's ``on_train_result``: adds the score, NaN where the metric is not in the result.
 
     Tune ranks NaN below every number, and a missing score above.

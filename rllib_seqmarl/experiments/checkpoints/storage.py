@@ -200,7 +200,7 @@ class ExperimentFolder:
             )
 
 
-def _plain_number(*values: Any) -> bool:
+def _plain_number(*values: object) -> bool:
     return all(value is None or isinstance(value, bool | int | float) for value in values)
 
 
@@ -225,7 +225,7 @@ def _search(spec: ExperimentSpec) -> dict[str, Any]:
     return settings if spec.search.scheduler is not None else {}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """What JSON can hold; anything else by the name of its type."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.train import ray_session
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm import Algorithm
+
+    from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 
 
 def import_mat(
@@ -59,7 +64,7 @@ def import_mat(
     return 0
 
 
-def _load(algorithm: Any, policy: Any) -> None:
+def _load(algorithm: Algorithm, policy: SequentialPolicy) -> None:
     """The official policy's weights into the learner, and from there to the runner."""
     state = algorithm.learner_group.get_state(components="learner/rl_module")
     module = state["learner"]["rl_module"]["default_policy"]

@@ -125,7 +125,7 @@ def _own_settings(config: TeamConfig) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
-def _sizes(module: Any) -> dict[str, Any]:
+def _sizes(module: RLModule) -> dict[str, Any]:
     spec = action_spec(module.action_space)
     return {
         "observation": {
@@ -203,7 +203,7 @@ class SharedPolicy:
                 )
         return metadata
 
-    def config(self) -> Any:
+    def config(self) -> TeamConfig:
         """The config from which the policy is built.
 
         Raises:
@@ -222,7 +222,7 @@ class SharedPolicy:
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
 
-    def restore(self, module: Any) -> None:
+    def restore(self, module: RLModule) -> None:
         """Puts the weights into a module that was built from `config`.
 
         Raises:
@@ -252,7 +252,7 @@ class SharedPolicy:
         module.load_state_dict(self._weights)
 
 
-def _import_paths(value: Any, key: str = "") -> Iterator[str]:
+def _import_paths(value: object, key: str = "") -> Iterator[str]:
     """Every text in a mapping that could be taken for an import path."""
     if isinstance(value, str) and (":" in value or key == "env"):
         yield value

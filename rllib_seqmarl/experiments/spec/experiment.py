@@ -321,7 +321,7 @@ def _set_environment(
             raise UserError(f"{where}: {error}") from None
 
 
-def _stop(stop: Any, where: str, metrics: Metrics, notes: list[str]) -> dict[str, float]:
+def _stop(stop: object, where: str, metrics: Metrics, notes: list[str]) -> dict[str, float]:
     if stop is None:
         return {}
     if not isinstance(stop, Mapping):
@@ -338,7 +338,7 @@ def _stop(stop: Any, where: str, metrics: Metrics, notes: list[str]) -> dict[str
 
 
 def _checkpoints(
-    given: Any, overrides: Overrides, where: str, metrics: Metrics
+    given: object, overrides: Overrides, where: str, metrics: Metrics
 ) -> CheckpointSettings:
     if given is not None and not isinstance(given, Mapping):
         raise UserError(f"{where}: 'checkpoint_config' must be a mapping, got {kind(given)}.")

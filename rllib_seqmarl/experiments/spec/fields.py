@@ -8,7 +8,7 @@ from typing import Any
 from rllib_seqmarl.errors import UserError
 
 
-def kind(value: Any) -> str:
+def kind(value: object) -> str:
     """A value as an error message names it."""
     if value is None:
         return "nothing"
@@ -35,11 +35,11 @@ class Fields:
         self._given = given
         self._where = where
 
-    def _value(self, key: str, override: Any, default: Any) -> Any:
+    def _value(self, key: str, override: object, default: object) -> Any:
         value = override if override is not None else self._given.get(key)
         return default if value is None else value
 
-    def _refusal(self, key: str, expected: str, value: Any) -> UserError:
+    def _refusal(self, key: str, expected: str, value: object) -> UserError:
         return UserError(f"{self._where}: {key!r} must be {expected}, got {value!r}.")
 
     def whole(self, key: str, override: int | None, default: int, *, least: int) -> int:

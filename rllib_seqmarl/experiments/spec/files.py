@@ -14,7 +14,7 @@ import runpy
 import traceback
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -47,7 +47,7 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
-    def construct_search(self, node: yaml.Node) -> Any:
+    def construct_search(self, node: yaml.Node) -> Sampler | dict[str, list[Any]]:
         """What a tag of this package says; its arguments are checked where their key is known."""
         if not isinstance(node, yaml.SequenceNode):
             raise yaml.constructor.ConstructorError(
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
         tag = node.tag.removeprefix("!")
         return {GRID: values} if tag == "grid" else Sampler(tag, values)
 
-    def construct_unknown(self, node: yaml.Node) -> Any:
+    def construct_unknown(self, node: yaml.Node) -> NoReturn:
         """Refuses every other tag."""
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
         hint = nearest(tag, (f"!{name}" for name in (*TAGS, "grid")))

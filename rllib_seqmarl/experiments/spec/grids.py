@@ -12,7 +12,7 @@ from rllib_seqmarl.experiments.spec.sampling import candidates, is_sampler
 GRID = "grid_search"
 
 
-def grid_values(value: Any, where: str) -> list[Any]:
+def grid_values(value: object, where: str) -> list[Any]:
     """The values of a ``grid_search`` mapping; ``[value]`` where it is none.
 
     Raises:
@@ -28,7 +28,7 @@ def grid_values(value: Any, where: str) -> list[Any]:
     return list(value[GRID])
 
 
-def all_values(value: Any, where: str) -> list[Any]:
+def all_values(value: object, where: str) -> list[Any]:
     """The values for which ``value`` stands: a grid's, a sampler's candidates, or itself."""
     return candidates(value) if is_sampler(value) else grid_values(value, where)
 
@@ -62,7 +62,7 @@ def _searched(
             yield from _searched(inner, where, (*path, key))
 
 
-def _resolved(value: Any, where: str) -> Any:
+def _resolved(value: object, where: str) -> Any:
     if is_sampler(value) or (isinstance(value, Mapping) and GRID in value):
         return _resolved(all_values(value, where)[0], where)
     if isinstance(value, Mapping):

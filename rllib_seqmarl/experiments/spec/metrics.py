@@ -104,7 +104,7 @@ def of_environment(env: str, env_config: Mapping[str, Any]) -> frozenset[str] | 
     return frozenset(METRIC_NAMES.get(name, name) for group in groups for name in group or ())
 
 
-def _of_class(cls: Any) -> tuple[str, ...] | None:
+def _of_class(cls: object) -> tuple[str, ...] | None:
     return None if isabstract(cls) else getattr(cls, "metric_names", None)
 
 

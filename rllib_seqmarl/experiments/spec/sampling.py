@@ -10,9 +10,12 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from rllib_seqmarl.errors import UserError
+
+if TYPE_CHECKING:
+    from ray.tune.search.sample import Domain
 
 #: Tag -> what its list must hold.
 TAGS: dict[str, str] = {
@@ -48,7 +51,7 @@ class Sampler:
         """
         fits = isinstance(self.arguments, list) and bool(self.arguments)
         if fits and self.tag != "choice":
-            fits = len(self.arguments) == 2 and all(map(_is_number, self.arguments))
+            fits = len(self.arguments) == 2 and all(map(is_number, self.arguments))
             fits = fits and self.arguments[0] < self.arguments[1]
             if self.tag == "loguniform":
                 fits = fits and self.arguments[0] > 0
@@ -57,7 +60,7 @@ class Sampler:
         if not fits:
             raise UserError(f"{where}: !{self.tag} takes {TAGS[self.tag]}, got {self.arguments!r}.")
 
-    def domain(self) -> Any:
+    def domain(self) -> Domain:
         """The distribution itself (imports Ray)."""
         from ray import tune
 
@@ -68,7 +71,7 @@ class Sampler:
         return getattr(tune, self.tag)(*self.arguments)
 
 
-def is_sampler(value: Any) -> bool:
+def is_sampler(value: object) -> bool:
     """Whether a value is a `Sampler` or, in a Python file, a distribution of Ray Tune."""
     # Whoever uses one of Ray Tune's has imported it; a YAML file need not wait for Ray here.
     samplers = sys.modules.get("ray.tune.search.sample")
@@ -99,7 +102,7 @@ def candidates(value: Any) -> list[Any]:
     return [lower, upper, lower + _BETWEEN * (upper - lower)]
 
 
-def check_values(value: Any, where: str, *, alone: bool = True) -> None:
+def check_values(value: object, where: str, *, alone: bool = True) -> None:
     """Checks every sampler in a config, and that nothing in it would be run as code.
 
     Args:
@@ -132,7 +135,7 @@ def check_values(value: Any, where: str, *, alone: bool = True) -> None:
             check_values(inner, where, alone=False)
 
 
-def with_domains(value: Any) -> Any:
+def with_domains(value: object) -> Any:
     """A config in which distributions of Ray Tune stand for the samplers."""
     if isinstance(value, Sampler):
         return value.domain()
@@ -141,5 +144,6 @@ def with_domains(value: Any) -> Any:
     return value
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

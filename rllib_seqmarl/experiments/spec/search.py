@@ -10,11 +10,10 @@ In a file, beside ``num_samples``:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.spec.fields import Fields, kind
@@ -23,9 +22,13 @@ from rllib_seqmarl.experiments.spec.sampling import (
     Sampler,
     candidates,
     check_values,
+    is_number,
     is_sampler,
     with_domains,
 )
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
 
 DEFAULT_METRIC = "env_runners/episode_return_mean"
 #: What PBT copies a trial from must still be there when it is copied.
@@ -35,20 +38,16 @@ _MUTATIONS = "hyperparam_mutations"
 _TIMES = ("training_iteration", "num_env_steps_sampled_lifetime", "time_total_s")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 _TIME = (f"one of {', '.join(_TIMES)}", lambda value: value in _TIMES)
-_POSITIVE = ("a number above 0", lambda value: _is_number(value) and value > 0)
-_NOT_NEGATIVE = ("a number of at least 0", lambda value: _is_number(value) and value >= 0)
-_ABOVE_ONE = ("a number above 1", lambda value: _is_number(value) and value > 1)
+_POSITIVE = ("a number above 0", lambda value: is_number(value) and value > 0)
+_NOT_NEGATIVE = ("a number of at least 0", lambda value: is_number(value) and value >= 0)
+_ABOVE_ONE = ("a number above 1", lambda value: is_number(value) and value > 1)
 _COUNT = (
     "a whole number of at least 1",
     lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
 )
-_PROBABILITY = ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-_HALF = ("a number from 0 to 0.5", lambda value: _is_number(value) and 0 <= value <= 0.5)
+_PROBABILITY = ("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
+_HALF = ("a number from 0 to 0.5", lambda value: is_number(value) and 0 <= value <= 0.5)
 _TRUTH = ("true or false", lambda value: isinstance(value, bool))
 _FACTORS = (
     "a list of two numbers above 0",
@@ -160,7 +159,7 @@ class SearchSettings:
         mutations = (self.scheduler or {}).get(_MUTATIONS, {})
         return {k: {GRID: list(v)} if isinstance(v, list) else v for k, v in mutations.items()}
 
-    def make_scheduler(self) -> Any:
+    def make_scheduler(self) -> TrialScheduler | None:
         """Ray Tune's scheduler, None where there is none (imports Ray).
 
         Raises:
@@ -232,7 +231,7 @@ def read(
     return settings
 
 
-def _scheduler(given: Any, where: str) -> dict[str, Any] | None:
+def _scheduler(given: object, where: str) -> dict[str, Any] | None:
     if given is None:
         return None
     if not isinstance(given, Mapping):
@@ -265,14 +264,14 @@ def _scheduler(given: Any, where: str) -> dict[str, Any] | None:
     return {**given, "type": name}
 
 
-def _distribution(value: Any) -> Any:
+def _distribution(value: object) -> Any:
     """What PBT draws from; of a set of values it goes from one to the next, not by factors."""
     if isinstance(value, list) or _is_choice(value):
         return value if isinstance(value, list) else candidates(value)
     return with_domains(value)
 
 
-def _is_choice(value: Any) -> bool:
+def _is_choice(value: object) -> bool:
     if isinstance(value, Sampler):
         return value.tag == "choice"
     return hasattr(value, "categories")

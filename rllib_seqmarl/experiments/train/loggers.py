@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ray.air.constants import EXPR_PROGRESS_FILE
-from ray.tune.logger import CSVLoggerCallback
+from ray.tune.experiment import Trial
+from ray.tune.logger import CSVLoggerCallback, LoggerCallback
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints.storage import ExperimentFolder
@@ -31,7 +32,7 @@ class ProgressTable(CSVLoggerCallback):
         super().__init__()
         self._columns: dict[str, list[str]] = {}
 
-    def log_trial_result(self, iteration: int, trial: Any, result: Mapping[str, Any]) -> None:
+    def log_trial_result(self, iteration: int, trial: Trial, result: Mapping[str, Any]) -> None:
         """Adds a line, and columns where there are new ones."""
         row = flatten({key: value for key, value in result.items() if key != "config"})
         if trial.trial_id not in self._columns:
@@ -53,7 +54,7 @@ class ProgressTable(CSVLoggerCallback):
         os.replace(new, file)
         self._columns[trial.trial_id] = columns
 
-    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+    def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         """Nothing is left open."""
 
 
@@ -118,7 +119,7 @@ def _check_installed(option: str, package: str) -> None:
         )
 
 
-def _check_set_up(option: str, callback: Any, advice: str) -> None:
+def _check_set_up(option: str, callback: LoggerCallback, advice: str) -> None:
     try:
         callback.setup()
     except Exception as error:  # whatever these packages raise, it is about how they are set up

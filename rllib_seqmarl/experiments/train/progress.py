@@ -137,7 +137,7 @@ class Progress(Callback):
         if self._live:
             self._live.stop()
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Sees new trials, and whether none can start."""
         self._trials = list(trials)
         if self._told_waiting or any(trial.status != Trial.PENDING for trial in trials):
@@ -148,7 +148,7 @@ class Progress(Callback):
             self._say(f"{self._spec.name}: waiting until the cluster has {_amounts(needed)} free.")
 
     def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         """A trial's process runs; its networks and environments are being built."""
         if not self._live:
@@ -160,7 +160,7 @@ class Progress(Callback):
         trials: list[Trial],
         trial: Trial,
         result: dict[str, Any],
-        **info: Any,
+        **info: object,
     ) -> None:
         """An iteration of a trial has ended."""
         row = self._rows.setdefault(trial.trial_id, Row(trial.stopping_criterion))
@@ -178,13 +178,13 @@ class Progress(Callback):
         self._say(f"{trial}: {metrics}")
 
     def on_trial_error(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         """A trial has failed for good."""
         self._say(f"{trial}: failed")
 
     def on_trial_recover(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         """A trial has failed and is started again from its last checkpoint."""
         self._say(f"{trial}: failed, starts again from its last checkpoint")

@@ -22,6 +22,8 @@ from rllib_seqmarl.experiments.train import ray_session
 from rllib_seqmarl.experiments.train.ray_session import RunOptions
 
 if TYPE_CHECKING:
+    from ray.tune import Callback, Trainable
+
     from rllib_seqmarl.experiments.train.report import Outcome
     from rllib_seqmarl.experiments.train.shutdown import Signals
 
@@ -154,7 +156,7 @@ def _check_restore(spec: ExperimentSpec, path: Path) -> None:
 
 
 def _check_resources(
-    spec: ExperimentSpec, algorithm: Any, variants: Sequence[dict[str, Any]]
+    spec: ExperimentSpec, algorithm: type[Trainable], variants: Sequence[dict[str, Any]]
 ) -> None:
     """Makes sure that the local Ray can run the trials at all (a cluster may grow)."""
     import ray
@@ -179,7 +181,7 @@ def _run(
     console: Console,
     resume: bool,
     trial_ids: Sequence[str],
-    trackers: Sequence[Any],
+    trackers: Sequence[Callback],
 ) -> Outcome:
     """Runs one experiment to its end, or until a signal ends it."""
     from ray import tune

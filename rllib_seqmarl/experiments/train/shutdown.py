@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from ray.tune import Callback
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.console import Console
@@ -150,7 +151,7 @@ class TrialControl(TrialScheduler):
         """Whether all trials shall be paused."""
         return self._signals.received is not None or self.out_of_time
 
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """Refuses the fresh start that Ray Tune falls back to when it cannot read its state."""
         if self._resumed and trial.trial_id not in self._resumed:
             raise UserError(
@@ -166,7 +167,9 @@ class TrialControl(TrialScheduler):
         if not trial.is_finished():
             self._scheduler.on_trial_add(tune_controller, trial)
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]) -> str:
+    def on_trial_result(
+        self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
+    ) -> str:
         """Stops a trial that lacks a metric, pauses it if all end, else asks the scheduler."""
         if missing_metric(self._spec, trial, result) is not None:
             return TrialScheduler.STOP
@@ -194,22 +197,22 @@ class TrialControl(TrialScheduler):
         return {**result, metric: self._compared.get(trial.trial_id, math.nan)}
 
     def on_trial_complete(
-        self, tune_controller: Any, trial: Trial, result: Mapping[str, Any]
+        self, tune_controller: TuneController, trial: Trial, result: Mapping[str, Any]
     ) -> None:
         """A trial has ended."""
         complete = self._with_metric(trial, result)
         if complete is not None:
             self._scheduler.on_trial_complete(tune_controller, trial, complete)
 
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """A trial has failed."""
         self._scheduler.on_trial_error(tune_controller, trial)
 
-    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+    def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         """A trial that waits or is paused has been ended."""
         self._scheduler.on_trial_remove(tune_controller, trial)
 
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         """The next trial; none when all are to end, not even a paused one."""
         if self.ending:
             return None
@@ -243,19 +246,19 @@ class EndOfLoop(Callback):
         self._left = False
         self._leave: Any = None
 
-    def setup(self, *args: Any, **info: Any) -> None:
+    def setup(self, *args: object, **info: object) -> None:
         """Takes the signals over; Tune's own handler for Ctrl-C is how to leave its loop."""
         self._leave = signal.getsignal(signal.SIGINT)
         self._signals.install()
         self._signals.orderly = True
 
     def on_trial_start(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: object
     ) -> None:
         """A trial's process is up."""
         self._control.begin()
 
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """After every event of Tune's loop."""
         self._folder.keep_copy_of_state()
         if not self._control.ending or self._left:
