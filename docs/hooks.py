@@ -18,7 +18,6 @@ import csv
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
 
 from rllib_seqmarl import registry
@@ -51,8 +50,7 @@ def settings_table(rows: Iterable[Row]) -> str:
 
 def settings(algorithm: str) -> str:
     """Every setting of an algorithm beside RLlib's."""
-    cls = registry.config_class(algorithm)
-    return settings_table(describe(cls) if is_dataclass(cls) else [])
+    return settings_table(describe(registry.config_class(algorithm)))
 
 
 def env_config(environment: str) -> str:
