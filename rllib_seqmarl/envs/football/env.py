@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from rllib_seqmarl.envs.core.contract import discrete_actions, observation_space
 from rllib_seqmarl.envs.core.sync_vector import SyncVectorEnv
 from rllib_seqmarl.envs.football.config import FootballConfig
@@ -22,19 +20,8 @@ class FootballTeamEnv(SyncVectorEnv):
 
     def __init__(self, num_envs: int, config: FootballConfig) -> None:
         """Takes E and the settings."""
-        checkpoints = config.rewards == "scoring,checkpoints"
-        reward_of_team = np.mean if config.team_reward == "mean" else np.sum
         super().__init__(
-            [
-                Match(
-                    config.scenario,
-                    config.num_agents,
-                    checkpoints,
-                    reward_of_team,
-                    config.max_episode_steps,
-                )
-                for _ in range(num_envs)
-            ],
+            [Match(config) for _ in range(num_envs)],
             observation_space(config.num_agents, NUM_FEATURES, NUM_ACTIONS),
             discrete_actions(config.num_agents, NUM_ACTIONS),
             config.autoreset,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.core.contract import Observation
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv
+from rllib_seqmarl.envs.football.config import FootballConfig
 from rllib_seqmarl.envs.football.engine import import_engine
 
 NUM_FEATURES = 115
@@ -95,29 +96,14 @@ class Match(SingleEnv):
     Every action of gfootball's default set is legal at any time, and no agent ever dies.
     """
 
-    def __init__(
-        self,
-        scenario: str,
-        num_agents: int,
-        checkpoints: bool,
-        reward_of_team: Callable[[NDArray[np.float64]], Any],
-        max_episode_steps: int = 0,
-    ) -> None:
-        """Starts an engine (about 60 MB), but no episode.
-
-        Args:
-            scenario: its name in gfootball.
-            num_agents: N, players of the own team that are controlled.
-            checkpoints: adds the checkpoint reward to the scoring reward.
-            reward_of_team: from the rewards float [N] of the agents to that of the team.
-            max_episode_steps: cuts episodes short; 0: the scenario's own duration alone.
-        """
+    def __init__(self, config: FootballConfig) -> None:
+        """Starts an engine (about 60 MB), but no episode."""
         engine = import_engine()
         # "left" is the own team.
         self._config = engine.config.Config(
             {
-                "level": scenario,
-                "players": [f"agent:left_players={num_agents},right_players=0"],
+                "level": config.scenario,
+                "players": [f"agent:left_players={config.num_agents},right_players=0"],
                 "game_engine_random_seed": 0,
                 "reverse_team_processing": False,
             }
@@ -125,11 +111,14 @@ class Match(SingleEnv):
         self._ends_on_score: bool = self._config.ScenarioConfig().end_episode_on_score
         self._core = engine.football_env_core.FootballEnvCore(self._config)
         self._raw: Raw = self._core.observation()
-        self._checkpoints = checkpoints
-        self._reward_of_team = reward_of_team
-        self._max_episode_steps = max_episode_steps
+        self._checkpoints = config.rewards == "scoring,checkpoints"
+        # From the rewards float [N] of the agents to that of the team.
+        self._reward_of_team: Callable[[NDArray[np.float64]], Any] = (
+            np.mean if config.team_reward == "mean" else np.sum
+        )
+        self._max_episode_steps = config.max_episode_steps
         self._steps = 0
-        self._collected = np.zeros(num_agents, np.int64)
+        self._collected = np.zeros(config.num_agents, np.int64)
         self._rng = np.random.default_rng()
 
     def reset(self, seed: int | None) -> None:

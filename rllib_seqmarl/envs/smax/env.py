@@ -105,7 +105,6 @@ class SMAXTeamEnv(TeamVectorEnv):
         """Takes E and the settings; compiling waits for the first ``reset``."""
         scenario = SCENARIOS[config.map_name]
         agent_id, state = config.agent_id, config.state
-        smax_options = {name: getattr(config, name) for name in SMAX_OPTIONS}
         num_agents, num_enemies = len(scenario.allies), len(scenario.enemies)
         smax = HeuristicEnemySMAX(
             scenario=SMAXScenario(
@@ -115,7 +114,7 @@ class SMAXTeamEnv(TeamVectorEnv):
                 scenario.random,
                 scenario.random,
             ),
-            **smax_options,
+            **{name: getattr(config, name) for name in SMAX_OPTIONS},
         )
         obs_size = smax.obs_size + num_agents * agent_id
         super().__init__(

@@ -18,7 +18,12 @@ import pytest
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import random_actions
-from rllib_seqmarl.envs.football.config import INSTALL, PAPERS_NUM_AGENTS, _scenarios
+from rllib_seqmarl.envs.football.config import (
+    INSTALL,
+    PAPERS_NUM_AGENTS,
+    FootballConfig,
+    _scenarios,
+)
 from rllib_seqmarl.envs.football.engine import import_engine, num_players
 from rllib_seqmarl.envs.football.match import MAX_SEED, Match
 from rllib_seqmarl.errors import UserError
@@ -104,7 +109,8 @@ def test_features_rewards_and_ends_are_gfootballs(
         per_agent.append(rewards)
         return 0.0
 
-    match = Match(scenario, num_agents, checkpoints=True, reward_of_team=note)
+    match = Match(FootballConfig(scenario=scenario, num_agents=num_agents))
+    match._reward_of_team = note
     row = empty_row(num_agents)
     most = 0.0
     for seed in range(num_episodes):
@@ -223,7 +229,7 @@ def trajectory(matches: list[Match], steps: int) -> list[bytes]:
 
 @plays
 def test_envs_of_one_process_do_not_touch_each_other() -> None:
-    matches = [Match("academy_3_vs_1_with_keeper", 3, True, np.mean) for _ in range(3)]
+    matches = [Match(FootballConfig(num_agents=3)) for _ in range(3)]
     alone = []
     for seed, match in enumerate(matches):
         match.reset(seed)
