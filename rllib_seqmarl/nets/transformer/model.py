@@ -43,7 +43,7 @@ GAIN = 0.01
 
 
 def linear(inputs: int, outputs: int, gain: float = GAIN, bias: bool = True) -> nn.Linear:
-    """A linear layer with orthogonal weights and zero bias."""
+    """With orthogonal weights and zero bias."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.orthogonal_(layer.weight, gain=gain)
     if bias:
@@ -81,18 +81,11 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
 
 
 class TokenMixer(nn.Module, ABC):
-    """What lets the positions of a sequence read each other.
+    """What lets the positions of a sequence read each other: `Attention`, or one of `ablations`.
 
-    Position m takes in sum_j w[m, j] v_j through an output layer, where the value v_j is linear in
-    x_j, and the weights w[m, .] are not negative and sum up to 1 over the positions that m attends
-    to. `Attention` makes w of queries and keys; the mixers of `ablations` do not. What a position
-    offers to others, its key-value, has the value as its last D columns.
-
-    Args:
-        width: D.
-        heads: H, each of which mixes D / H columns of the value with its own weights.
-        query_size: columns of a query; 0 where the weights need none.
-        key_value_size: columns of a key-value.
+    Position m takes in sum_j w[m, j] v_j through an output layer; the weights w[m, .] sum up to 1
+    over the positions that m attends to. Each of H heads mixes D / H columns of the value v, which
+    is the last D columns of a key-value.
     """
 
     def __init__(self, width: int, heads: int, query_size: int, key_value_size: int) -> None:
@@ -126,16 +119,7 @@ class TokenMixer(nn.Module, ABC):
         """w of the last L of S positions, mean over heads: [B, L, S]; arguments as in `mix`."""
 
     def sparse_weights(self, query: Tensor, key_values: Tensor, valid: Tensor) -> Tensor:
-        """w of positions that attend to K others each.
-
-        Args:
-            query: [B, L, query_size].
-            key_values: of those that each attends to, [B, L, K, key_value_size].
-            valid: bool [B, L, K], which of the K there are.
-
-        Returns:
-            [B, L, K, H].
-        """
+        """w [B, L, K, H] of positions that attend to K others each; valid: bool [B, L, K]."""
         raise NotImplementedError(f"{type(self).__name__} mixes all positions.")
 
     def forward(
@@ -145,7 +129,7 @@ class TokenMixer(nn.Module, ABC):
         causal: bool,
         attended: AttendedPositions | None = None,
     ) -> Tensor:
-        """`mix` through the output layer; ``attended``: to some positions only. [B, L, D]."""
+        """`mix` through the output layer, [B, L, D]; ``attended``: to some positions only."""
         if attended is None:
             return self.out_projection(self.mix(query, key_value, causal))
         return self.out_projection(self.mix_sparsely(query, key_value, attended))
