@@ -36,7 +36,7 @@ The authors published no code. Readings chosen where the paper leaves something 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -81,10 +81,6 @@ class AOADMATConfig(MATConfig, AOADMATSettings):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or AOADMAT)
-
-    def order_settings(self) -> dict[str, Any]:
-        """See `SequentialConfig.order_settings`."""
-        return {"head": self.next_agent_head, "first_agent": self.first_agent}
 
     def get_default_learner_class(self) -> type[AOADMATLearner]:
         """The learner of this file."""

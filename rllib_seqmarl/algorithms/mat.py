@@ -14,7 +14,7 @@ What differs from the authors' code (each on purpose; the first four change numb
 - Huber loss is two-sided; theirs has no gradient for large negative errors.
 - A truncated episode bootstraps from its final observation; theirs takes it for terminated.
   ``time_limit: terminate`` and ``drop`` reproduce the references.
-- Minibatches are of near-equal size; theirs drop the rows that remain.
+- Minibatches are of near-equal size; theirs drop the steps that remain.
 - The entropy of a continuous action is summed over its dimensions; theirs averages without masks.
 - The constant state input and the modules that never got a gradient do not exist.
 - Decoding keeps keys and values or runs in parallel; theirs runs N full passes. Same actions.
@@ -177,7 +177,7 @@ class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
         values, value_inputs = [], []
         for start in range(0, len(rows[OBS]), size):
             some = {name: column[start : start + size] for name, column in rows.items()}
-            obs, mask, near = some[OBS], some.get(ACTION_MASK), some.get(NEIGHBOURS)
+            obs, mask, neighbours = some[OBS], some.get(ACTION_MASK), some.get(NEIGHBOURS)
             actions, order = some.get(ACTIONS), some.get(ORDER)
             if actions is None and policy.value.reads_actions:
                 now = policy.act(
@@ -186,11 +186,11 @@ class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
                     deterministic=False,
                     generator=generator,
                     previous=order,
-                    neighbours=near,
+                    neighbours=neighbours,
                 )
                 actions, order = now.actions, now.order
             order = self.evaluation_order(order)
-            of = {"agent_ids": agent_ids, "neighbours": near}
+            of = {"agent_ids": agent_ids, "neighbours": neighbours}
             prepared = policy.prepare_value(obs, mask, actions, order, **of)
             values.append(policy.values(obs, actions, order, prepared, **of))
             if prepared is not None:

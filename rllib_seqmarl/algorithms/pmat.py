@@ -32,7 +32,7 @@ goes through o_hat into the encoder. The paper gives c_rank and the number of la
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
@@ -68,10 +68,6 @@ class PMATConfig(MATConfig, PMATSettings):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or PMAT)
-
-    def order_settings(self) -> dict[str, Any]:
-        """See `SequentialConfig.order_settings`."""
-        return {"layers": self.ranking_layers, "share_hidden": self.share_hidden}
 
     def get_default_learner_class(self) -> type[PMATLearner]:
         """The learner of this file."""

@@ -53,12 +53,12 @@ class SrSvSettings(MATSettings):
     use_successor_policy: Annotated[bool, Doc("""false: the paper's "w/o pi".""")] = True
     successors: Annotated[
         Literal["greedy", "greedy_per_minibatch", "teacher_forced"],
-        Doc("how joint actions are completed, see above."),
+        Doc("how a joint action goes on after agent i's predecessors, see above."),
     ] = "greedy"
     value_chunk_size: Annotated[
         int | None,
         Gt(0),
-        Doc("""decoder positions, over all rows of a micro-batch, that the value computes at once.
+        Doc("""decoder positions, over a micro-batch, that the value computes at once.
         It bounds memory where agents are many; the gradient is the same, at the price of a second
         forward pass where there are more. null: no bound."""),
     ] = 131_072
@@ -68,7 +68,7 @@ class SrSvSettings(MATSettings):
         Doc("""about how many agents have a value in an update, drawn for each: only they are
         trained on. It needs the index order. null, or more than there are: all."""),
     ] = None
-    # A row is several times as many decoder positions as with MAT.
+    # An env step is several times as many decoder positions as with MAT.
     micro_batch_size = 200
 
 

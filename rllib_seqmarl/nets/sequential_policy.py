@@ -188,7 +188,7 @@ class SequentialPolicy(nn.Module):
             actions: int [B, N] or float [B, N, A].
             order: in which the actions are evaluated, int [B, N] or None.
             prepared: from `prepare_value`.
-            agent_ids: whose values are wanted, int [I], ascending; None: all.
+            agent_ids: the agents that get a value, int [I], ascending; None: all.
             neighbours: int [B, N, K] or None.
             drawn_order: the order whose probability is evaluated, int [B, N]; None: ``order``.
         """

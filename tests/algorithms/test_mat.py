@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import parts
 from helpers.learners import learner_of
 
 from rllib_seqmarl.errors import UserError
@@ -124,4 +125,25 @@ def test_clip_range_may_be_a_schedule(small: Any) -> None:
         algorithm.train()
         used.append(learner.scheduled("clip_param"))
     assert used == pytest.approx([0.03, 0.01, 0.01])
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("per_minibatch", [False, True])
+def test_order_and_value_from_outside(
+    per_minibatch: bool, small: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By import path; they see observations, the decoder's pass and what they prepare."""
+    monkeypatch.setattr(parts.LastActionValue, "prepares_per_minibatch", per_minibatch)
+    path, game = "helpers.parts", {"env": "private_cue", "env_config": {"episode_length": 3}}
+    config = small("MAT", **game, order=f"{path}:ByFirstFeature", value=f"{path}:LastActionValue")
+    algorithm = config.build_algo()
+    learner = learner_of(algorithm)
+    batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    first = batch.obs[..., 0].gather(1, batch.order)
+    assert (first[:, :-1] >= first[:, 1:]).all()
+    ready = learner.prepare_minibatch(batch)
+    last = batch.actions.gather(1, batch.order[:, -1:]).float()
+    torch.testing.assert_close(ready.value_inputs, last)
+    assert (batch.value_inputs is None) == per_minibatch
+    assert algorithm.train()["learners"]["default_policy"]["vf_loss"] > 0
     algorithm.stop()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
@@ -90,19 +91,18 @@ class SequentialConfig(TeamConfig, SequentialSettings):
         """What each agent's baseline sees: a name of `registry.VALUES`, or an import path."""
         return self.value
 
-    def order_settings(self) -> dict[str, Any]:
-        """What the class of the order takes."""
-        return {"granularity": self.order_granularity} if self.order == "random" else {}
+    def _arguments(self, of: Mapping[str, str]) -> dict[str, object]:
+        """Settings -> arguments of an order or a value, as far as this algorithm has the settings.
 
-    def value_settings(self) -> dict[str, Any]:
-        """What the class of the value takes, of those settings that this algorithm has."""
-        taken = value_class(self.network, self.value_function).settings
+        Where it has not, as PMAT with SrSv's value, the argument is left at its default.
+        """
         names = settings_of(type(self))
-        return {argument: getattr(self, key) for key, argument in taken.items() if key in names}
+        return {argument: getattr(self, name) for name, argument in of.items() if name in names}
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """The policy with the parts that this config names."""
         seeded = self.decode == "auto" and self.seed is not None
+        value = value_class(self.network, self.value_function)
         return RLModuleSpec(
             module_class=SequentialModule,
             model_config={
@@ -112,11 +112,11 @@ class SequentialConfig(TeamConfig, SequentialSettings):
                 "num_heads": self.num_heads,
                 "attention": self.attention,
                 "order": self.order,
-                "order_settings": self.order_settings(),
+                "order_settings": self._arguments(ORDERS.resolve(self.order).settings),
                 "value": self.value_function,
                 "autoregressive": self.autoregressive,
                 "decoding": "parallel" if seeded else self.decode,
-                "value_settings": self.value_settings(),
+                "value_settings": self._arguments(value.settings),
                 "value_norm_beta": self.value_norm_beta,
             },
         )

@@ -178,8 +178,8 @@ class Passes:
         """Plans the next pass.
 
         Args:
-            settled: agents that the last pass settled in all rows; not yet all of them.
-            changed: actions that it changed, over all rows.
+            settled: agents that the last pass settled in all batch rows; not yet all of them.
+            changed: actions that it changed, over all batch rows.
         """
         width = self.stop - self.start
         self.start += settled

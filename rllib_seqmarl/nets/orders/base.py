@@ -22,7 +22,7 @@ class OrderInputs(NamedTuple):
 
     obs: Tensor  # of all agents, in slots, [B, N, obs_dim]
     encoded: Tensor  # o_hat in slots, [B, N, D]
-    deterministic: bool = False  # whether the most likely order is asked for
+    deterministic: bool = False  # whether to choose the most likely order
     generator: torch.Generator | None = None  # of the noise; None: torch's global one
     #: The orders of the step before, int [B, N], and -1 in the rows of teams that are at their
     #: first; None where all are.

@@ -86,7 +86,7 @@ class ValueFunction(nn.Module, ABC):
 
         Args:
             taken: the joint actions, and the policy.
-            agent_ids: whose values are wanted, by their positions, int [I], ascending; None: all.
+            agent_ids: positions of the agents that get a value, int [I], ascending; None: all.
 
         Returns:
             One entry per batch row, [B, ...]; None where nothing is needed.

@@ -136,7 +136,7 @@ def greedy_continuations(
     Args:
         taken: the joint actions, and the policy.
         chunk_size: decoder positions of these sequences at once; None: all.
-        agent_ids: whose are wanted, int [I], ascending; None: all.
+        agent_ids: agents i, int [I], ascending; None: all.
 
     Returns:
         int [B, I, N] or float [B, I, N, A].
@@ -172,7 +172,7 @@ def mix_prefix(actions: Tensor, others: Tensor, agent_ids: Tensor | None = None)
     Args:
         actions: a, in decision order, [B, N] or [B, N, A].
         others: likewise.
-        agent_ids: whose are wanted, int [I], ascending; None: all.
+        agent_ids: agents i, int [I], ascending; None: all.
 
     Returns:
         [B, I, N] or [B, I, N, A].

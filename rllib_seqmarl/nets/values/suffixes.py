@@ -24,6 +24,8 @@ from torch import Tensor
 class Suffixes:
     """Some of the groups of suffixes of N agents: C groups of G rows, R = C G.
 
+    A row is one position of one suffix.
+
     Attributes:
         shape: C and G.
         agents: int [I], the suffixes in here; suffix i belongs to agent i.
