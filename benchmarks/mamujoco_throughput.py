@@ -22,6 +22,7 @@ import mujoco
 import numpy as np
 
 from rllib_seqmarl import registry
+from rllib_seqmarl.envs.mamujoco.config import ROBOTS
 from rllib_seqmarl.envs.mamujoco.env import quietly
 from rllib_seqmarl.envs.mamujoco.layout import factorization
 
@@ -39,7 +40,7 @@ def ours(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], 
 
 
 def looped(scenario: str, partition: str, actions: np.ndarray) -> Callable[[int], object]:
-    native = mamujoco.ROBOTS[scenario].partitions
+    native = ROBOTS[scenario].partitions
     coarser = None if partition in native else native[0]
     with quietly():
         from gymnasium_robotics import mamujoco_v1

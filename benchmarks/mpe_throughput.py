@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from rllib_seqmarl import registry
-from rllib_seqmarl.envs.mpe.env import NUM_ACTIONS
+from rllib_seqmarl.envs.mpe.env import NUM_ACTIONS, TASKS
 
 mpe = registry.environment("mpe")
 
@@ -81,7 +81,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"{'task':>22} {'E':>4} {'ours/s':>10} {'mpe2/s':>8}  ratio")
-    for task in mpe.TASKS:
+    for task in TASKS:
         for envs in args.envs:
             mine, other = rates([(ours(task, envs), envs), (theirs(task), 1)], args.seconds)
             print(f"{task:>22} {envs:>4} {mine:>10.0f} {other:>8.0f}  {mine / other:.0f} x")
