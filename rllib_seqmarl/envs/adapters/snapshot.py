@@ -26,20 +26,21 @@ from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 _STEPS = 10
 
 
-def dump(game: object) -> bytes:
-    """``game`` with all of its attributes.
+def dump(parts: tuple[object, ...]) -> bytes:
+    """A game and what belongs to it, with all attributes.
 
     Raises:
         Exception: whatever an object of it raises that cannot be pickled.
     """
     buffer = io.BytesIO()
-    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(game)
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(parts)
     return buffer.getvalue()
 
 
-def load(saved: bytes) -> Any:
+def load(saved: bytes) -> tuple[Any, ...]:
     """What :func:`dump` was given."""
-    return pickle.loads(saved)
+    parts: tuple[Any, ...] = pickle.loads(saved)
+    return parts
 
 
 class _Pickler(cloudpickle.Pickler):

@@ -77,7 +77,7 @@ def build_battle(
     arguments: Mapping[str, Any],
     shield_reward_fix: bool,
     seed: int,
-) -> Any:
+) -> object:
     """One ``StarCraft2Env`` or ``StarCraftCapabilityEnvWrapper``; starts no game.
 
     Args:

@@ -325,7 +325,7 @@ def test_wrong_configs_are_refused(config: dict[str, Any], message: str) -> None
 
 
 def test_broken_scenarios_are_broken() -> None:
-    """Should one of them be mended, it can be offered."""
+    """Should one of them be fixed, it can be offered."""
     with pytest.raises(IndexError):
         mamujoco_v1.parallel_env("CoupledHalfCheetah", "1p1")
     many_segment_ant.gen_asset(6, str(Path.cwd() / "ant.xml"))

@@ -283,12 +283,12 @@ def test_games_are_launched_one_after_another(monkeypatch: pytest.MonkeyPatch) -
 def test_regenerating_shields_pay_in_smac_unless_that_is_mended() -> None:
     """SMAC takes abs() of the damage: an enemy that recovers 5 pays as one that loses 5."""
     returns = {}
-    for mended in (False, True):
-        env = build(env_config={"shield_reward_fix": mended}, enemy_damage=0.0, regenerate=5.0)
+    for fixed in (False, True):
+        env = build(env_config={"shield_reward_fix": fixed}, enemy_damage=0.0, regenerate=5.0)
         obs, _ = env.reset()
         shot = np.array([[FIRST_ENEMY, STOP, STOP]])
-        returns[mended] = [env.step(shot)[1][0] * 380.0 / 20.0]  # 10 of the shield
-        returns[mended] += [env.step(wait(obs))[1][0] * 380.0 / 20.0 for _ in range(3)]
+        returns[fixed] = [env.step(shot)[1][0] * 380.0 / 20.0]  # 10 of the shield
+        returns[fixed] += [env.step(wait(obs))[1][0] * 380.0 / 20.0 for _ in range(3)]
     np.testing.assert_allclose(returns[False], [10.0, 5.0, 5.0, 0.0], rtol=1e-5)
     np.testing.assert_allclose(returns[True], [10.0, 0.0, 0.0, 0.0], rtol=1e-5)
 
