@@ -19,7 +19,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 TESTS = Path(__file__).parent
 
 #: Files of minutes. They come first, so that no process is left alone with one at the end.
-LONG = ("test_all_algorithms.py", "test_cli.py", "test_cluster.py", "test_faults_resume.py")
+LONG = (
+    "test_all_algorithms.py",
+    "test_benchmarks.py",
+    "test_cli.py",
+    "test_cluster.py",
+    "test_extras.py",
+    "test_faults_resume.py",
+)
 
 
 #: Files and folders of the fast lane, ``pytest -m fast``; single tests are marked where they stand.
