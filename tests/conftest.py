@@ -29,7 +29,8 @@ LONG = (
 )
 
 
-#: Files and folders of the fast lane, ``pytest -m fast``; single tests are marked where they stand.
+#: Files, folders and single tests of the fast lane, ``pytest -m fast``. Others are marked where they
+#: stand.
 FAST = (
     "envs/core",
     "envs/toy",
@@ -42,13 +43,18 @@ FAST = (
     "test_settings.py",
     "test_structure.py",
 )
+FAST_TESTS = (
+    "test_help_is_quick_and_imports_neither_torch_nor_ray",
+    "test_trains_resumes_evaluates_and_is_shared",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONG)
     fast = {TESTS / name for name in FAST}
     for item in items:
-        if not fast.isdisjoint((item.path, *item.path.parents)):
+        name = getattr(item, "originalname", item.name)
+        if name in FAST_TESTS or not fast.isdisjoint((item.path, *item.path.parents)):
             item.add_marker(pytest.mark.fast)
 
 
