@@ -29,8 +29,8 @@ LONG = (
 )
 
 
-#: Files, folders and single tests of the fast lane, ``pytest -m fast``. Others are marked where they
-#: stand.
+#: Files and folders of the fast lane, ``pytest -m fast``, and single tests. Others are marked where
+#: they stand.
 FAST = (
     "envs/core",
     "envs/toy",
