@@ -337,13 +337,11 @@ class SCCLearner(CentralQLearner[SCCBatch, SCCModule]):
 
     batch_class = SCCBatch
 
-    def make_optimizer(
-        self, part: str, parameters: list[nn.Parameter], config: SCCConfig
-    ) -> torch.optim.Optimizer:
+    def make_optimizer(self, part: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """See `CentralQLearner`; in value mode the agents' is RMSprop."""
-        if config.mode == "value" and part == "agent":
+        if self.config.mode == "value" and part == "agent":
             return torch.optim.RMSprop(parameters, alpha=0.9, eps=1e-5)
-        return super().make_optimizer(part, parameters, config)
+        return super().make_optimizer(part, parameters)
 
     def prepare_minibatch(self, minibatch: SCCBatch) -> SCCBatch:
         """Weights, and the coalitions of each step, the same in all environments."""

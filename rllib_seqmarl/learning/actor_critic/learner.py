@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 
@@ -64,7 +65,9 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
     batch_class: type[BatchT]
     standardised_per_agent: bool = False
 
-    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+    def configure_optimizers_for_module(
+        self, module_id: str, config: AlgorithmConfig | None = None
+    ) -> None:
         """An Adam for the actors and one for the critic, whose gradients are clipped apart."""
         core = self.module[module_id].unwrapped()
         critic = list(core.critic.parameters())
@@ -72,13 +75,13 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
         if core.log_std is not None:
             actors += core.log_std.parameters()
         for part, parameters, lr in (
-            ("actor", actors, config.lr),
-            ("critic", critic, config.critic_lr),
+            ("actor", actors, self.config.lr),
+            ("critic", critic, self.config.critic_lr),
         ):
             self.register_optimizer(
                 module_id=module_id,
                 optimizer_name=part,
-                optimizer=torch.optim.Adam(parameters, eps=config.adam_epsilon),
+                optimizer=torch.optim.Adam(parameters, eps=self.config.adam_epsilon),
                 params=parameters,
                 lr_or_lr_schedule=lr,
             )

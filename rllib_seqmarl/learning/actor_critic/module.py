@@ -129,7 +129,7 @@ class ActorModule(TeamModule):
         """What acting does not need."""
         return ["value_norm"] if self._rollout_updates_critic_state else ["critic", "value_norm"]
 
-    def set_state(self, state: Any) -> None:
+    def set_state(self, state: Mapping[str, object]) -> None:
         """Takes over weights.
 
         Raises:
@@ -215,7 +215,7 @@ class ActorModule(TeamModule):
             distribution.entropy(parameters, batch.action_mask),
         )
 
-    def _forward_train(self, batch: ActorCriticBatch, **kwargs: Any) -> Evaluation:
+    def _forward_train(self, batch: ActorCriticBatch, **kwargs: object) -> Evaluation:
         """Rows with the columns of all agents; see `evaluate`."""
         return self.evaluate(batch)
 
@@ -235,7 +235,6 @@ class ActorModule(TeamModule):
         batch: dict[str, Any],
         deterministic: bool,
         generator: torch.Generator | None = None,
-        **kwargs: Any,
     ) -> dict[str, Any]:
         obs = batch[Columns.OBS]
         x, mask = obs[OBS], obs.get(ACTION_MASK)

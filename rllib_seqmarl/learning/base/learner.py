@@ -17,14 +17,16 @@ from __future__ import annotations
 import contextlib
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 import tree
 from numpy.typing import NDArray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_ENV_STEPS_TRAINED,
@@ -52,6 +54,9 @@ _NOT_FINITE = (
     "is not finite; training stops before the weights are spoilt. Lower lr, set grad_clip, or look "
     "at the scale of rewards and observations; the last checkpoint is good."
 )
+
+#: Names of the parts of a state, as RLlib gives them.
+Components = str | Collection[str] | None
 
 BatchT = TypeVar("BatchT", bound=TrainBatch)
 ModuleT = TypeVar("ModuleT", bound=TeamModule)
@@ -157,23 +162,25 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
         self._metric_sums: dict[str, Tensor] = {}
         self._network_seconds = 0.0
 
-    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+    def configure_optimizers_for_module(
+        self, module_id: str, config: AlgorithmConfig | None = None
+    ) -> None:
         """One Adam for everything, with the epsilon of the official MAT code."""
         parameters = self.get_parameters(self.module[module_id])
         self.register_optimizer(
             module_id=module_id,
-            optimizer=torch.optim.Adam(parameters, eps=config.adam_epsilon),
+            optimizer=torch.optim.Adam(parameters, eps=self.config.adam_epsilon),
             params=parameters,
-            lr_or_lr_schedule=config.lr,
+            lr_or_lr_schedule=self.config.lr,
         )
 
     def update(
         self,
-        training_data: Any = None,
+        training_data: TrainingData,
         *,
-        timesteps: dict[str, Any] | None = None,
+        timesteps: dict[str, int] | None = None,
         return_state: bool = False,
-    ) -> Any:
+    ) -> dict[str, Any]:
         """``num_epochs`` passes over rollouts.
 
         Args:
@@ -213,7 +220,8 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
             self.metrics.log_value(
                 (DEFAULT_MODULE_ID, TIME_SPLIT, part), value, reduce="mean", window=1
             )
-        return self.metrics.reduce()
+        metrics: dict[str, Any] = self.metrics.reduce()
+        return metrics
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Sets learning rates and all other schedules for the steps taken so far.
@@ -472,10 +480,16 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
     # -- state -----------------------------------------------------------------------------------
 
     def get_state(
-        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
-    ) -> Any:
+        self,
+        components: Components = None,
+        *,
+        not_components: Components = None,
+        **kwargs: object,
+    ) -> dict[str, Any]:
         """RLlib's state, that of the generator, and `extra_state`."""
-        state = super().get_state(components, not_components=not_components, **kwargs)
+        state: dict[str, Any] = super().get_state(
+            components, not_components=not_components, **kwargs
+        )
         if self._check_component(GENERATOR, components, not_components):
             state[GENERATOR] = self.generator.get_state().cpu().numpy()
         if self._check_component(EXTRA_STATE, components, not_components):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
@@ -29,7 +30,7 @@ NO_STATE = (
 )
 
 
-def require_state(config: Any) -> None:
+def require_state(config: AlgorithmConfig) -> None:
     """Refuses a config whose critic reads a state that the environment is not asked to give.
 
     Of the user's own environments only their spaces tell, when the module is built.
@@ -81,11 +82,21 @@ class TeamModule(TorchRLModule, InferenceOnlyAPI):
         """Changes the mode where it differs: RLlib sets it before and after every step."""
         return self if mode == self.training else super().train(mode)
 
-    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self._act(batch, deterministic=True, **kwargs)
+    def _forward_inference(
+        self,
+        batch: dict[str, Any],
+        generator: torch.Generator | None = None,
+        **kwargs: object,
+    ) -> dict[str, Any]:
+        return self._act(batch, deterministic=True, generator=generator)
 
-    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return self._act(batch, deterministic=False, **kwargs)
+    def _forward_exploration(
+        self,
+        batch: dict[str, Any],
+        generator: torch.Generator | None = None,
+        **kwargs: object,
+    ) -> dict[str, Any]:
+        return self._act(batch, deterministic=False, generator=generator)
 
     def recurrent_state(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
         """The recurrent state of B environments, and where it must not be used.
@@ -109,6 +120,5 @@ class TeamModule(TorchRLModule, InferenceOnlyAPI):
         batch: dict[str, Any],
         deterministic: bool,
         generator: torch.Generator | None = None,
-        **kwargs: Any,
     ) -> dict[str, Any]:
         """What the runner stores: actions, log-prob, and what is handed to the next step."""

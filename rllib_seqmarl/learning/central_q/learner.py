@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from torch import Tensor, nn
 
-from rllib_seqmarl.learning.base.learner import TeamLearner
+from rllib_seqmarl.learning.base.learner import Components, TeamLearner
 from rllib_seqmarl.learning.central_q.config import AdaptiveEntropySettings, ReplaySettings
 from rllib_seqmarl.learning.central_q.module import (
     LAST_ACTIONS,
@@ -72,24 +73,24 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
         replay = isinstance(self.config, ReplaySettings)
         self.store = SequenceStore(self.config.replay_capacity) if replay else None
 
-    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+    def configure_optimizers_for_module(
+        self, module_id: str, config: AlgorithmConfig | None = None
+    ) -> None:
         """One for the agents and one for the critic, whose gradients are clipped apart."""
         core = self.module[module_id].unwrapped()
-        for part, lr in (("agent", config.lr), ("critic", config.critic_lr)):
+        for part, lr in (("agent", self.config.lr), ("critic", self.config.critic_lr)):
             parameters = list(getattr(core, part).parameters())
             self.register_optimizer(
                 module_id=module_id,
                 optimizer_name=part,
-                optimizer=self.make_optimizer(part, parameters, config),
+                optimizer=self.make_optimizer(part, parameters),
                 params=parameters,
                 lr_or_lr_schedule=lr,
             )
 
-    def make_optimizer(
-        self, part: str, parameters: list[nn.Parameter], config: Any
-    ) -> torch.optim.Optimizer:
+    def make_optimizer(self, part: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """Adam, for the ``agent`` and for the ``critic``."""
-        return torch.optim.Adam(parameters, eps=config.adam_epsilon)
+        return torch.optim.Adam(parameters, eps=self.config.adam_epsilon)
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Sets epsilon, which reaches the runners with the weights, for the steps so far."""
@@ -226,8 +227,12 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
         return self.store.draw(size, self.generator) if fewest >= size else None
 
     def get_state(
-        self, components: Any = None, *, not_components: Any = None, **kwargs: Any
-    ) -> Any:
+        self,
+        components: Components = None,
+        *,
+        not_components: Components = None,
+        **kwargs: object,
+    ) -> dict[str, Any]:
         """See `TeamLearner.get_state`; the stored sequences go with it."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self.store is not None and self._check_component(REPLAY, components, not_components):

@@ -151,7 +151,6 @@ class RecurrentModule(TeamModule):
         batch: dict[str, Any],
         deterministic: bool,
         generator: torch.Generator | None = None,
-        **kwargs: Any,
     ) -> dict[str, Any]:
         obs = batch[Columns.OBS]
         state, is_first = self.recurrent_state(batch)
@@ -165,7 +164,7 @@ class RecurrentModule(TeamModule):
         )
         return {ACTIONS: actions, LOG_PROB: log_prob, Columns.STATE_OUT: state}
 
-    def _forward_train(self, batch: CentralQBatch, **kwargs: Any) -> RecurrentOutput:
+    def _forward_train(self, batch: CentralQBatch, **kwargs: object) -> RecurrentOutput:
         logits = self.agent.unroll(
             batch.obs,
             previous_actions(batch.actions, batch.previous_actions),

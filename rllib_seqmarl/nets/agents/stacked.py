@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 
@@ -64,9 +65,9 @@ class StackedParameter(nn.Module):
             self._stacked = versions, torch.stack(members)
         return self._stacked[1]
 
-    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._stacked = None  # moved to another device or type, without a new version
-        return super()._apply(*args, **kwargs)
+        return super()._apply(fn, recurse)
 
 
 class AgentLinear(nn.Module):
