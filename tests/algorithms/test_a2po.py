@@ -72,7 +72,7 @@ def test_loss_is_the_formula(small: Any) -> None:
     algorithm.stop()
 
 
-# --- orders and blocks --------------------------------------------------------------------------
+# --- orders and groups --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["semi_greedy", "greedy", "random", "index", "reverse"])
@@ -108,17 +108,17 @@ def test_orders_are_those_of_their_definition(kind: str, small: Any) -> None:
 # --- agents outside -----------------------------------------------------------------------------
 
 
-def values_of(learner: Any, block: Any) -> list[np.ndarray]:
+def values_of(learner: Any, rollout: Any) -> list[np.ndarray]:
     """Values of each step and of what followed it, [T, E, N], in units of the reward."""
-    columns = {name: torch.as_tensor(column) for name, column in block.columns.items()}
+    columns = {name: torch.as_tensor(column) for name, column in rollout.columns.items()}
     with torch.no_grad():
-        values = learner.rollout_values(block, columns, learner.core.critic_input(columns))
+        values = learner.rollout_values(rollout, columns, learner.core.critic_input(columns))
         return [learner.core.value_norm.denormalize(one).double().numpy() for one in values[:2]]
 
 
-def corrected(block: Any, values: list[np.ndarray], rho: Tensor) -> tuple[Tensor, Tensor]:
+def corrected(rollout: Any, values: list[np.ndarray], rho: Tensor) -> tuple[Tensor, Tensor]:
     """Standardised advantages and returns [T, E, N] by the paper's double sum; ``rho`` [T, E]."""
-    c, (old, following) = block.columns, values
+    c, (old, following) = rollout.columns, values
     advantages = np.zeros_like(old)
     for t, e, n in np.ndindex(*old.shape):
         weight = 1.0
@@ -143,31 +143,31 @@ def test_agents_learn_from_what_those_before_them_have_changed(
         small, num_agent_groups=num_agent_groups, recurrent=recurrent, num_epochs=2
     )
     algorithm.train()
-    (block,) = algorithm.env_runner.sample()
-    rows, values = learner.build_train_batch(block), values_of(learner, block)
-    blocks: list[list[int]] = []
+    (rollout,) = algorithm.env_runner.sample()
+    rows, values = learner.build_train_batch(rollout), values_of(learner, rollout)
+    groups: list[list[int]] = []
     step, draw = learner._step, learner.agent_groups
 
-    def deal(given: Any) -> list[list[int]]:
-        blocks.extend(draw(given))
-        return blocks
+    def grouped(given: Any) -> list[list[int]]:
+        groups.extend(draw(given))
+        return groups
 
     steps: list[list[int]] = []
 
     def watch(own: Any, agents: list[int]) -> None:
-        if not steps or steps[-1] != agents:  # the first epoch of a block
-            done = [agent for earlier in blocks[: blocks.index(agents)] for agent in earlier]
+        if not steps or steps[-1] != agents:  # the first epoch of a rollout
+            done = [agent for earlier in groups[: groups.index(agents)] for agent in earlier]
             rho = torch.ones(rows.alive.shape[:-1])
             for agent in done:
                 rho = rho * ratios_now(learner, rows)[..., agent]
             held = rho.clamp(1 - EPS / 2, 1 + EPS / 2).unsqueeze(-1).expand_as(own.advantages)
             torch.testing.assert_close(own.factor[..., 0], held, atol=1e-5, rtol=1e-4)
-            place = blocks.index(agents) + 1
+            place = groups.index(agents) + 1
             assert own.clip.unique().item() == pytest.approx(
-                EPS * (0.5 * place / len(blocks) + 0.5)
+                EPS * (0.5 * place / len(groups) + 0.5)
             )
-            by_time = learner.from_rows(rho.unsqueeze(-1), block.num_envs).squeeze(-1)
-            advantages, returns = corrected(block, values, by_time)
+            by_time = learner.from_rows(rho.unsqueeze(-1), rollout.num_envs).squeeze(-1)
+            advantages, returns = corrected(rollout, values, by_time)
             for name, expected in (("advantages", advantages), ("returns", returns)):
                 expected = learner.to_rows(expected)[..., agents]
                 torch.testing.assert_close(getattr(own, name), expected, atol=1e-4, rtol=1e-4)
@@ -180,11 +180,11 @@ def test_agents_learn_from_what_those_before_them_have_changed(
         ]
         assert moved == sorted(agents)
 
-    learner.agent_groups, learner._step = deal, watch
+    learner.agent_groups, learner._step = grouped, watch
     learner.update_epochs(rows)
-    assert steps == [agents for agents in blocks for _ in range(2)]
-    assert sorted(itertools.chain.from_iterable(blocks)) == [0, 1, 2]
-    assert len(blocks) == (num_agent_groups or N)
+    assert steps == [agents for agents in groups for _ in range(2)]
+    assert sorted(itertools.chain.from_iterable(groups)) == [0, 1, 2]
+    assert len(groups) == (num_agent_groups or N)
     algorithm.stop()
 
 
@@ -204,10 +204,10 @@ def weights_of_agents(learner: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("num_agent_groups", "rounds"), [(None, 2), (2, 3), (1, 5)])
-def test_shared_parameters_learn_in_cumulative_blocks(
+def test_shared_parameters_learn_in_cumulative_groups(
     num_agent_groups: int | None, rounds: int, small: Any
 ) -> None:
-    """ceil(epochs / blocks) rounds, each with an order of its own; ratios are of all others."""
+    """ceil(epochs / groups) rounds, each with an order of its own; ratios are of all others."""
     algorithm, learner = build(
         small,
         share_parameters=True,
@@ -216,16 +216,16 @@ def test_shared_parameters_learn_in_cumulative_blocks(
         num_epochs=5,
     )
     algorithm.train()
-    (block,) = algorithm.env_runner.sample()
-    rows, values = learner.build_train_batch(block), values_of(learner, block)
-    dealt: list[list[list[int]]] = []
+    (rollout,) = algorithm.env_runner.sample()
+    rows, values = learner.build_train_batch(rollout), values_of(learner, rollout)
+    drawn: list[list[list[int]]] = []
     trained: list[list[int]] = []
     step, draw = learner._step, learner.agent_groups
 
-    def deal(given: Any) -> list[list[int]]:
+    def grouped(given: Any) -> list[list[int]]:
         torch.testing.assert_close(given.advantages, rows.advantages)  # the first ones
-        dealt.append(draw(given))
-        return dealt[-1]
+        drawn.append(draw(given))
+        return drawn[-1]
 
     def watch(own: Any, agents: list[int]) -> None:
         ratio = ratios_now(learner, rows)
@@ -236,20 +236,20 @@ def test_shared_parameters_learn_in_cumulative_blocks(
                     others = others * ratio[:, other]
             held = others.clamp(1 - EPS / 2, 1 + EPS / 2)
             torch.testing.assert_close(own.factor[:, place, 0], held, atol=1e-5, rtol=1e-4)
-        by_time = learner.from_rows(ratio.prod(-1, keepdim=True), block.num_envs).squeeze(-1)
-        advantages, returns = corrected(block, values, by_time)
+        by_time = learner.from_rows(ratio.prod(-1, keepdim=True), rollout.num_envs).squeeze(-1)
+        advantages, returns = corrected(rollout, values, by_time)
         for name, expected in (("advantages", advantages), ("returns", returns)):
             expected = learner.to_rows(expected)[..., agents]
             torch.testing.assert_close(getattr(own, name), expected, atol=1e-4, rtol=1e-4)
         trained.append(list(agents))
         step(own, agents)
 
-    learner.agent_groups, learner._step = deal, watch
+    learner.agent_groups, learner._step = grouped, watch
     learner.update_epochs(rows)
-    assert len(dealt) == rounds
+    assert len(drawn) == rounds
     expected = []
-    for blocks in dealt:
-        expected += itertools.accumulate(blocks)
+    for groups in drawn:
+        expected += itertools.accumulate(groups)
     assert trained == expected
     assert (ratios_now(learner, rows) - 1.0).abs().max() > 1e-2
     algorithm.stop()
@@ -319,7 +319,7 @@ def test_with_one_agent_all_three_are_ppo(continuous: bool, recurrent: bool, sma
 
 @pytest.mark.parametrize(("share", "epochs"), [(False, 2), (True, 1)])
 def test_with_one_agent_minibatches_are_mappos_too(share: bool, epochs: int, small: Any) -> None:
-    """Where no order is drawn, the same rows are dealt out.
+    """Where no order is drawn, the same rows are drawn out.
 
     With epochs outside, the second one corrects for what the agent itself did in the first.
     """
@@ -342,7 +342,7 @@ def test_with_one_agent_minibatches_are_mappos_too(share: bool, epochs: int, sma
 # --- settings -----------------------------------------------------------------------------------
 
 
-def test_more_blocks_than_agents_are_refused_before_anything_is_sampled(small: Any) -> None:
+def test_more_groups_than_agents_are_refused_before_anything_is_sampled(small: Any) -> None:
     with pytest.raises(UserError, match=r"'num_agent_groups' \(4\) must not be larger") as caught:
         build(small, num_agent_groups=4)
     assert "\n" not in str(caught.value)

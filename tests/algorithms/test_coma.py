@@ -71,11 +71,11 @@ def test_critic_reads_what_figure_1c_says() -> None:
 def test_last_actions_are_those_of_the_same_episode(small: Any) -> None:
     algorithm, learner = build(small, "COMA")
     algorithm.env_runner.sample()
-    (block,) = algorithm.env_runner.sample()
-    rows = learner.build_train_batch(block)
+    (rollout,) = algorithm.env_runner.sample()
+    rows = learner.build_train_batch(rollout)
     read = rows.critic_state[..., -3 * 3 :].unflatten(-1, (3, 3))
     actions, last = rows.actions, torch.where(read.any(-1), read.argmax(-1), -1)
-    before = torch.from_numpy(block.recurrent_state["previous_actions"])
+    before = torch.from_numpy(rollout.recurrent_state["previous_actions"])
     for e in range(actions.shape[0]):
         for t in range(actions.shape[1]):
             expected = before[e] if t == 0 else actions[e, t - 1]
@@ -93,9 +93,9 @@ def test_gradient_is_that_of_a_plain_computation(small: Any) -> None:
     algorithm, learner = build(small, "COMA", **settings, micro_batch_size=30)
     for _ in range(2):
         algorithm.train()
-    block = algorithm.env_runner.sample()[0]
-    block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.build_train_batch(block)
+    rollout = algorithm.env_runner.sample()[0]
+    rollout.columns[ALIVE] = np.random.default_rng(0).random(rollout.columns[ALIVE].shape) > 0.3
+    rows = learner.build_train_batch(rollout)
     core = learner.core
     core.zero_grad()
     for piece in learner.micro_batches(learner.prepare_minibatch(rows)):
@@ -132,18 +132,18 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
     """One of every agent; where no action was chosen, pi stands for all actions."""
     algorithm, learner = build(small, "COMA", gamma=0.9, lambda_=0.7, target_update_interval=1)
     algorithm.train()
-    (block,) = algorithm.env_runner.sample()
-    c, core, generator = block.columns, learner.core, np.random.default_rng(0)
+    (rollout,) = algorithm.env_runner.sample()
+    c, core, generator = rollout.columns, learner.core, np.random.default_rng(0)
     shape = c[REWARD].shape
     c[REWARD][:] = generator.normal(size=shape)
     c[TERMINATED][:] = generator.random(shape) < 0.15
     c[TRUNCATED][:] = (generator.random(shape) < 0.15) & ~c[TERMINATED]
     c["is_first"][1:] = (c[TERMINATED] | c[TRUNCATED])[:-1]
-    step, world = np.nonzero(c[TRUNCATED])
-    final = {k: c[k][step + 1, world].copy() for k in ("obs", "action_mask", "alive")}
+    step, env = np.nonzero(c[TRUNCATED])
+    final = {k: c[k][step + 1, env].copy() for k in ("obs", "action_mask", "alive")}
     final["obs"] += generator.normal(size=final["obs"].shape).astype(np.float32)
-    block.final = FinalObservations(step, world, final)
-    found = learner.build_train_batch(block).targets.transpose(0, 1)
+    rollout.final = FinalObservations(step, env, final)
+    found = learner.build_train_batch(rollout).targets.transpose(0, 1)
     actions = torch.from_numpy(c["actions"])
     taken = torch.nn.functional.one_hot(actions, 3).float()
 
@@ -162,7 +162,7 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
         return core.agent.step(torch.as_tensor(obs)[None], memory, going_on)[0][0].softmax(-1)
 
     for e in range(shape[1]):
-        memory = {k: torch.from_numpy(v[e : e + 1]) for k, v in block.recurrent_state.items()}
+        memory = {k: torch.from_numpy(v[e : e + 1]) for k, v in rollout.recurrent_state.items()}
         memories = []
         for t in range(shape[0]):
             first = torch.tensor([bool(c["is_first"][t, e])])
@@ -175,13 +175,13 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
             if c[TRUNCATED][t, e] or t + 1 == shape[0]:
                 obs = c["obs"][-1, e]
                 if c[TRUNCATED][t, e]:
-                    obs = final["obs"][int(np.flatnonzero((step == t) & (world == e))[0])]
-                following = target = q(obs, actions[t, e], policy(obs, memories[t]))
+                    obs = final["obs"][int(np.flatnonzero((step == t) & (env == e))[0])]
+                next_value = target = q(obs, actions[t, e], policy(obs, memories[t]))
             else:
-                following = q(c["obs"][t + 1, e], actions[t, e], taken[t + 1, e])
+                next_value = q(c["obs"][t + 1, e], actions[t, e], taken[t + 1, e])
             future = torch.zeros(3)
             if not c[TERMINATED][t, e]:
-                future = 0.9 * (0.3 * following + 0.7 * target)
+                future = 0.9 * (0.3 * next_value + 0.7 * target)
             target = float(c[REWARD][t, e]) + future
             torch.testing.assert_close(found[t, e], target, atol=1e-4, rtol=1e-4)
     algorithm.stop()
@@ -191,9 +191,9 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
 def test_dead_agents_count_where_the_config_says(masked: bool, small: Any) -> None:
     settings = {"use_policy_active_mask": masked, "use_value_active_mask": masked}
     algorithm, learner = build(small, "COMA", **settings)
-    block = algorithm.env_runner.sample()[0]
-    block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.build_train_batch(block)
+    rollout = algorithm.env_runner.sample()[0]
+    rollout.columns[ALIVE] = np.random.default_rng(0).random(rollout.columns[ALIVE].shape) > 0.3
+    rows = learner.build_train_batch(rollout)
     counted = rows.alive if masked else torch.ones_like(rows.alive)
     prepared = learner.prepare_minibatch(rows)
     for found in (prepared.policy_weight, prepared.value_weight):

@@ -75,8 +75,8 @@ def test_agents_move_one_after_another(recurrent: bool, small: Any) -> None:
     """
     algorithm, learner = build(small, recurrent=recurrent, lr=1e-2, num_epochs=2)
     algorithm.train()  # so that Adam has moments
-    (block,) = algorithm.env_runner.sample()
-    rows = learner.build_train_batch(block)
+    (rollout,) = algorithm.env_runner.sample()
+    rows = learner.build_train_batch(rollout)
     step = learner.gradient_step
     optimizer = learner.get_optimizer("default_policy", "actor")
 
@@ -120,7 +120,7 @@ def test_agents_move_one_after_another(recurrent: bool, small: Any) -> None:
     algorithm.stop()
 
 
-def test_order_is_drawn_anew_or_fixed(small: Any) -> None:
+def test_order_is_drawn_again_or_fixed(small: Any) -> None:
     """By whom the phases belong to, over several updates."""
     for fixed in (True, False):
         algorithm, learner = build(small, fixed_order=fixed, num_epochs=1)
@@ -150,11 +150,11 @@ def test_advantages_of_one_value_are_standardised_agent_by_agent(
 ) -> None:
     """With values of their own, all together."""
     algorithm, learner = build(small, share_critic=not per_agent)
-    (block,) = algorithm.env_runner.sample()
+    (rollout,) = algorithm.env_runner.sample()
     generator = torch.Generator().manual_seed(0)
-    alive = torch.rand(block.columns["alive"].shape, generator=generator) > 0.4
-    block.columns["alive"] = alive.numpy()
-    rows = learner.build_train_batch(block)
+    alive = torch.rand(rollout.columns["alive"].shape, generator=generator) > 0.4
+    rollout.columns["alive"] = alive.numpy()
+    rows = learner.build_train_batch(rollout)
     means = [rows.advantages[:, i][rows.alive[:, i]].mean().item() for i in range(AGENTS)]
     assert (max(map(abs, means)) > 1e-4) == per_agent
     assert rows.advantages[rows.alive].mean().item() == pytest.approx(0.0, abs=1e-5)

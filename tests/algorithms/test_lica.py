@@ -17,9 +17,9 @@ from rllib_seqmarl.rollout.rollout_batch import ALIVE
 
 def minibatch_of(algorithm: Any, learner: Any) -> dict[str, Tensor]:
     """A rollout in which some agents are dead."""
-    block = algorithm.env_runner.sample()[0]
-    block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.build_train_batch(block)
+    rollout = algorithm.env_runner.sample()[0]
+    rollout.columns[ALIVE] = np.random.default_rng(0).random(rollout.columns[ALIVE].shape) > 0.3
+    rows = learner.build_train_batch(rollout)
     return learner.prepare_minibatch(rows)
 
 
@@ -54,16 +54,16 @@ def test_gradient_is_that_of_a_plain_computation(ratio: str, small: Any) -> None
     core.zero_grad()
     policy, alive, state = core.forward_train(batch).policy, batch.alive, batch.critic_state
     entropy = -torch.xlogy(policy, policy).sum(-1)  # [E, T, N]
-    worlds, steps, agents = alive.shape
+    envs, steps, agents = alive.shape
     objective = torch.zeros(())
-    for e in range(worlds):
+    for e in range(envs):
         for t in range(steps):
             each = [
                 policy[e, t, i] if alive[e, t, i] else policy[e, t, i].detach()
                 for i in range(agents)
             ]
             value = core.critic(state[e, t][None], torch.stack(each)[None, None])
-            objective = objective + value.squeeze() / (worlds * steps)
+            objective = objective + value.squeeze() / (envs * steps)
             for i in range(agents):
                 if alive[e, t, i]:
                     level = entropy[e, t, i] if ratio == "sample" else entropy[alive].mean()
@@ -110,8 +110,8 @@ def test_gradient_of_a_critic_that_is_linear_in_one_agents_vector(small: Any) ->
     (gradient,) = torch.autograd.grad(loss_of_logits(learner, batch, logits), logits)
     policy = logits.detach().softmax(-1)[:, :, 1]  # [E, T, A]
     slope = policy * (weights - (policy @ weights).unsqueeze(-1))
-    worlds, steps = policy.shape[:2]
-    torch.testing.assert_close(gradient[:, :, 1], -slope / (worlds * steps))
+    envs, steps = policy.shape[:2]
+    torch.testing.assert_close(gradient[:, :, 1], -slope / (envs * steps))
     assert not gradient[:, :, [0, 2]].any()
     algorithm.stop()
 
@@ -122,13 +122,13 @@ def test_critic_takes_its_step_first(small: Any) -> None:
     rows = learner.build_train_batch(algorithm.env_runner.sample()[0])
     steps, gradient_step = [], learner.gradient_step
 
-    def listen(minibatch: Any, loss: Any) -> None:
+    def record(minibatch: Any, loss: Any) -> None:
         before = {k: v.clone() for k, v in learner.core.named_parameters()}
         gradient_step(minibatch, loss)
         now = learner.core.named_parameters()
         steps.append({k.split(".")[0] for k, v in now if not torch.equal(v, before[k])})
 
-    learner.gradient_step = listen
+    learner.gradient_step = record
     learner.update_minibatch(rows)
     assert steps == [{"critic"}, {"critic"}, {"agent"}]
     algorithm.stop()

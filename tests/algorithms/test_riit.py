@@ -65,10 +65,10 @@ def test_factored_critic_is_monotone_in_every_agents_value() -> None:
 def test_critic_reads_living_agents_observations_and_the_state(small: Any) -> None:
     env_config = {"task": "cooperative_navigation", "state": True}
     algorithm, learner = build(small, "RIIT", env="mpe", env_config=env_config, state="environment")
-    (block,) = algorithm.env_runner.sample()
-    block.columns[ALIVE][:, :, 1] = False
-    rows = learner.build_train_batch(block)
-    obs, state = rows.obs.clone(), torch.from_numpy(block.columns["state"][:-1]).transpose(0, 1)
+    (rollout,) = algorithm.env_runner.sample()
+    rollout.columns[ALIVE][:, :, 1] = False
+    rows = learner.build_train_batch(rollout)
+    obs, state = rows.obs.clone(), torch.from_numpy(rollout.columns["state"][:-1]).transpose(0, 1)
     obs[:, :, 1] = 0.0
     expected = torch.cat((obs.flatten(2), state), dim=-1)
     torch.testing.assert_close(rows.critic_state, expected)
@@ -124,26 +124,26 @@ def test_agents_follow_the_mixture(small: Any) -> None:
 def test_targets_of_stored_sequences_are_those_of_fresh_ones(small: Any) -> None:
     """With the same networks; truncated and cut episodes among them."""
     algorithm, learner = build(small, "RIIT", **REPLAY, gamma=0.9)
-    (block,) = algorithm.env_runner.sample()
-    assert block.final is not None or block.columns["terminated"].any()
-    learner.on_rollout(block)
-    fresh = learner.build_train_batch(block, lambda_=0.0)
+    (rollout,) = algorithm.env_runner.sample()
+    assert rollout.final is not None or rollout.columns["terminated"].any()
+    learner.on_rollout(rollout)
+    fresh = learner.build_train_batch(rollout, lambda_=0.0)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
     stored = learner.build_train_batch(
         learner.store.draw(8, torch.Generator().manual_seed(3)), lambda_=0.0
     )
     torch.testing.assert_close(stored.obs, fresh.obs[order])
     torch.testing.assert_close(stored.targets, fresh.targets[order])
-    ordinary = learner.build_train_batch(block).targets
+    ordinary = learner.build_train_batch(rollout).targets
     assert not torch.allclose(ordinary, fresh.targets)  # lambda is 0.6 there
 
     taken = torch.nn.functional.one_hot(fresh.actions, 3).float().flatten(0, 1)
     with torch.no_grad():
         state = fresh.critic_state.flatten(0, 1)
         values = learner.core.target(state, taken.unsqueeze(1)).view(8, 10)
-    reward = torch.from_numpy(block.columns["reward"]).T.float()
-    terminated = torch.from_numpy(block.columns["terminated"]).T
-    truncated = torch.from_numpy(block.columns["truncated"]).T
+    reward = torch.from_numpy(rollout.columns["reward"]).T.float()
+    terminated = torch.from_numpy(rollout.columns["terminated"]).T
+    truncated = torch.from_numpy(rollout.columns["truncated"]).T
     one_step = reward[:, :-1] + 0.9 * values[:, 1:] * ~terminated[:, :-1]
     inside = ~truncated[:, :-1]
     assert inside.any()
@@ -156,7 +156,7 @@ def test_replay_is_a_step_of_the_critic_alone_before_each_minibatch(small: Any) 
     steps: list[tuple[str, int]] = []
     gradient_step = learner.gradient_step
 
-    def listen(minibatch: Any, loss: Any) -> None:
+    def record(minibatch: Any, loss: Any) -> None:
         before = {k: v.clone() for k, v in learner.core.named_parameters()}
         gradient_step(minibatch, loss)
         now = learner.core.named_parameters()
@@ -164,7 +164,7 @@ def test_replay_is_a_step_of_the_critic_alone_before_each_minibatch(small: Any) 
         steps.append((changed.pop(), len(minibatch.actions)))
         assert not changed
 
-    learner.gradient_step = listen
+    learner.gradient_step = record
     terms = algorithm.train()["learners"]["default_policy"]
     ordinary = [("critic", 4), ("agent", 4)]
     assert steps == ordinary * 2  # eight sequences are stored, and ten make a batch

@@ -112,13 +112,13 @@ def test_value_mode_is_the_squared_distance_to_credits(small: Any) -> None:
 def test_value_mode_acts_epsilon_greedily(small: Any) -> None:
     algorithm, learner = build(small, "SCC", **VALUE, epsilon=[[0, 0.6], [800, 0.0]], lr=0.01)
     for epsilon in (0.6, 0.48):  # 80 steps are taken here, 80 in train()
-        (block,) = algorithm.env_runner.sample()
-        rows = learner.build_train_batch(block)
+        (rollout,) = algorithm.env_runner.sample()
+        rows = learner.build_train_batch(rollout)
         with torch.no_grad():
             forward = learner.core.forward_train(rows)
         best = forward.logits.argmax(-1) == rows.actions
         expected = torch.where(best, 1.0 - epsilon + epsilon / 3, epsilon / 3)
-        stored = torch.from_numpy(block.columns["log_prob"]).transpose(0, 1)[..., 0]
+        stored = torch.from_numpy(rollout.columns["log_prob"]).transpose(0, 1)[..., 0]
         torch.testing.assert_close(stored.exp(), expected)
         chosen = forward.policy.gather(-1, rows.actions.unsqueeze(-1)).squeeze(-1)
         torch.testing.assert_close(chosen, expected)
@@ -146,11 +146,11 @@ def test_replay_takes_the_place_of_fresh_rollouts(small: Any) -> None:
     algorithm, learner = build(small, "SCC", **VALUE, **replay, epsilon=0.5)
     seen, gradient_step = [], learner.gradient_step
 
-    def listen(minibatch: dict[str, Tensor], loss: Any) -> None:
+    def record(minibatch: dict[str, Tensor], loss: Any) -> None:
         seen.append(len(minibatch.actions))
         gradient_step(minibatch, loss)
 
-    learner.gradient_step = listen
+    learner.gradient_step = record
     for _ in range(3):
         algorithm.train()
     assert len(learner.store) == 20

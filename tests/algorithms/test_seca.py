@@ -74,9 +74,9 @@ def test_gradient_is_that_of_a_plain_computation(advantage: str, ratio: str, sma
     algorithm, learner = build(small, "SeCA", **settings, micro_batch_size=30)
     for _ in range(2):
         algorithm.train()
-    block = algorithm.env_runner.sample()[0]
-    block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.build_train_batch(block)
+    rollout = algorithm.env_runner.sample()[0]
+    rollout.columns[ALIVE] = np.random.default_rng(0).random(rollout.columns[ALIVE].shape) > 0.3
+    rows = learner.build_train_batch(rollout)
     core = learner.core
     core.zero_grad()
     for piece in learner.micro_batches(learner.prepare_minibatch(rows)):
@@ -119,16 +119,16 @@ def test_gradient_is_that_of_a_plain_computation(advantage: str, ratio: str, sma
 
 
 def test_unrolled_log_probs_are_those_of_acting(small: Any) -> None:
-    """Ratio 1, over ends of episodes and over blocks; dealt out and in pieces."""
+    """Ratio 1, over ends of episodes and over rollouts; dealt out and in pieces."""
     algorithm, learner = build(small, "SeCA", lr=0.02)
     for _ in range(2):
         algorithm.train()
     for _ in range(3):
-        (block,) = algorithm.env_runner.sample()
+        (rollout,) = algorithm.env_runner.sample()
         assert (
-            np.abs(block.recurrent_state["hidden"]).max() > 0
-        )  # episodes go on from block to block
-        for (share,) in shard([block], 3):
+            np.abs(rollout.recurrent_state["hidden"]).max() > 0
+        )  # episodes go on from rollout to rollout
+        for (share,) in shard([rollout], 3):
             log_prob = learner.core.forward_train(learner.build_train_batch(share)).log_prob
             stored = torch.from_numpy(share.columns["log_prob"]).transpose(0, 1)
             assert stored.std() > 1e-3
@@ -140,8 +140,8 @@ def test_random_actions_leave_no_memory(small: Any) -> None:
     algorithm, _ = build(small, "SeCA")
     algorithm.env_runner.sample()
     algorithm.env_runner.sample(num_timesteps=8, random_actions=True)
-    (block,) = algorithm.env_runner.sample()
-    assert not block.recurrent_state["hidden"].any()
+    (rollout,) = algorithm.env_runner.sample()
+    assert not rollout.recurrent_state["hidden"].any()
     algorithm.stop()
 
 
@@ -188,11 +188,11 @@ def test_minibatches_are_of_whole_sequences(small: Any) -> None:
     seen: list[tuple[int, ...]] = []
     update_minibatch = learner.update_minibatch
 
-    def listen(minibatch: dict[str, torch.Tensor]) -> None:
+    def record(minibatch: dict[str, torch.Tensor]) -> None:
         seen.append(tuple(minibatch.actions.shape))
         update_minibatch(minibatch)
 
-    learner.update_minibatch = listen
+    learner.update_minibatch = record
     algorithm.train()
     assert sorted(seen) == [(2, 10, 3), (3, 10, 3), (3, 10, 3)]
     algorithm.stop()
@@ -217,18 +217,18 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
     algorithm, learner = build(small, "SeCA", gamma=0.9, lambda_=0.7, target_update_interval=1)
     for _ in range(2):
         algorithm.train()
-    (block,) = algorithm.env_runner.sample()
-    c, core, generator = block.columns, learner.core, np.random.default_rng(0)
+    (rollout,) = algorithm.env_runner.sample()
+    c, core, generator = rollout.columns, learner.core, np.random.default_rng(0)
     shape = c[REWARD].shape
     c[REWARD][:] = generator.normal(size=shape)
     c[TERMINATED][:] = generator.random(shape) < 0.15
     c[TRUNCATED][:] = (generator.random(shape) < 0.15) & ~c[TERMINATED]
     c["is_first"][1:] = (c[TERMINATED] | c[TRUNCATED])[:-1]
-    step, world = np.nonzero(c[TRUNCATED])
-    final = {k: c[k][step + 1, world].copy() for k in ("obs", "action_mask", "alive")}
+    step, env = np.nonzero(c[TRUNCATED])
+    final = {k: c[k][step + 1, env].copy() for k in ("obs", "action_mask", "alive")}
     final["obs"] += generator.normal(size=final["obs"].shape).astype(np.float32)
-    block.final = FinalObservations(step, world, final)
-    found = learner.build_train_batch(block).targets.T.numpy()
+    rollout.final = FinalObservations(step, env, final)
+    found = learner.build_train_batch(rollout).targets.T.numpy()
 
     @torch.no_grad()
     def policy(obs: np.ndarray, memory: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -240,7 +240,7 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
         return float(core.target(torch.as_tensor(obs).flatten()[None], vectors.unsqueeze(0)))
 
     for e in range(shape[1]):
-        memory = {k: torch.from_numpy(v[e : e + 1]) for k, v in block.recurrent_state.items()}
+        memory = {k: torch.from_numpy(v[e : e + 1]) for k, v in rollout.recurrent_state.items()}
         memories = []
         for t in range(shape[0]):
             first = torch.tensor([bool(c["is_first"][t, e])])
@@ -252,14 +252,14 @@ def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
         for t in reversed(range(shape[0])):
             taken = torch.nn.functional.one_hot(torch.from_numpy(c["actions"]), 3).float()
             if c[TRUNCATED][t, e]:
-                k = int(np.flatnonzero((step == t) & (world == e))[0])
+                k = int(np.flatnonzero((step == t) & (env == e))[0])
                 target = q(final["obs"][k], policy(final["obs"][k], memories[t]))
-                following = target
+                next_value = target
             elif t + 1 == shape[0]:
-                following = target = q(c["obs"][-1, e], policy(c["obs"][-1, e], memories[t]))
+                next_value = target = q(c["obs"][-1, e], policy(c["obs"][-1, e], memories[t]))
             else:
-                following = q(c["obs"][t + 1, e], taken[t + 1, e][None])
-            future = 0.0 if c[TERMINATED][t, e] else 0.9 * (0.3 * following + 0.7 * target)
+                next_value = q(c["obs"][t + 1, e], taken[t + 1, e][None])
+            future = 0.0 if c[TERMINATED][t, e] else 0.9 * (0.3 * next_value + 0.7 * target)
             target = c[REWARD][t, e] + future
             assert found[t, e] == pytest.approx(target, abs=1e-4)
     algorithm.stop()
@@ -269,9 +269,9 @@ def test_critic_reads_the_environments_state(small: Any) -> None:
     env_config = {"task": "cooperative_navigation", "state": True}
     algorithm, learner = build(small, "SeCA", env="mpe", env_config=env_config, state="environment")
     algorithm.train()
-    (block,) = algorithm.env_runner.sample()
-    state = torch.from_numpy(block.columns["state"][:-1]).transpose(0, 1)
-    torch.testing.assert_close(learner.build_train_batch(block).critic_state, state)
+    (rollout,) = algorithm.env_runner.sample()
+    state = torch.from_numpy(rollout.columns["state"][:-1]).transpose(0, 1)
+    torch.testing.assert_close(learner.build_train_batch(rollout).critic_state, state)
     algorithm.stop()
 
 

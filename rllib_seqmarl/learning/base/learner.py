@@ -51,8 +51,8 @@ EXTRA_STATE = "extra_state"
 _OLD_EXTRA_STATE = "kept"
 
 _NOT_FINITE = (
-    "is not finite; training stops before the weights are spoilt. Lower lr, set grad_clip, or look "
-    "at the scale of rewards and observations; the last checkpoint is good."
+    "is not finite; training stops before the weights are corrupted. Lower lr, set grad_clip, or "
+    "look at the scale of rewards and observations; the last checkpoint is good."
 )
 
 #: Names of the parts of a state, as RLlib gives them.

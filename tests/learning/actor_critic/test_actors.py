@@ -26,7 +26,7 @@ from rllib_seqmarl.rollout.rollout_batch import (
     TRUNCATED,
 )
 
-#: Agents that see different things; blocks of ten steps hold ends in mid-chunk, and chunks begin
+#: Agents that see different things; rollouts of ten steps hold ends in mid-chunk, and chunks begin
 #: in mid-episode.
 GAMES: dict[str, Any] = {
     "discrete": {
@@ -64,9 +64,9 @@ def test_rows_say_what_the_rollout_did(game: str, share: bool, recurrent: bool, 
         lr=1e-2,
         critic_lr=1e-2,
     )
-    algorithm.train()  # weights away from the initialisation, worlds in mid-episode
-    block, following = (algorithm.env_runner.sample()[0] for _ in range(2))
-    rows, later = learner.build_train_batch(block), learner.build_train_batch(following)
+    algorithm.train()  # weights away from the initialisation, envs in mid-episode
+    rollout, following = (algorithm.env_runner.sample()[0] for _ in range(2))
+    rows, later = learner.build_train_batch(rollout), learner.build_train_batch(following)
     core = learner.core
     out = core.forward_train(rows)
     assert rows.log_prob.std() > 1e-3
@@ -79,13 +79,13 @@ def test_rows_say_what_the_rollout_did(game: str, share: bool, recurrent: bool, 
         column = learner.from_rows(flat, E)
         torch.testing.assert_close(learner.to_rows(column), flat, atol=0, rtol=0)
         assert column.shape[:2] == (T, E)
-    np.testing.assert_array_equal(learner.from_rows(rows.log_prob, E), block.columns[LOG_PROB])
+    np.testing.assert_array_equal(learner.from_rows(rows.log_prob, E), rollout.columns[LOG_PROB])
 
-    # What follows the last row is the first row of the next block, of which memory is a part.
-    columns = {name: torch.as_tensor(column) for name, column in block.columns.items()}
-    old, after, _ = learner.rollout_values(block, columns, core.critic_input(columns))
+    # What follows the last row is the first row of the next rollout, of which memory is a part.
+    columns = {name: torch.as_tensor(column) for name, column in rollout.columns.items()}
+    old, after, _ = learner.rollout_values(rollout, columns, core.critic_input(columns))
     next_old = learner.from_rows(later.old_values, E)
-    ends = block.columns[TERMINATED] | block.columns[TRUNCATED]
+    ends = rollout.columns[TERMINATED] | rollout.columns[TRUNCATED]
     assert ends.any()
     assert not ends[-1].all()
     goes_on = torch.as_tensor(~ends)
@@ -98,16 +98,16 @@ def test_chunks_are_truncated_backpropagation_through_time(small: Any) -> None:
     """Against one step after another, whose state is cut from its past at every L-th step."""
     algorithm, learner = build(small, recurrent=True, share_parameters=False)
     algorithm.train()
-    block = algorithm.env_runner.sample()[0]
-    rows, core = learner.build_train_batch(block), learner.core
+    rollout = algorithm.env_runner.sample()[0]
+    rows, core = learner.build_train_batch(rollout), learner.core
     weight = torch.randn(T, E, 3)
 
     def gradients(log_prob: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.autograd.grad((log_prob * weight).sum(), list(core.actor.parameters())))
 
     found = gradients(learner.from_rows(core.evaluate(rows).log_prob, E)[..., 0])
-    c = {name: torch.as_tensor(column) for name, column in block.columns.items()}
-    hidden = torch.as_tensor(block.recurrent_state[ACTOR_HIDDEN])
+    c = {name: torch.as_tensor(column) for name, column in rollout.columns.items()}
+    hidden = torch.as_tensor(rollout.recurrent_state[ACTOR_HIDDEN])
     log_probs = []
     for t in range(T):
         if t % L == 0:
@@ -159,12 +159,12 @@ def test_what_a_value_depends_on(state: str, recurrent: bool, small: Any) -> Non
     """IPPO's on the agent's observation alone, a team's value on all of them or on the state."""
     algorithm, learner = build(small, state=state, recurrent=recurrent)
     algorithm.train()
-    block = algorithm.env_runner.sample()[0]
-    before = learner.build_train_batch(block).old_values
+    rollout = algorithm.env_runner.sample()[0]
+    before = learner.build_train_batch(rollout).old_values
     generator = np.random.default_rng(0)
-    block.columns[OBS][..., 0, :] += generator.normal(size=block.columns[OBS][..., 0, :].shape)
+    rollout.columns[OBS][..., 0, :] += generator.normal(size=rollout.columns[OBS][..., 0, :].shape)
     change = (
-        (learner.build_train_batch(block).old_values - before).abs().flatten(0, -2).amax(0)
+        (learner.build_train_batch(rollout).old_values - before).abs().flatten(0, -2).amax(0)
     )  # [N]
     of_all = state != "observation"
     assert (change[0] > 1e-4) == (state != "environment")
@@ -172,16 +172,16 @@ def test_what_a_value_depends_on(state: str, recurrent: bool, small: Any) -> Non
     assert bool((change[1:] == 0).all()) == (state != "observations")
     assert bool((before == before[..., :1]).all()) == of_all
     if state == "environment":
-        block.columns[STATE][:] += generator.normal(size=block.columns[STATE].shape)
-        assert ((learner.build_train_batch(block).old_values - before).abs() > 1e-4).any()
+        rollout.columns[STATE][:] += generator.normal(size=rollout.columns[STATE].shape)
+        assert ((learner.build_train_batch(rollout).old_values - before).abs() > 1e-4).any()
     algorithm.stop()
 
 
 def test_a_critic_of_state_and_observation_reads_both(small: Any) -> None:
     algorithm, learner = build(small, state="environment_and_observation")
-    block = algorithm.env_runner.sample()[0]
-    read = learner.from_rows(learner.build_train_batch(block).critic_input, E)
-    c = block.columns
+    rollout = algorithm.env_runner.sample()[0]
+    read = learner.from_rows(learner.build_train_batch(rollout).critic_input, E)
+    c = rollout.columns
     for agent in range(3):
         both = np.concatenate((c[STATE][:T], c[OBS][:T, :, agent]), axis=-1)
         np.testing.assert_array_equal(read[:, :, agent], both)

@@ -116,12 +116,12 @@ def test_minibatches_deal_out_every_row_once(small: Any) -> None:
 
 def test_loss_that_is_not_finite_names_the_term_and_spares_the_weights(small: Any) -> None:
     algorithm, learner = build(small)
-    (block,) = algorithm.env_runner.sample()
-    block.columns[REWARD][2, 3] = 3e38  # finite, but its return is not
-    block.columns[REWARD][3, 3] = 3e38
+    (rollout,) = algorithm.env_runner.sample()
+    rollout.columns[REWARD][2, 3] = 3e38  # finite, but its return is not
+    rollout.columns[REWARD][3, 3] = 3e38
     before = {k: v.clone() for k, v in learner.module["default_policy"].named_parameters()}
     with pytest.raises(UserError, match="is not finite; training stops"):
-        algorithm.learner_group.update(batches=[block])
+        algorithm.learner_group.update(batches=[rollout])
     assert torch.isfinite(learner.core.value_norm.mean_square)
     for name, value in learner.module["default_policy"].named_parameters():
         torch.testing.assert_close(value, before[name], atol=0, rtol=0)
@@ -143,32 +143,32 @@ def test_truncation_bootstraps_from_the_final_observation(name: str, small: Any)
     algorithm, learner = build(small, name)
     for _ in range(3):
         algorithm.train()  # values away from zero
-    (block,) = algorithm.env_runner.sample()
-    block.columns[TERMINATED][:] = False
-    block.columns[TRUNCATED][:] = False
-    block.columns[TRUNCATED][4, 2] = True
+    (rollout,) = algorithm.env_runner.sample()
+    rollout.columns[TERMINATED][:] = False
+    rollout.columns[TRUNCATED][:] = False
+    rollout.columns[TRUNCATED][4, 2] = True
     observed = ("obs", "action_mask", "alive")
     generator = np.random.default_rng(0)
     returns = []
     for scale in (0.0, 1.0):
-        final = {k: block.columns[k][5, 2:3].copy() for k in observed}
+        final = {k: rollout.columns[k][5, 2:3].copy() for k in observed}
         final["obs"] += scale * generator.standard_normal(final["obs"].shape).astype(np.float32)
-        block.final = FinalObservations(np.array([4]), np.array([2]), final)
-        returns.append(learner.build_train_batch(block).returns.unflatten(0, (10, 8)))
+        rollout.final = FinalObservations(np.array([4]), np.array([2]), final)
+        returns.append(learner.build_train_batch(rollout).returns.unflatten(0, (10, 8)))
     changed = (returns[0] - returns[1]).abs().amax(-1) > 1e-6  # [T, E]
     assert changed[4, 2]
     assert not changed[5:, 2].any()
-    if name == "MAT":  # SrSv samples the actions of its bootstrap rows anew
+    if name == "MAT":  # SrSv samples the actions of its bootstrap rows again
         assert not changed[:, [0, 1, 3, 4, 5, 6, 7]].any()
     algorithm.stop()
 
 
 def test_advantages_have_mean_zero_and_unit_variance_over_the_living(small: Any) -> None:
     algorithm, learner = build(small)
-    (block,) = algorithm.env_runner.sample()
-    alive = np.random.default_rng(0).random(block.columns["alive"].shape) > 0.3
-    block.columns["alive"] = alive
-    rows = learner.build_train_batch(block)
+    (rollout,) = algorithm.env_runner.sample()
+    alive = np.random.default_rng(0).random(rollout.columns["alive"].shape) > 0.3
+    rollout.columns["alive"] = alive
+    rows = learner.build_train_batch(rollout)
     living = rows.advantages[rows.alive]
     assert living.mean().item() == pytest.approx(0.0, abs=1e-5)
     assert living.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
@@ -202,41 +202,41 @@ def test_rows_are_those_of_a_plain_computation(name: str, time_limit: str, small
     algorithm, learner = build(small, name, gamma=gamma, lambda_=lambda_, time_limit=time_limit)
     for _ in range(3):
         algorithm.train()  # values and their normalisation away from the start
-    (block,) = algorithm.env_runner.sample()
-    c = block.columns
+    (rollout,) = algorithm.env_runner.sample()
+    c = rollout.columns
     generator = np.random.default_rng(0)
     c[REWARD][:] = generator.normal(size=c[REWARD].shape)
     c[TERMINATED][:] = generator.random(c[REWARD].shape) < 0.15
     c[TRUNCATED][:] = (generator.random(c[REWARD].shape) < 0.15) & ~c[TERMINATED]
-    step, world = np.nonzero(c[TRUNCATED])
-    final = {k: c[k][step + 1, world].copy() for k in ("obs", "action_mask", "alive")}
+    step, env = np.nonzero(c[TRUNCATED])
+    final = {k: c[k][step + 1, env].copy() for k in ("obs", "action_mask", "alive")}
     final["obs"] += generator.normal(size=final["obs"].shape).astype(np.float32)
-    block.final = FinalObservations(step, world, final)
+    rollout.final = FinalObservations(step, env, final)
 
     tails: list[torch.Tensor] = []
     values_of = learner._values
 
-    def listen(rows: Any, agents: Any) -> Any:
+    def record(rows: Any, agents: Any) -> Any:
         completions, values = values_of(rows, agents)
         tails.append(learner.core.value_norm.denormalize(values))
         return completions, values
 
-    learner._values = listen
-    rows = learner.build_train_batch(block)
-    steps, worlds = c[REWARD].shape
-    v = tails[0].view(steps, worlds, -1).numpy()
+    learner._values = record
+    rows = learner.build_train_batch(rollout)
+    steps, envs = c[REWARD].shape
+    v = tails[0].view(steps, envs, -1).numpy()
     tail = tails[1].numpy()
-    returns = rows.returns.view(steps, worlds, -1).numpy()
-    at_truncation = {key: tail[worlds + i] for i, key in enumerate(zip(step, world, strict=True))}
-    for e in range(worlds):
+    returns = rows.returns.view(steps, envs, -1).numpy()
+    at_truncation = {key: tail[envs + i] for i, key in enumerate(zip(step, env, strict=True))}
+    for e in range(envs):
         advantage = np.zeros(v.shape[-1])
         for t in reversed(range(steps)):
-            following = v[t + 1, e] if t + 1 < steps else tail[e]
+            next_value = v[t + 1, e] if t + 1 < steps else tail[e]
             ends = bool(c[TERMINATED][t, e])
             if c[TRUNCATED][t, e]:
-                following = at_truncation[(t, e)]
+                next_value = at_truncation[(t, e)]
                 ends = time_limit == "terminate"
-            delta = c[REWARD][t, e] + gamma * (0.0 if ends else following) - v[t, e]
+            delta = c[REWARD][t, e] + gamma * (0.0 if ends else next_value) - v[t, e]
             if c[TRUNCATED][t, e] and time_limit == "drop":
                 delta = np.zeros_like(delta)
             over = c[TERMINATED][t, e] or c[TRUNCATED][t, e]

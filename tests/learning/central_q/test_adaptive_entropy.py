@@ -54,9 +54,9 @@ def test_bonus_has_the_same_gradient_in_whatever_unit_entropy_is_measured(
 
 def test_mean_entropy_of_a_minibatch_is_that_over_living_agents(small: Any) -> None:
     algorithm, learner = build(small, "LICA", micro_batch_size=30)
-    block = algorithm.env_runner.sample()[0]
-    block.columns[ALIVE] = np.random.default_rng(0).random(block.columns[ALIVE].shape) > 0.3
-    rows = learner.build_train_batch(block)
+    rollout = algorithm.env_runner.sample()[0]
+    rollout.columns[ALIVE] = np.random.default_rng(0).random(rollout.columns[ALIVE].shape) > 0.3
+    rows = learner.build_train_batch(rollout)
     with torch.no_grad():
         entropy = learner.core.forward_train(rows).entropy
     found = learner.prepare_minibatch(rows).mean_entropy

@@ -22,13 +22,13 @@ ALGORITHMS = [
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_rubbish_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
+def test_garbage_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
     """Observations, memory and log-probs of agents that died, who have their no-op only."""
     env_config = {"task": "predator_prey", "episode_length": 6}
     algorithm, learner = build(small, name, env="mpe", env_config=env_config)
     algorithm.train()
-    (block,) = algorithm.env_runner.sample()
-    c = block.columns
+    (rollout,) = algorithm.env_runner.sample()
+    c = rollout.columns
     dead = np.zeros(c[ALIVE].shape, bool)  # [T + 1, E, N]
     for e in range(dead.shape[1]):  # dies and stays dead until the next episode begins
         agent, lives = e % 3, False
@@ -42,17 +42,17 @@ def test_rubbish_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
     c[ALIVE] = ~dead
     c["action_mask"][dead] = np.arange(c["action_mask"].shape[-1]) == 0
     c["actions"][dead[:-1]] = 0
-    block.final = None
+    rollout.final = None
     c[TERMINATED] |= c[TRUNCATED]
     c[TRUNCATED][:] = False
     results = []
-    for rubbish in (False, True):
-        if rubbish:
+    for garbage in (False, True):
+        if garbage:
             c["obs"][dead] = 1e3
             c["log_prob"][dead[:-1]] = -50.0
-            block.recurrent_state["hidden"][dead[0]] = 7.0
+            rollout.recurrent_state["hidden"][dead[0]] = 7.0
         learner.generator.manual_seed(0)
-        rows = learner.build_train_batch(block)
+        rows = learner.build_train_batch(rollout)
         minibatch = learner.prepare_minibatch(rows)
         found = []
         for part, loss in (("critic", learner.critic_loss), ("agent", learner.loss)):
@@ -61,8 +61,8 @@ def test_rubbish_of_dead_agents_changes_nothing(name: str, small: Any) -> None:
             value.backward()
             found += [value.detach(), *gradients(learner, part).values()]
         results.append(found)
-    for clean, spoilt in zip(*results, strict=True):
-        torch.testing.assert_close(clean, spoilt, atol=1e-6, rtol=1e-4)
+    for clean, corrupted in zip(*results, strict=True):
+        torch.testing.assert_close(clean, corrupted, atol=1e-6, rtol=1e-4)
     algorithm.stop()
 
 
@@ -73,12 +73,12 @@ def test_random_actions_follow_their_schedule(small: Any, tmp_path: Any) -> None
     behaviour = algorithm.env_runner.module.agent.behaviour
     assert behaviour.epsilon == 1.0
     for iteration in range(1, 3):
-        (block,) = algorithm.env_runner.sample()  # not learned from
+        (rollout,) = algorithm.env_runner.sample()  # not learned from
         with torch.no_grad():
-            policy = learner.core.forward_train(learner.build_train_batch(block)).policy
-        taken = torch.from_numpy(block.columns["actions"]).transpose(0, 1).unsqueeze(-1)
+            policy = learner.core.forward_train(learner.build_train_batch(rollout)).policy
+        taken = torch.from_numpy(rollout.columns["actions"]).transpose(0, 1).unsqueeze(-1)
         mixed = torch.lerp(policy, torch.full_like(policy, 1 / policy.shape[-1]), behaviour.epsilon)
-        stored = torch.from_numpy(block.columns["log_prob"]).transpose(0, 1)
+        stored = torch.from_numpy(rollout.columns["log_prob"]).transpose(0, 1)
         torch.testing.assert_close(stored, mixed.gather(-1, taken).log(), atol=1e-5, rtol=0)
         algorithm.train()
         assert float(behaviour.epsilon) == pytest.approx(1.0 - 0.2 * iteration, abs=1e-6)

@@ -15,25 +15,25 @@ from rllib_seqmarl.rollout.rollout_batch import FinalObservations, RolloutBatch
 T, N = 4, 2
 
 
-def block(numbers: list[int], steps: int = T) -> RolloutBatch:
-    """A world of each number, which stands in all of its columns; odd ones are truncated once."""
+def rollout(numbers: list[int], steps: int = T) -> RolloutBatch:
+    """A env of each number, which stands in all of its columns; odd ones are truncated once."""
     numbered = np.array(numbers)
     columns = {
         "obs": np.broadcast_to(numbered[None, :, None], (steps + 1, len(numbers), N)).copy(),
         "reward": np.broadcast_to(numbered[None], (steps, len(numbers))).astype(float),
     }
-    world = np.flatnonzero(numbered % 2)
+    env = np.flatnonzero(numbered % 2)
     final = None
-    if len(world):
+    if len(env):
         final = FinalObservations(
-            world % steps, world, {"obs": np.repeat(numbered[world][:, None], N, axis=1)}
+            env % steps, env, {"obs": np.repeat(numbered[env][:, None], N, axis=1)}
         )
     memory = {"hidden": np.repeat(numbered[:, None], N, axis=1)}
     return RolloutBatch(steps * len(numbers), N, columns, final, memory)
 
 
 def numbers_of(drawn: RolloutBatch) -> list[int]:
-    """Which worlds a block is of; all of its columns must agree."""
+    """Which envs a rollout is of; all of its columns must agree."""
     numbers = drawn.columns["obs"][0, :, 0]
     for column in (drawn.columns["obs"], drawn.columns["reward"][..., None]):
         assert (column == numbers[None, :, None]).all()
@@ -50,14 +50,14 @@ def numbers_of(drawn: RolloutBatch) -> list[int]:
 def test_only_the_newest_are_kept() -> None:
     store, generator = SequenceStore(5), torch.Generator()
     for first in range(0, 12, 3):
-        store.add(block([first, first + 1, first + 2]))
+        store.add(rollout([first, first + 1, first + 2]))
     assert len(store) == 5
     assert sorted(numbers_of(store.draw(5, generator))) == [7, 8, 9, 10, 11]
 
 
 def test_draws_are_uniform_and_without_repeats() -> None:
     store, generator = SequenceStore(6), torch.Generator().manual_seed(0)
-    store.add(block(list(range(6))))
+    store.add(rollout(list(range(6))))
     counts = np.zeros((6, 6))
     for _ in range(3000):
         one, other = numbers_of(store.draw(2, generator))
@@ -68,7 +68,7 @@ def test_draws_are_uniform_and_without_repeats() -> None:
 
 
 def test_what_is_stored_is_a_copy() -> None:
-    store, one = SequenceStore(2), block([3])
+    store, one = SequenceStore(2), rollout([3])
     store.add(one)
     for column in (*one.columns.values(), *one.recurrent_state.values()):
         column[:] = 0
@@ -78,11 +78,11 @@ def test_what_is_stored_is_a_copy() -> None:
 def test_a_saved_store_goes_on_alike() -> None:
     store, other = SequenceStore(5), SequenceStore(5)
     assert store.get_state() == {}
-    store.add(block([0, 1, 2, 3]))
-    other.add(block([9]))
+    store.add(rollout([0, 1, 2, 3]))
+    other.add(rollout([9]))
     other.set_state(store.get_state())
     for each in (store, other):
-        each.add(block([4, 5, 6]))
+        each.add(rollout([4, 5, 6]))
     one, two = (each.draw(4, torch.Generator().manual_seed(1)) for each in (store, other))
     assert numbers_of(one) == numbers_of(two)
     smaller = SequenceStore(2)
@@ -94,14 +94,14 @@ def test_a_saved_store_goes_on_alike() -> None:
 
 def test_sequences_of_another_length_are_refused() -> None:
     store = SequenceStore(5)
-    store.add(block([0]))
+    store.add(rollout([0]))
     with pytest.raises(UserError, match=f"of {T} steps, and rollouts are now of 7"):
-        store.add(block([1], steps=7))
+        store.add(rollout([1], steps=7))
 
 
 def test_nothing_is_kept_without_capacity() -> None:
     store = SequenceStore(0)
-    store.add(block([0, 1]))
+    store.add(rollout([0, 1]))
     assert len(store) == 0
 
 

@@ -22,7 +22,7 @@ def agent() -> RecurrentAgent:
     return RecurrentAgent(D, A, N, H)
 
 
-def memory(agent: RecurrentAgent, scale: float = 0.0) -> dict[str, Tensor]:
+def state(agent: RecurrentAgent, scale: float = 0.0) -> dict[str, Tensor]:
     start = {k: v.expand(B, *v.shape) for k, v in agent.initial_state().items()}
     return start | {HIDDEN: start[HIDDEN] + scale * torch.randn(B, N, H)}
 
@@ -45,7 +45,7 @@ def play(agent: RecurrentAgent, is_first: Tensor, start: dict[str, Tensor]) -> d
 
 
 def boundaries() -> Tensor:
-    """bool [B, T]: episodes that begin anywhere, world 0's at row 0, world 1's nowhere."""
+    """bool [B, T]: episodes that begin anywhere, env 0's at row 0, env 1's nowhere."""
     is_first = torch.rand(B, T, generator=torch.Generator().manual_seed(2)) < 0.3
     is_first[:, 0] = torch.tensor([True, False, True, False])
     is_first[1] = False
@@ -60,28 +60,28 @@ def unroll(agent: RecurrentAgent, c: dict[str, Tensor], is_first: Tensor, start:
 
 
 def test_unrolled_log_probs_are_those_of_acting(agent: RecurrentAgent) -> None:
-    is_first, start = boundaries(), memory(agent, scale=1.0)
+    is_first, start = boundaries(), state(agent, scale=1.0)
     columns = play(agent, is_first, start)
     torch.testing.assert_close(unroll(agent, columns, is_first, start), columns["log_prob"])
 
 
 def test_nothing_of_an_episode_reaches_the_next(agent: RecurrentAgent) -> None:
-    """Neither its state, its observations nor its last action; infinite rubbish included."""
-    is_first, start = boundaries(), memory(agent)
+    """Neither its state, its observations nor its last action; infinite garbage included."""
+    is_first, start = boundaries(), state(agent)
     columns = play(agent, is_first, start)
     expected = unroll(agent, columns, is_first, start)
     t = int(is_first[0, 1:].nonzero()[0]) + 1
-    spoilt = {k: v.clone() for k, v in columns.items()}
-    spoilt["obs"][0, :t] = float("inf")
-    spoilt["actions"][0, :t] = (spoilt["actions"][0, :t] + 1) % A
+    corrupted = {k: v.clone() for k, v in columns.items()}
+    corrupted["obs"][0, :t] = float("inf")
+    corrupted["actions"][0, :t] = (corrupted["actions"][0, :t] + 1) % A
     start[HIDDEN] = start[HIDDEN].clone()
     start[HIDDEN][0] = float("nan")
-    found = unroll(agent, spoilt, is_first, start)
+    found = unroll(agent, corrupted, is_first, start)
     torch.testing.assert_close(found[0, t:], expected[0, t:], atol=0, rtol=0)
 
 
 def test_the_past_of_an_episode_counts(agent: RecurrentAgent) -> None:
-    is_first, start = torch.zeros(B, T, dtype=torch.bool), memory(agent, scale=1.0)
+    is_first, start = torch.zeros(B, T, dtype=torch.bool), state(agent, scale=1.0)
     columns = play(agent, is_first, start)
     for name in ("obs", "actions"):
         changed = {k: v.clone() for k, v in columns.items()}
@@ -96,10 +96,10 @@ def test_the_past_of_an_episode_counts(agent: RecurrentAgent) -> None:
 def test_agents_do_not_see_each_other_but_differ(agent: RecurrentAgent) -> None:
     obs = torch.randn(B, 1, D).expand(B, N, D).clone()
     first = torch.ones(B, dtype=torch.bool)
-    logits, _ = agent.step(obs, memory(agent), first)
+    logits, _ = agent.step(obs, state(agent), first)
     assert (logits[:, 0] - logits[:, 1]).abs().min() > 0  # their slots differ
     obs[:, 0] += 1.0
-    changed, _ = agent.step(obs, memory(agent), first)
+    changed, _ = agent.step(obs, state(agent), first)
     torch.testing.assert_close(changed[:, 1:], logits[:, 1:], atol=0, rtol=0)
 
 

@@ -56,8 +56,8 @@ def inputs(recurrent: bool) -> tuple[Tensor, RecurrentState | None]:
     return torch.randn(B, T, N, D), RecurrentState(torch.randn(B, N, H), is_first)
 
 
-def of(memory: RecurrentState | None, agents: list[int]) -> RecurrentState | None:
-    return None if memory is None else memory._replace(hidden=memory.hidden[:, agents])
+def of(state: RecurrentState | None, agents: list[int]) -> RecurrentState | None:
+    return None if state is None else state._replace(hidden=state.hidden[:, agents])
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -65,14 +65,14 @@ def of(memory: RecurrentState | None, agents: list[int]) -> RecurrentState | Non
 def test_a_stacked_pass_is_a_pass_of_every_agent(agents: list[int] | None, recurrent: bool) -> None:
     """Values, states, and the gradients of every parameter."""
     net = network(recurrent=recurrent)
-    x, memory = inputs(recurrent)
+    x, state = inputs(recurrent)
     chosen = list(range(N)) if agents is None else agents
-    out = net(x[..., chosen, :], of(memory, chosen), agents)
+    out = net(x[..., chosen, :], of(state, chosen), agents)
     weight = torch.randn(out.values.shape)
     (out.values * weight).sum().backward()
     for place, agent in enumerate(chosen):
         one = alone(net, agent)
-        own = one(x[..., [agent], :], of(memory, [agent]))
+        own = one(x[..., [agent], :], of(state, [agent]))
         torch.testing.assert_close(out.values[..., [place], :], own.values)
         if recurrent:
             assert out.hidden is not None
@@ -95,11 +95,11 @@ def _is_per_agent(module: nn.Module) -> bool:
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_shared_parameters_are_the_same_for_every_agent(recurrent: bool) -> None:
     net = network(num_param_sets=1, recurrent=recurrent)
-    x, memory = inputs(recurrent)
-    out = net(x, memory)
+    x, state = inputs(recurrent)
+    out = net(x, state)
     assert out.values.shape == (*x.shape[:-1], OUTPUTS)
     for agent in range(N):
-        own = net(x[..., [agent], :], of(memory, [agent]))
+        own = net(x[..., [agent], :], of(state, [agent]))
         torch.testing.assert_close(out.values[..., [agent], :], own.values)
 
 
