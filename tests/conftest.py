@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent
 LONG = (
     "test_all_algorithms.py",
     "test_benchmarks.py",
-    "test_cli.py",
+    "test_cli_runs.py",
     "test_cluster.py",
     "test_extras.py",
     "test_faults_resume.py",

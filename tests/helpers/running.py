@@ -10,6 +10,20 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+#: A tuned example, and an experiment of seconds.
+EXAMPLE = str(ROOT / "tuned_examples" / "mat_distinct_actions.yaml")
+SMALL = """\
+small:
+  run: MAT
+  env: distinct_actions
+  stop: {training_iteration: 3}
+  config:
+    num_env_runners: 0
+    num_envs_per_env_runner: 4
+    rollout_fragment_length: 8
+    num_epochs: 1
+    lr: 5e-4
+"""
 LAUNCH = "import sys; sys.argv[0] = 'rllib'; from rllib_seqmarl.cli import main; sys.exit(main())"
 
 
