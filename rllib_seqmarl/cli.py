@@ -1,4 +1,4 @@
-"""The ``rllib`` command: train, evaluate, export, example, import-mat.
+"""The ``rllib`` command: train, evaluate, export, example, algo, env, import-mat.
 
 This front only parses. Nothing heavy is imported before it is known what to do, so that
 ``rllib --help`` answers at once; the work is in :mod:`rllib_seqmarl.experiments`.
@@ -92,7 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"rllib-seqmarl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for add in (_add_train, _add_evaluate, _add_export, _add_example, _add_import_mat):
+    for add in (
+        _add_train,
+        _add_evaluate,
+        _add_export,
+        _add_example,
+        _add_import_mat,
+        _add_describe,
+    ):
         add(commands)
     return parser
 
@@ -364,6 +371,37 @@ def _example_run(args: argparse.Namespace) -> int:
 
     args.file = str(example(args.example).path)
     return _train_file(args)
+
+
+# --- algo, env ----------------------------------------------------------------------------------
+
+
+def _add_describe(commands: argparse._SubParsersAction[_Parser]) -> None:
+    for command, kind in (("algo", "algorithm"), ("env", "environment")):
+        text = f"list the {kind}s, and show the settings of one"
+        parser = commands.add_parser(command, help=text, description=f"{text.capitalize()}.")
+        forms = parser.add_subparsers(metavar="list|show", required=True, parser_class=_Parser)
+        listing = forms.add_parser("list", help="names and what they are")
+        listing.set_defaults(run=_describe_list, kind=kind)
+        show = forms.add_parser("show", help="every setting with type, default and meaning")
+        show.set_defaults(run=_describe_show, kind=kind, all=False)
+        show.add_argument("name", metavar="NAME", help="a name, or package.module:Name")
+        if kind == "algorithm":
+            show.add_argument("--all", action="store_true", help="RLlib's settings, too")
+
+
+def _describe_list(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments.describe import list_names
+
+    return list_names(args.kind)
+
+
+def _describe_show(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments.describe import show_algorithm, show_environment
+
+    if args.kind == "environment":
+        return show_environment(args.name)
+    return show_algorithm(args.name, everything=args.all)
 
 
 # --- import-mat --------------------------------------------------------------------------------

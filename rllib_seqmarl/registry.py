@@ -125,31 +125,42 @@ class Environment:
         """
         return None if self.config is None else import_target(self.config, "env config")
 
-    def read(self, env_config: Mapping[str, Any]) -> Any:
-        """An instance of the class of settings; without one, ``env_config`` as a dict.
-
-        Raises:
-            UserError: an unknown key, a wrong type or value.
-        """
-        from rllib_seqmarl.settings import read
-
-        cls = self.settings_class()
-        variant = getattr(cls, "variant", None)
-        cls = cls if variant is None else variant(env_config)
-        return (
-            dict(env_config) if cls is None else read(cls, env_config, f"{self.name}: env_config")
-        )
-
     def check(self, env_config: Mapping[str, Any]) -> dict[str, Any]:
         """The complete ``env_config``, defaults filled in.
 
         Raises:
             UserError: an unknown key, a wrong type or value.
         """
-        from rllib_seqmarl.settings import as_dict
+        from rllib_seqmarl.settings import as_dict, read
 
-        config = self.read(env_config)
-        return config if self.config is None else as_dict(config)
+        cls = self.settings_class()
+        if cls is None:
+            return dict(env_config)
+        variant = getattr(cls, "variant", None)
+        cls = cls if variant is None else variant(env_config)
+        config = read(cls, env_config, f"{self.name}: env_config")
+        complete = as_dict(config)
+        if len(_READ) > 100:
+            _READ.clear()
+        for same in (env_config, complete):
+            _READ[self, _as_key(same)] = (config, same)
+        return complete
+
+    def read(self, env_config: Mapping[str, Any]) -> Any:
+        """The settings that ``env_config`` means, checked once per process.
+
+        Returns:
+            An instance of the class of settings; without one, ``env_config`` as a dict.
+
+        Raises:
+            UserError: an unknown key, a wrong type or value.
+        """
+        if self.config is None:
+            return dict(env_config)
+        key = (self, _as_key(env_config))
+        if key not in _READ:
+            self.check(env_config)
+        return _READ[key][0]
 
     def make(self, num_envs: int, **env_config: Any) -> TeamVectorEnv:
         """``num_envs`` environments, stepped as one.
@@ -161,6 +172,15 @@ class Environment:
         env = import_target(self.env, "environment")
         made = env(num_envs, **config) if self.config is None else env(num_envs, config)
         return cast("TeamVectorEnv", made)
+
+
+#: Settings of environments that were read, and what they were read from: a trial's env_config comes
+#: by several times, in the trial's config, that of its evaluation and every environment it makes.
+_READ: dict[tuple[Environment, str], tuple[Any, Mapping[str, Any]]] = {}
+
+
+def _as_key(env_config: Mapping[str, Any]) -> str:
+    return repr(sorted(env_config.items(), key=str))
 
 
 def _own(name: str, env: str, config: str) -> Environment:

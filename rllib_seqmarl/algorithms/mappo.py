@@ -31,15 +31,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rllib_seqmarl.learning.actor_critic.config import ActorCriticConfig
+from rllib_seqmarl.learning.actor_critic.config import ActorCriticConfig, ActorCriticSettings
 from rllib_seqmarl.learning.actor_critic.learner import ActorCriticLearner
 from rllib_seqmarl.learning.actor_critic.module import ActorCriticBatch, Evaluation
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
+from rllib_seqmarl.settings import training_method
 
 
 class MAPPOConfig(ActorCriticConfig):
     """The config of MAPPO; its settings are `ActorCriticSettings`."""
+
+    @training_method(ActorCriticSettings)
+    def training(self) -> None:
+        """See `ActorCriticSettings`."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or MAPPO)

@@ -41,6 +41,7 @@ from rllib_seqmarl.settings import (
     OldName,
     Schedulable,
     Setting,
+    as_dict,
     settings,
     settings_of,
     tell_once,
@@ -261,12 +262,13 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         self.env_config = _mapping(self.env_config)
         if not isinstance(self.env, str):
             return
-        if not registry.is_import_path(self.env):
-            own = self.env not in registry.ENVIRONMENTS
-            if own and _ray_compat.is_registered_environment(self.env):
-                return  # the user's own, by tune.register_env
-            self.env = registry.environment_name(self.env)
-            self.env_config = registry.environment(self.env).check(self.env_config)
+        known = self.env in registry.ENVIRONMENTS or registry.is_import_path(self.env)
+        if not known and _ray_compat.is_registered_environment(self.env):
+            return  # the user's own, by tune.register_env
+        entry = registry.environment(self.env)
+        config = entry.read(self.env_config)
+        self.env = entry.name
+        self.env_config = config if isinstance(config, dict) else as_dict(config)
         # Processes that load a checkpoint may never have imported this package's names, and
         # an import path becomes a name that RLlib knows.
         tune.register_env(self.env, registry.environment_creator(self.env))

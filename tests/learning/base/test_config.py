@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from ray import tune
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rllib_seqmarl import registry
-from rllib_seqmarl.algorithms.mat import MATLearner
+from rllib_seqmarl import registry, settings
+from rllib_seqmarl.algorithms.mat import MAT, MATLearner
 from rllib_seqmarl.envs.toy.distinct_actions import make
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.base.config import TeamConfig, TeamSettings
 from rllib_seqmarl.learning.sequential.module import SequentialModule
 
 
@@ -204,6 +205,53 @@ def test_environment_settings_are_completed() -> None:
     built.validate()
     assert built.env_config["num_agents"] == 3
     assert built.env_config["episode_length"] == 1
+
+
+def test_environment_settings_are_read_once(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    read = settings.read
+    monkeypatch.setattr(settings, "read", lambda *args: seen.append(args) or read(*args))
+    built = small("MAT", env_config={"num_agents": 4, "num_actions": 7}, evaluation_interval=1)
+    algorithm = built.build_algo()
+    algorithm.train()
+    algorithm.stop()
+    assert len(seen) == 1
+
+
+def test_settings_of_other_algorithms_are_named() -> None:
+    with pytest.raises(UserError, match="'ranking_coeff' belongs to PMAT: run that"):
+        config(ranking_coeff=0.1)
+    with pytest.raises(UserError, match="learned by the loss of PMAT: write `run: PMAT`"):
+        config(order="plackett_luce").validate()
+
+
+def test_old_names_and_old_pickles() -> None:
+    built = config(sample_ahead=True, num_env_runners=1)
+    assert built.async_sampling is True
+    state = dict(vars(built))
+    state["sample_ahead"] = state.pop("async_sampling")
+    state |= {"successors": "greedy", "ranking_coeff": 1e-4}  # other algorithms' settings
+    del state["adam_epsilon"]
+    old = type(built).__new__(type(built))
+    old.__setstate__(state)
+    assert (old.async_sampling, old.adam_epsilon) == (True, 1e-5)
+    assert vars(old).keys() == vars(built).keys()
+    restored = type(built).from_state({**state, "class": type(built)})
+    assert restored.async_sampling is True
+
+
+def test_an_own_algorithm_needs_no_entropy_and_may_have_schedules() -> None:
+    @settings.settings
+    class OwnSettings(TeamSettings):
+        temperature: Annotated[settings.Schedulable, settings.Gt(0)] = 1.0
+
+    class OwnConfig(TeamConfig, OwnSettings):
+        pass
+
+    own = OwnConfig(MAT).environment("distinct_actions")
+    own.training(temperature=[[0, 1.0], [100, 0.1]]).validate()
+    with pytest.raises(UserError, match="config key 'temperature' must be above 0"):
+        own.training(temperature=-1.0).validate()
 
 
 def test_simulator_is_named() -> None:
