@@ -33,7 +33,7 @@ from ray.rllib.utils.metrics import (
 from rllib_seqmarl import _ray_compat, manifest, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.group import RemoteRunners
-from rllib_seqmarl.rollout.metrics import TIME_SPLIT, EpisodeStatistics, mean_name
+from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
 from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, shard
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
@@ -67,10 +67,6 @@ def _evaluate(
     amount: dict[str, Any] = {f"num_{unit}": share}
     rollouts = runner.sample(**amount, force_reset=force_reset)
     return share, sum(rollout.num_env_steps for rollout in rollouts), runner.get_metrics()
-
-
-def _pop_evaluated(runner: TeamEnvRunner) -> tuple[list[EpisodeStatistics], str | None]:
-    return runner.pop_evaluated()
 
 
 class TeamAlgorithm(Algorithm):
@@ -184,9 +180,9 @@ class TeamAlgorithm(Algorithm):
         results: Metrics = super().evaluate(parallel_train_future)
         if self._evaluation_runners is not None:
             timeout = self.config.evaluation_sample_timeout_s
-            popped = self._evaluation_runners.request(_pop_evaluated, timeout)
+            popped = self._evaluation_runners.request(TeamEnvRunner.pop_evaluated, timeout)
         else:
-            popped = [_pop_evaluated(self.eval_env_runner or self.env_runner)]
+            popped = [(self.eval_env_runner or self.env_runner).pop_evaluated()]
         for _, error in popped:
             if error is not None:
                 raise UserError(error)
