@@ -166,7 +166,7 @@ class EpsilonCategorical(Categorical):
 
 
 class Gaussian(ABC):
-    """A real vector with independent dimensions: the mean is given, the deviation held.
+    """A real vector with independent dimensions; the parameters are its mean.
 
     Samples are not squashed; the environment's adapter maps [-1, 1] to its bounds. Agents that
     have fewer than A dimensions say so in their mask.
@@ -195,9 +195,9 @@ class Gaussian(ABC):
         scaled = None if noise is None else self.std * noise
         if mask is None:
             return scaled
-        exists = mask.to(self.std.dtype)
-        scaled = torch.zeros_like(exists) if scaled is None else scaled * exists
-        return torch.cat((scaled, exists), dim=-1)
+        dim_mask = mask.to(self.std.dtype)
+        scaled = torch.zeros_like(dim_mask) if scaled is None else scaled * dim_mask
+        return torch.cat((scaled, dim_mask), dim=-1)
 
     def decide(self, parameters: Tensor, offset: Tensor | None) -> Tensor:
         """mean + offset: [..., A] -> [..., A]."""
@@ -205,8 +205,8 @@ class Gaussian(ABC):
             return parameters
         if offset.shape[-1] == self.size:
             return parameters + offset
-        scaled, exists = offset.chunk(2, dim=-1)
-        return parameters * exists + scaled
+        scaled, dim_mask = offset.chunk(2, dim=-1)
+        return parameters * dim_mask + scaled
 
     def differs(self, actions: Tensor, others: Tensor) -> Tensor:
         """Two of [..., A] -> bool [...]: further apart than `TOLERANCE`, in any dimension."""

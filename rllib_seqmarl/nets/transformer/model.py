@@ -154,13 +154,13 @@ class TokenMixer(nn.Module, ABC):
 
     def project_query(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., query_size]."""
-        layer, rows = self.in_projection, slice(None, self.query_size)
-        return F.linear(x, layer.weight[rows], layer.bias[rows])
+        weight, bias, size = self.in_projection.weight, self.in_projection.bias, self.query_size
+        return F.linear(x, weight[:size], bias[:size])
 
     def project_key_value(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., key_value_size]."""
-        layer, rows = self.in_projection, slice(self.query_size, None)
-        return F.linear(x, layer.weight[rows], layer.bias[rows])
+        weight, bias, size = self.in_projection.weight, self.in_projection.bias, self.query_size
+        return F.linear(x, weight[size:], bias[size:])
 
 
 #: Width, heads and number of positions -> the layer that mixes positions.
@@ -229,13 +229,8 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """Observations of all agents -> o_hat, equivariant under permutations of the agents.
 
-    Args:
-        obs_dim: length of one agent's observation.
-        width: D.
-        blocks: how many; with none, o_hat is an embedding of the agent's own observation.
-        heads: H.
-        mixer: the layer that mixes the agents.
-        agents: N, where the mixer needs it.
+    Without ``blocks``, o_hat is an embedding of the agent's own observation. ``agents``, N, is for
+    a mixer that needs it.
     """
 
     def __init__(
@@ -324,16 +319,10 @@ class DecoderBlock(nn.Module):
         encoded: Tensor,
         attended: BlockNeighbours | None = None,
     ) -> tuple[Tensor, BlockTrace]:
-        """One block over all positions.
+        """One block over all positions: x [B, N, D] -> [B, N, D], and what was computed on the way.
 
-        Args:
-            x: [B, N, D].
-            projected: its queries, keys and values, ``self_attention.project(x)``.
-            encoded: o_hat in decision order, [B, N, D].
-            attended: what each position attends to; None: all up to its own.
-
-        Returns:
-            [B, N, D], and what was computed on the way.
+        ``projected`` is ``self_attention.project(x)``, ``encoded`` o_hat in decision order,
+        [B, N, D]; ``attended``: what each position attends to, None: all up to its own.
         """
         to_self, to_cross = (None, None) if attended is None else attended
         query, key_value = self.self_attention.split(projected)
@@ -391,7 +380,7 @@ class ActionDecoder(nn.Module, ABC):
         return self.append(actions[:, :-1])
 
     def append(self, actions: Tensor) -> Tensor:
-        """Like `shift`, but keeps the last action: N actions -> N + 1 tokens."""
+        """`shift` that keeps the last action: N actions -> N + 1 tokens."""
         if self.action.discrete:
             return F.pad(actions + 1, (1, 0))
         return F.pad(actions, (0, 0, 1, 0))
@@ -410,16 +399,7 @@ class ActionDecoder(nn.Module, ABC):
 
 
 class Decoder(ActionDecoder):
-    """The causal decoder: position m reads o_hat of agent m and the actions of agents before m.
-
-    Args:
-        action: what one agent may do.
-        width: D.
-        blocks: how many.
-        heads: H.
-        mixer: the layer that mixes positions.
-        agents: N, where the mixer needs it.
-    """
+    """The causal decoder: position m reads o_hat of agent m and the actions of agents before m."""
 
     def __init__(
         self,

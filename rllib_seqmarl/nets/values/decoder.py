@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllib_seqmarl.nets.transformer.ablations import EncoderOnly
 from rllib_seqmarl.nets.transformer.model import DecoderTrace, head
@@ -24,7 +22,7 @@ class DecoderValue(ValueFunction):
     def forward(
         self,
         trace: DecoderTrace,
-        decoder: Any,
+        decoder: nn.Module,
         prepared: Tensor | None = None,
         agent_ids: Tensor | None = None,
     ) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllib_seqmarl.nets.transformer.model import DecoderTrace, Encoder, head
 from rllib_seqmarl.nets.values.base import NetworkSizes, ValueFunction
@@ -23,7 +21,7 @@ class EncoderValue(ValueFunction):
     def forward(
         self,
         trace: DecoderTrace,
-        decoder: Any,
+        decoder: nn.Module,
         prepared: Tensor | None = None,
         agent_ids: Tensor | None = None,
     ) -> Tensor:
@@ -41,7 +39,7 @@ class CentralValue(EncoderValue):
     def forward(
         self,
         trace: DecoderTrace,
-        decoder: Any,
+        decoder: nn.Module,
         prepared: Tensor | None = None,
         agent_ids: Tensor | None = None,
     ) -> Tensor:
