@@ -110,7 +110,7 @@ def _check_search(spec: ExperimentSpec, config: AlgorithmConfig) -> None:
 
 
 def _draws(value: Any) -> bool:
-    """Whether anything in a config is drawn anew for every sample."""
+    """Whether anything in a config is drawn for every sample."""
     if isinstance(value, Mapping):
         return any(map(_draws, value.values()))
     return is_sampler(value)
