@@ -9,9 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: How the ratio of an action with several components is formed before it is clipped.
-RATIO_AGGREGATIONS = ("per_dim", "prod", "mean")
-
 
 def probability_ratio(
     log_prob: Tensor,

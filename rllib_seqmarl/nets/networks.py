@@ -128,9 +128,6 @@ MAT_DEC = Network(
     sequential=False,
 )
 
-#: Whom agents attend to: all, or those that the environment names (see `sparse_attention`).
-ATTENTIONS = ("all", "neighbours")
-
 
 def value_class(network: str, value: str) -> type[ValueFunction]:
     """The value function of that name, or import path, for a network.
@@ -175,7 +172,7 @@ def check_network(
         autoregressive: False where the decoder shall not see actions.
         decode: how actions are decoded.
         num_heads: attention heads.
-        attention: whom agents attend to, one of `ATTENTIONS`.
+        attention: whom agents attend to, ``all`` or ``neighbours``.
 
     Raises:
         UserError: one line that says which setting, and what to use instead.

@@ -34,9 +34,6 @@ from rllib_seqmarl.rollout.rollout_batch import (
 #: observation columns for critics that read it, int [..., N].
 LAST_ACTIONS = "last_actions"
 
-#: What a central critic reads: the environment's ``state``, or all agents' observations.
-CRITIC_STATES = ("environment", "observations")
-
 
 def state_dim(space: spaces.Dict, source: str) -> int:
     """Width S of what the critic reads, from the observation space of one environment.
