@@ -32,16 +32,23 @@ LONG = (
 #: Files and folders of the fast lane, ``pytest -m fast``, and single tests. Others are marked where
 #: they stand.
 FAST = (
-    "envs/core",
+    "envs/core/test_team_env.py",
     "envs/toy",
     "experiments/spec",
-    "learning/base",
+    "learning/base/test_config.py",
+    "learning/base/test_learner.py",
     "nets",
     "test_losses.py",
     "test_registry.py",
     "test_returns.py",
     "test_settings.py",
     "test_structure.py",
+)
+#: Among them those that compile, or start Ray in other processes.
+SLOW_TESTS = (
+    "test_learners_with_unequal_shares_take_equally_many_steps",
+    "test_names_survive_a_second_connection",
+    "test_tuner_finds_an_algorithm_by_its_name",
 )
 FAST_TESTS = (
     "test_help_is_quick_and_imports_neither_torch_nor_ray",
@@ -54,7 +61,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     fast = {TESTS / name for name in FAST}
     for item in items:
         name = getattr(item, "originalname", item.name)
-        if name in FAST_TESTS or not fast.isdisjoint((item.path, *item.path.parents)):
+        slow = name in SLOW_TESTS or "football" in item.name
+        in_fast = not slow and not fast.isdisjoint((item.path, *item.path.parents))
+        if in_fast or name in FAST_TESTS:
             item.add_marker(pytest.mark.fast)
 
 
