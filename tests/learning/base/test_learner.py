@@ -196,7 +196,7 @@ def test_explained_variance_is_the_formula(small: Any) -> None:
 
 @pytest.mark.parametrize("time_limit", TIME_LIMITS)
 @pytest.mark.parametrize("name", ["MAT", "SrSv"])
-def test_rows_are_those_of_a_plain_computation(name: str, time_limit: str, small: Any) -> None:
+def test_train_batch_is_that_of_a_plain_computation(name: str, time_limit: str, small: Any) -> None:
     """Advantages and returns, agent by agent, with every kind of end and of bootstrap."""
     gamma, lambda_ = 0.9, 0.7
     algorithm, learner = build(small, name, gamma=gamma, lambda_=lambda_, time_limit=time_limit)
@@ -214,14 +214,14 @@ def test_rows_are_those_of_a_plain_computation(name: str, time_limit: str, small
     rollout.final = FinalObservations(step, env, final)
 
     tails: list[torch.Tensor] = []
-    values_of = learner._values
+    values_of = learner.values
 
-    def record(rows: Any, agents: Any) -> Any:
-        completions, values = values_of(rows, agents)
+    def record(*args: Any) -> Any:
+        values, inputs = values_of(*args)
         tails.append(learner.core.value_norm.denormalize(values))
-        return completions, values
+        return values, inputs
 
-    learner._values = record
+    learner.values = record
     rows = learner.build_train_batch(rollout)
     steps, envs = c[REWARD].shape
     v = tails[0].view(steps, envs, -1).numpy()
