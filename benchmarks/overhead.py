@@ -126,8 +126,7 @@ def bare_loop(options: argparse.Namespace) -> float:
     from rllib_seqmarl.losses import clipped_surrogate, clipped_value_loss, probability_ratio
     from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
     from rllib_seqmarl.nets.transformer.model import ActionSpec
-    from rllib_seqmarl.nets.value_norm import ValueNorm
-    from rllib_seqmarl.returns import generalized_advantages
+    from rllib_seqmarl.returns import ValueNorm, generalized_advantages
 
     envs, rows = options.envs, options.envs * options.steps
     torch.manual_seed(0)

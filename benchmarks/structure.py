@@ -136,6 +136,7 @@ PLUMBING = {
     "learning/base/": "the update's loops, batches, settings of all algorithms",
     "learning/sequential/config.py": "settings",
     "learning/sequential/module.py": "RLlib's shell around the policy",
+    "learning/central_q/module.py": "RLlib's shell around agents and critic",
     "learning/actor_critic/config.py": "settings",
     "learning/central_q/config.py": "settings",
     "learning/central_q/replay.py": "stores sequences",

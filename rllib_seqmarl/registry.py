@@ -59,7 +59,7 @@ ALGORITHMS: Table[Target] = Table(
 ORDERS: Table[Target] = Table(
     "order",
     {
-        "index": "rllib_seqmarl.nets.orders.given:IndexOrder",
+        "index": "rllib_seqmarl.nets.orders.base:IndexOrder",
         "reverse": "rllib_seqmarl.nets.orders.given:ReverseOrder",
         "random": "rllib_seqmarl.nets.orders.given:RandomOrder",
         "plackett_luce": "rllib_seqmarl.nets.orders.plackett_luce:PlackettLuce",

@@ -40,11 +40,12 @@ from rllib_seqmarl.learning.central_q.config import AdaptiveEntropySettings, Cen
 from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.learning.central_q.module import (
     CentralQBatch,
+    HypernetworkModule,
     RecurrentModule,
     RecurrentOutput,
 )
 from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
-from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, fixed
+from rllib_seqmarl.nets.critics.joint import fixed
 from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 
@@ -76,16 +77,11 @@ class LICAConfig(CentralQConfig, LICASettings):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Recurrent agents and a hypernetwork critic."""
-        return self.module_spec(LICAModule, "embed_dim", "hypernet_dim")
+        return self.module_spec(HypernetworkModule, "embed_dim", "hypernet_dim")
 
 
-class LICAModule(RecurrentModule):
-    """Recurrent agents with a hypernetwork critic."""
-
-    def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> HypernetworkCritic:
-        """See `RecurrentModule`."""
-        width, hypernet = self.model_config["embed_dim"], self.model_config["hypernet_dim"]
-        return HypernetworkCritic(state_dim, num_agents, num_actions, width, hypernet)
+#: The name of the module in checkpoints of version 0.1, of LICA and SeCA.
+LICAModule = HypernetworkModule
 
 
 class LICALearner(CentralQLearner[CentralQBatch, RecurrentModule]):

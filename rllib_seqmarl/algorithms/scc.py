@@ -67,8 +67,8 @@ from rllib_seqmarl.learning.central_q.module import (
     RecurrentOutput,
 )
 from rllib_seqmarl.losses import weighted_sum
+from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
 from rllib_seqmarl.nets.critics.joint import JointCritic
-from rllib_seqmarl.nets.distributions import EpsilonCategorical
 from rllib_seqmarl.settings import Doc, Expects, Gt, OneOf, settings, training_method
 
 #: Exact credits of this many agents take 4,096 values per step.

@@ -57,6 +57,7 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.algorithms.lica import LICAConfig, LICASettings
@@ -66,6 +67,7 @@ from rllib_seqmarl.learning.base.batch import SET_LATER
 from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.learning.central_q.module import (
     CentralQBatch,
+    HypernetworkModule,
     Path,
     RecurrentModule,
     RecurrentOutput,
@@ -130,6 +132,10 @@ class SeCAConfig(LICAConfig, SeCASettings):
     def get_default_learner_class(self) -> type[SeCALearner]:
         """The learner of this file."""
         return SeCALearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Recurrent agents and a hypernetwork critic."""
+        return self.module_spec(HypernetworkModule, "embed_dim", "hypernet_dim")
 
 
 # Functions of this section: B states, N agents, A discrete actions; joint actions are [B, K, N, A],

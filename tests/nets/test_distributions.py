@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
+from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
 from rllib_seqmarl.nets.distributions import (
     TOLERANCE,
     Categorical,
     DiagonalGaussian,
-    EpsilonCategorical,
 )
 
 

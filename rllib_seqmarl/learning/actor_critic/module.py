@@ -16,14 +16,18 @@ from typing_extensions import Self
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.advantages import AdvantageBatch, Trajectory
 from rllib_seqmarl.learning.base.module import NO_STATE, TeamModule, action_spec, obs_dim
-from rllib_seqmarl.nets.agents.stacked import AgentNetwork, RecurrentState, StackedParameter
+from rllib_seqmarl.nets.agents.stacked import (
+    AgentNetwork,
+    GaussianOfStd,
+    RecurrentState,
+    StackedParameter,
+)
 from rllib_seqmarl.nets.distributions import (
     ActionDistribution,
     Categorical,
-    GaussianOfStd,
     bounded_std,
 )
-from rllib_seqmarl.nets.value_norm import ValueNorm
+from rllib_seqmarl.returns import ValueNorm
 from rllib_seqmarl.rollout.rollout_batch import ACTION_MASK, ACTIONS, LOG_PROB, OBS, STATE
 
 #: Names of the recurrent states of actors and critic.

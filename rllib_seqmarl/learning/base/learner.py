@@ -41,7 +41,7 @@ from torch import Tensor
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.batch import TrainBatch
 from rllib_seqmarl.learning.base.module import TeamModule
-from rllib_seqmarl.nets.value_norm import ValueNorm
+from rllib_seqmarl.returns import ValueNorm
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT
 from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, concatenate
 

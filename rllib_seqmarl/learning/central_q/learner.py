@@ -24,8 +24,8 @@ from rllib_seqmarl.learning.central_q.module import (
 )
 from rllib_seqmarl.learning.central_q.replay import SequenceStore
 from rllib_seqmarl.losses import weighted_sum
+from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
 from rllib_seqmarl.nets.agents.recurrent import HIDDEN, PREVIOUS_ACTIONS, Unrolled, previous_actions
-from rllib_seqmarl.nets.distributions import EpsilonCategorical
 from rllib_seqmarl.returns import td_lambda
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,

@@ -15,12 +15,13 @@ from torch import Tensor
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.batch import TrainBatch
 from rllib_seqmarl.learning.base.module import NO_STATE, TeamModule, action_spec, obs_dim
+from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
 from rllib_seqmarl.nets.agents.recurrent import (
     RecurrentAgent,
     previous_actions,
 )
-from rllib_seqmarl.nets.critics.joint import JointCritic, TargetCritic
-from rllib_seqmarl.nets.distributions import EpsilonCategorical, masked_logits
+from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, JointCritic, TargetCritic
+from rllib_seqmarl.nets.distributions import masked_logits
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
@@ -175,3 +176,12 @@ class RecurrentModule(TeamModule):
             self.policy(logits, mask),
             logits,
         )
+
+
+class HypernetworkModule(RecurrentModule):
+    """Recurrent agents with a hypernetwork critic."""
+
+    def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> HypernetworkCritic:
+        """See `RecurrentModule`."""
+        width, hypernet = self.model_config["embed_dim"], self.model_config["hypernet_dim"]
+        return HypernetworkCritic(state_dim, num_agents, num_actions, width, hypernet)

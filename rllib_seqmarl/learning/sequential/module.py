@@ -14,7 +14,7 @@ from rllib_seqmarl.learning.base.advantages import AdvantageBatch
 from rllib_seqmarl.learning.base.batch import SET_LATER
 from rllib_seqmarl.learning.base.module import TeamModule, action_spec, obs_dim
 from rllib_seqmarl.nets.sequential_policy import Evaluation, SequentialPolicy
-from rllib_seqmarl.nets.value_norm import ValueNorm
+from rllib_seqmarl.returns import ValueNorm
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.distributions import Categorical, EpsilonCategorical
+from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
+from rllib_seqmarl.nets.distributions import Categorical
 
 #: Names of an agent's recurrent state.
 HIDDEN = "hidden"

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from rllib_seqmarl.nets.distributions import Gaussian
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 
 _GAINS = {"relu": math.sqrt(2.0), "tanh": 5.0 / 3.0}
@@ -231,3 +233,16 @@ class AgentNetwork(nn.Module):
         if self.num_param_sets == 1:
             return x.view(*shape[:-1], -1)
         return x.view(shape[-2], *shape[:-2], -1).movedim(0, -2)
+
+
+class GaussianOfStd(Gaussian):
+    """A `Gaussian` whose deviation is given, [A] or [N, A]."""
+
+    def __init__(self, std: Tensor) -> None:
+        self.size = std.shape[-1]
+        self._std = std
+
+    @property
+    def std(self) -> Tensor:
+        """As given."""
+        return self._std

@@ -81,6 +81,14 @@ class ChosenOrder(DecisionOrder, ABC):
         """The order of one env step."""
 
 
+class IndexOrder(ChosenOrder):
+    """Agents decide by their slot (MAT)."""
+
+    def choose(self, inputs: OrderInputs) -> Ordering:
+        """See `ChosenOrder`."""
+        return Ordering(None)
+
+
 def ranks(order: Tensor) -> Tensor:
     """When each agent decides, int [B, N]: the inverse permutation."""
     positions = torch.arange(order.shape[1], device=order.device).expand_as(order)

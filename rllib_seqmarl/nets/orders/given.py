@@ -12,14 +12,6 @@ from rllib_seqmarl.nets.orders.base import ChosenOrder, Ordering, OrderInputs
 GRANULARITIES = ("step", "episode")
 
 
-class IndexOrder(ChosenOrder):
-    """Agents decide by their slot (MAT)."""
-
-    def choose(self, inputs: OrderInputs) -> Ordering:
-        """See `ChosenOrder`."""
-        return Ordering(None)
-
-
 class ReverseOrder(ChosenOrder):
     """The last slot decides first ("inverse" in the AOAD-MAT paper, Fig. 8)."""
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rllib_seqmarl.nets.value_norm import ValueNorm
+from rllib_seqmarl.returns import ValueNorm
 
 
 def update(norm: ValueNorm, returns: torch.Tensor) -> None:
