@@ -151,14 +151,14 @@ class Game:
 @pytest.mark.usefixtures("own_names")
 def test_an_environment_from_outside() -> None:
     path = f"{__name__}:Game"
-    registry.register_environment("own_game", path, config=Game.Settings)
-    for name in ("own_game", path):
+    registry.register_environment("game_from_outside", path, config=Game.Settings)
+    for name in ("game_from_outside", path):
         made = registry.make_environment(name, 2, {"size": 5})
         assert (made.num_envs, made.size) == (2, 5)
         assert registry.environment(name).check({}) == {"size": 3}
         with pytest.raises(UserError, match="unknown env_config key 'sise'"):
             registry.environment(name).check({"sise": 5})
-    creator = pickle.loads(pickle.dumps(registry.environment_creator("own_game")))
+    creator = pickle.loads(pickle.dumps(registry.environment_creator("game_from_outside")))
     assert creator({"num_envs": 4, "size": 2}).size == 2
 
 

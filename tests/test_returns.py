@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.returns import generalized_advantages, td_lambda
+from rllib_seqmarl.nets.critics.td_lambda import td_lambda
+from rllib_seqmarl.returns import generalized_advantages
 
 T, E, N = 7, 3, 2
 GAMMA, LAMBDA = 0.9, 0.8

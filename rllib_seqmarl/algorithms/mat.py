@@ -41,10 +41,7 @@ from torch import Tensor
 
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.learner import TeamLearner
-from rllib_seqmarl.learning.sequential.config import (
-    SequentialConfig,
-    SequentialSettings,
-)
+from rllib_seqmarl.learning.sequential.config import SequentialConfig, SequentialSettings
 from rllib_seqmarl.learning.sequential.module import SequentialBatch, SequentialModule
 from rllib_seqmarl.losses import (
     approximate_kl,

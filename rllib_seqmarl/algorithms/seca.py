@@ -60,10 +60,11 @@ import torch.nn.functional as F
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
-from rllib_seqmarl.algorithms.lica import LICAConfig, LICASettings
+from rllib_seqmarl.algorithms.lica import LICASettings
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.batch import SET_LATER
+from rllib_seqmarl.learning.central_q.config import CentralQConfig
 from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.learning.central_q.module import (
     CentralQBatch,
@@ -109,7 +110,7 @@ class SeCASettings(LICASettings):
     entropy_ratio = "sample"
 
 
-class SeCAConfig(LICAConfig, SeCASettings):
+class SeCAConfig(CentralQConfig, SeCASettings):
     """The config of SeCA."""
 
     @training_method(SeCASettings)

@@ -57,17 +57,10 @@ class SequentialPolicy(nn.Module):
         action: what one agent may do.
         num_agents: N; only a next-agent head with an output per agent and the network ``mlp``
             depend on it.
-        network: a name in `registry.NETWORKS`, or an import path.
-        embed_dim: width D.
-        num_blocks: blocks of the encoder and of the decoder.
-        num_heads: attention heads.
-        order: who decides when, a name in `registry.ORDERS`, or an import path.
-        order_settings: what the class of that order takes beside the width and N.
-        value: what each agent's baseline sees, a name in `registry.VALUES`, or an import path.
-        value_settings: what the class of that value takes beside the sizes.
-        autoregressive: False hides the predecessors' actions from the decoder: the agents then
-            decide simultaneously, with a network of the same size.
-        decoding: how N actions are decoded, a name in `decode.METHODS`.
+        order_settings: what the class of the order takes beside the width and N.
+        value_settings: what the class of the value takes beside the sizes.
+
+    The other arguments are the settings of these names, see `SequentialSettings`.
     """
 
     def __init__(
@@ -92,11 +85,7 @@ class SequentialPolicy(nn.Module):
         self.autoregressive = autoregressive
         self.decode = Decoding(decoding)
         check_network(
-            network,
-            value=value,
-            order=order,
-            autoregressive=autoregressive,
-            num_heads=num_heads,
+            network, value=value, order=order, autoregressive=autoregressive, num_heads=num_heads
         )
         parts: Network = NETWORKS.resolve(network)
         sizes = NetworkSizes(obs_dim, action, num_agents, embed_dim, num_blocks, num_heads)
@@ -105,8 +94,9 @@ class SequentialPolicy(nn.Module):
         self.distribution: Categorical | DiagonalGaussian = (
             Categorical(action.size) if action.discrete else DiagonalGaussian(action.size)
         )
-        order_class: type[DecisionOrder] = ORDERS.resolve(order)
-        self.order = order_class(embed_dim, num_agents, **(order_settings or {}))
+        self.order: DecisionOrder = ORDERS.resolve(order)(
+            embed_dim, num_agents, **(order_settings or {})
+        )
         self.value: ValueFunction = value_class(network, value)(sizes, **(value_settings or {}))
 
     # -- rollout -----------------------------------------------------------------------------
@@ -147,7 +137,7 @@ class SequentialPolicy(nn.Module):
         noise = None
         if not deterministic:
             noise = self.distribution.noise(obs.shape[:2], obs.device, generator)
-        attended = self._neighbours_in_order(neighbours, order)
+        attended = neighbours_in_order(neighbours, order)
         if self.autoregressive and isinstance(self.decoder, ActionDecoder):
             decoded = self.decode(
                 self.decoder, self.distribution, encoded, mask, noise, choices, attended
@@ -159,12 +149,8 @@ class SequentialPolicy(nn.Module):
         if decoded.order is not None and decoded.order_log_prob is not None:
             order = decoded.order
             order_log_prob = to_slots(decoded.order_log_prob, order)
-        return Decision(
-            to_slots(decoded.actions, order),
-            to_slots(decoded.log_prob, order),
-            order,
-            order_log_prob,
-        )
+        actions, log_prob = to_slots(decoded.actions, order), to_slots(decoded.log_prob, order)
+        return Decision(actions, log_prob, order, order_log_prob)
 
     # -- learning ----------------------------------------------------------------------------
 
@@ -193,7 +179,7 @@ class SequentialPolicy(nn.Module):
             drawn_order: the order whose probability is evaluated, int [B, N]; None: ``order``.
         """
         in_slots = self._encode(obs, neighbours)
-        attended = self._neighbours_in_order(neighbours, order)
+        attended = neighbours_in_order(neighbours, order)
         encoded = to_order(in_slots, order)
         mask = None if mask is None else to_order(mask, order)
         actions = to_order(actions, order)
@@ -205,14 +191,14 @@ class SequentialPolicy(nn.Module):
         parameters = self.decoder.head(trace.output)
         log_prob = self.distribution.log_prob(parameters, mask, actions)
         entropy = self.distribution.entropy(parameters, mask)
-        drawn_order = order if drawn_order is None else drawn_order
+        drawn, evaluated = order if drawn_order is None else drawn_order, None
+        if drawn is not None:
+            evaluated = self.order.evaluate(in_slots, trace.output, drawn)
         return Evaluation(
             to_slots(log_prob, order),
             to_slots(entropy, order),
             to_slots(values, order),
-            None
-            if drawn_order is None
-            else self.order.evaluate(in_slots, trace.output, drawn_order),
+            evaluated,
         )
 
     def values(
@@ -227,16 +213,13 @@ class SequentialPolicy(nn.Module):
     ) -> Tensor:
         """Normalised values alone, [B, N]; arguments as in `evaluate`.
 
-        ``actions`` may be None where the value function reads none.
-
-        Raises:
-            ValueError: it reads some.
+        ``actions`` may be None where the value reads none; where it does, that is a ValueError.
         """
         if actions is None and self.value.reads_actions:
             raise ValueError(f"{type(self.value).__name__} reads actions.")
         encoded = to_order(self._encode(obs, neighbours), order)
         actions = None if actions is None else to_order(actions, order)
-        attended = self._neighbours_in_order(neighbours, order)
+        attended = neighbours_in_order(neighbours, order)
         trace = self._value_trace(encoded, actions, attended)
         return to_slots(self.value(trace, self.decoder, prepared, agent_ids), order)
 
@@ -265,7 +248,7 @@ class SequentialPolicy(nn.Module):
             None if mask is None else to_order(mask, order),
             to_order(actions, order),
             self.autoregressive,
-            self._neighbours_in_order(neighbours, order),
+            neighbours_in_order(neighbours, order),
         )
         return self.value.prepare(taken, agent_ids)
 
@@ -276,12 +259,6 @@ class SequentialPolicy(nn.Module):
         if neighbours is None:
             return self.encoder(obs)
         return self.encoder(obs, attended_by_agents(neighbours))
-
-    @staticmethod
-    def _neighbours_in_order(
-        neighbours: Tensor | None, order: Tensor | None
-    ) -> OrderedNeighbours | None:
-        return None if neighbours is None else neighbours_in_order(neighbours, order)
 
     def _value_trace(
         self,

@@ -18,12 +18,7 @@ from rllib_seqmarl.learning.actor_critic.module import (
 )
 from rllib_seqmarl.learning.base.advantages import Trajectory
 from rllib_seqmarl.learning.base.learner import TeamLearner
-from rllib_seqmarl.losses import (
-    approximate_kl,
-    clipped_value_loss,
-    probability_ratio,
-    weighted_sum,
-)
+from rllib_seqmarl.losses import approximate_kl, clipped_value_loss, probability_ratio, weighted_sum
 from rllib_seqmarl.nets.agents.stacked import RecurrentState
 from rllib_seqmarl.returns import generalized_advantages
 from rllib_seqmarl.rollout.rollout_batch import (

@@ -26,7 +26,7 @@ from rllib_seqmarl.learning.central_q.replay import SequenceStore
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
 from rllib_seqmarl.nets.agents.recurrent import HIDDEN, PREVIOUS_ACTIONS, Unrolled, previous_actions
-from rllib_seqmarl.returns import td_lambda
+from rllib_seqmarl.nets.critics.td_lambda import td_lambda
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,

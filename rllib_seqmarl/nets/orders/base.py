@@ -112,8 +112,12 @@ def to_slots(x: Tensor, order: Tensor | None) -> Tensor:
     return torch.empty_like(x).scatter(1, index.expand(*order.shape, *x.shape[2:]), x)
 
 
-def neighbours_in_order(neighbours: Tensor, order: Tensor | None) -> OrderedNeighbours:
+def neighbours_in_order(
+    neighbours: Tensor | None, order: Tensor | None
+) -> OrderedNeighbours | None:
     """Neighbours by when they decide, from int [B, N, K] by slots, -1 where there are fewer."""
+    if neighbours is None:
+        return None
     neighbours = neighbours.long()
     if order is None:
         return OrderedNeighbours(neighbours)

@@ -63,12 +63,8 @@ def feed_forward(width: int) -> nn.Sequential:
 
 def head(width: int, outputs: int) -> nn.Sequential:
     """Linear, GELU, LayerNorm, Linear: the action head and the value head."""
-    return nn.Sequential(
-        linear(width, width, GAIN_BEFORE_GELU),
-        nn.GELU(),
-        nn.LayerNorm(width),
-        linear(width, outputs),
-    )
+    hidden = linear(width, width, GAIN_BEFORE_GELU)
+    return nn.Sequential(hidden, nn.GELU(), nn.LayerNorm(width), linear(width, outputs))
 
 
 # -- attention -------------------------------------------------------------------------------------
@@ -189,11 +185,10 @@ class Attention(TokenMixer):
 
     def weights(self, query: Tensor, key_value: Tensor, causal: bool = True) -> Tensor:
         """See `TokenMixer.weights`."""
-        queries, keys = query.shape[1], key_value.shape[1]
         key = self._heads(key_value[..., : self.width])  # [B, H, S, D / H]
         scores = self._heads(query) @ key.transpose(-1, -2) / math.sqrt(key.shape[-1])
-        if causal and queries > 1:
-            mask = causal_mask(queries, keys, query.device)
+        if causal and query.shape[1] > 1:
+            mask = causal_mask(query.shape[1], key_value.shape[1], query.device)
             scores = scores.masked_fill(~mask, float("-inf"))
         return scores.softmax(-1).mean(1)  # [B, H, L, S] -> [B, L, S]
 
@@ -371,11 +366,8 @@ class ActionDecoder(nn.Module, ABC):
     def shift(self, actions: Tensor) -> Tensor:
         """Actions in decision order -> tokens: the start symbol, then all but the last action.
 
-        Args:
-            actions: int [B, N] or float [B, N, A].
-
-        Returns:
-            int [B, N] (0 is the start symbol, action a is a + 1), or float [B, N, A] (zeros).
+        int [B, N] -> int [B, N], where 0 is the start symbol and a + 1 is action a; or float
+        [B, N, A] -> float [B, N, A], where the start symbol is zeros.
         """
         return self.append(actions[:, :-1])
 
@@ -387,11 +379,9 @@ class ActionDecoder(nn.Module, ABC):
 
     def start_tokens(self, batch: int, positions: int = 1) -> Tensor:
         """The start symbol at every position: int [B, L] or float [B, L, A]."""
-        weight = self.norm.weight
         if self.action.discrete:
-            return torch.zeros(batch, positions, dtype=torch.long, device=weight.device)
-        size = self.action.size
-        return torch.zeros(batch, positions, size, dtype=weight.dtype, device=weight.device)
+            return self.norm.weight.new_zeros(batch, positions, dtype=torch.long)
+        return self.norm.weight.new_zeros(batch, positions, self.action.size)
 
     def as_tokens(self, actions: Tensor) -> Tensor:
         """Actions as their successors read them: int [B, L] or float [B, L, A], likewise."""
