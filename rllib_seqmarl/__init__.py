@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.seca import SeCA, SeCAConfig
     from rllib_seqmarl.algorithms.srsv import SrSv, SrSvConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "A2PO",

@@ -262,6 +262,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     add(
         *("--scripted-policies", "--controllers"),
+        action=_ScriptedPolicies,
         default="all",
         metavar="NAMES",
         help="scripted policies of the environment that play the same episodes: all, none, or "
@@ -285,6 +286,21 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
         action="store_true",
         help="a .safetensors file may name code of an environment, which is imported and run",
     )
+
+
+class _ScriptedPolicies(argparse.Action):
+    """Takes the names, and tells today's name of the option where the old one is used."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string == "--controllers":
+            print("note: --controllers is called --scripted-policies now.", file=sys.stderr)
+        setattr(namespace, self.dest, values)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -142,3 +142,10 @@ def test_bad_arguments_are_refused_in_one_line(
 def test_example_get_prints_the_file(capsys):
     assert main(["example", "get", "mat_distinct_actions"]) == 0
     assert capsys.readouterr().out == Path(EXAMPLE).read_text()
+
+
+def test_the_former_option_of_scripted_policies_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "no-such-folder", "--controllers", "none"]) == 2
+    assert "--controllers is called --scripted-policies now" in capsys.readouterr().err
+    assert main(["evaluate", "no-such-folder", "--scripted-policies", "none"]) == 2
+    assert "is called" not in capsys.readouterr().err
