@@ -321,7 +321,7 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
 
     @property
     def simulator(self) -> str:
-        """What computes the worlds: the environment's simulator, or its name where it has none."""
+        """What computes the environments: their simulator, or its name where it has none."""
         return str(self.env_config.get("simulator", self.env))
 
 

@@ -137,7 +137,7 @@ WITHOUT_MEANING: dict[str, str] = {
     "clip_actions": "continuous actions lie in [-1, 1]; the environment scales them",
     "clip_rewards": "clip rewards in the environment",
     "compress_observations": "blocks are sent as they are; leave it out",
-    "remote_worker_envs": "worlds are stepped as one; use num_env_runners",
+    "remote_worker_envs": "environments are stepped as one; use num_env_runners",
     "use_env_runner_state_server": "leave it out",
     "shuffle_batch_per_epoch": "every epoch is shuffled; leave it out",
     "torch_skip_nan_gradients": "use grad_clip and a smaller lr",
