@@ -295,7 +295,7 @@ class _ScriptedPolicies(argparse.Action):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: Any,
+        values: object,
         option_string: str | None = None,
     ) -> None:
         if option_string == "--controllers":
