@@ -16,6 +16,10 @@ BENCHMARKS = ROOT / "benchmarks"
 ARGUMENTS = {
     "decoders.py": "--agents 3 --batches 1 --budget 0.01",
     "dubins_car_throughput.py": "--seconds 0.01",
+    "learning_curve.py": (
+        "tuned_examples/srsv_distinct_actions.yaml --env-steps 20 --out /dev/null "
+        '--settings {"num_envs_per_env_runner":2,"num_epochs":1,"evaluation_interval":1}'
+    ),
     "mamujoco_throughput.py": "--seconds 0.01 --tasks HalfCheetah:2x3 --envs 2",
     "many_agents.py": "--agents 8 --cases MAT",
     "mappo_against_ppo.py": "--steps 2000 --seeds 1",

@@ -143,8 +143,9 @@ class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
             time_limit=self.config.time_limit,
         )
         returns = (advantages + values).flatten(0, 1)
-        counted, value_mask = rows[ALIVE], None
+        counted, value_mask, positions = rows[ALIVE], None, None
         if agent_ids is not None:
+            positions = tuple(agent_ids.tolist())
             value_mask = torch.zeros_like(counted).index_fill(1, agent_ids, True)
             counted = counted & value_mask
         self.log_explained_variance(values.flatten(0, 1), returns, counted)
@@ -157,6 +158,7 @@ class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
             old_values=old_values,
             value_inputs=None if per_minibatch else value_inputs,
             value_mask=value_mask,
+            value_positions=positions,
             returns=returns,
             advantages=self.standardise(advantages.flatten(0, 1), counted),
         )
@@ -229,23 +231,32 @@ class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
         super().update_minibatch(minibatch)
 
     def prepare_minibatch(self, minibatch: SequentialBatch) -> SequentialBatch:
-        """Normalised returns, the weight of each agent's terms, and fresh inputs of the value."""
+        """Normalised returns, and the weight of each agent's terms."""
         batch = self.with_weights(minibatch, minibatch.returns, minibatch.value_mask)
-        batch = batch.replace(targets=self.core.value_norm.normalize(batch.returns))
-        if not self.core.policy.value.prepares_per_minibatch:
-            return batch
-        with self.network_time():
-            value_inputs = self.core.policy.prepare_value(
-                batch.obs,
-                batch.action_mask,
-                batch.actions,
-                batch.order,
-                agent_ids=batch.agent_ids,
-                neighbours=batch.neighbours,
-            )
-        return batch.replace(value_inputs=value_inputs)
+        return batch.replace(targets=self.core.value_norm.normalize(batch.returns))
 
     # -- loss ----------------------------------------------------------------------------------
+
+    def loss(self, micro_batch: SequentialBatch) -> Tensor:
+        """See `TeamLearner.loss`."""
+        return super().loss(self.with_value_inputs(micro_batch))
+
+    def with_value_inputs(self, batch: SequentialBatch) -> SequentialBatch:
+        """A micro-batch with what its value reads, where that is made before every gradient step.
+
+        The weights are the same for all micro-batches of a step.
+        """
+        if not self.core.policy.value.prepares_per_minibatch:
+            return batch
+        value_inputs = self.core.policy.prepare_value(
+            batch.obs,
+            batch.action_mask,
+            batch.actions,
+            batch.order,
+            agent_ids=batch.agent_ids,
+            neighbours=batch.neighbours,
+        )
+        return batch.replace(value_inputs=value_inputs)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: MATConfig, batch: SequentialBatch, fwd_out: Evaluation

@@ -31,13 +31,17 @@ equation: what is not said is read so that w keeps its meaning.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor
 
 from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner, MATSettings
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.sequential.module import SequentialBatch
 from rllib_seqmarl.nets.networks import value_class
+from rllib_seqmarl.nets.orders.base import to_slots
 from rllib_seqmarl.nets.values.sequential import SequentialValue
 from rllib_seqmarl.nets.values.suffixes import sample_agents
 from rllib_seqmarl.settings import Choice, Doc, Gt, settings, training_method
@@ -62,13 +66,19 @@ class SrSvSettings(MATSettings):
         It bounds memory where agents are many; the gradient is the same, at the price of a second
         forward pass where there are more. null: no bound."""),
     ] = 131_072
+    value_loss_agents: Annotated[
+        int | None,
+        Gt(0),
+        Doc("""how many agents the value loss is taken of, drawn for each micro-batch and scaled to
+        the expectation of all agents' loss. Advantages come from all agents' values, and the
+        policy loss is of all agents. null, or more than there are: all."""),
+    ] = None
     value_agents: Annotated[
         int | None,
         Gt(0),
         Doc("""about how many agents have a value in an update, drawn for each: only they are
         trained on. It needs the index order. null, or more than there are: all."""),
     ] = None
-    # An env step is several times as many decoder positions as with MAT.
     micro_batch_size = 200
 
 
@@ -123,6 +133,46 @@ class SrSvLearner(MATLearner):
         if count is None:
             return None
         return sample_agents(num_agents, count, self.generator).to(self.device)
+
+    def micro_batches(self, batch: SequentialBatch) -> Iterator[SequentialBatch]:
+        """See `TeamLearner.micro_batches`; each with the value loss of some agents.
+
+        They are taken from a random permutation, and from a new one when it is used up: each agent
+        is as likely as any other in every micro-batch, and in a gradient step all come about
+        equally often.
+        """
+        count, positions = self.config.value_loss_agents, batch.value_positions
+        agents = batch.alive.shape[1] if positions is None else len(positions)
+        waiting = torch.empty(0, dtype=torch.long)
+        for micro_batch in super().micro_batches(batch):
+            if count is None or count >= agents:
+                yield micro_batch
+                continue
+            if len(waiting) < count:
+                waiting = torch.randperm(agents, generator=self.generator)
+            drawn, waiting = waiting[:count].sort().values, waiting[count:]
+            yield self.with_value_loss_of(micro_batch, drawn)
+
+    def with_value_loss_of(self, batch: SequentialBatch, drawn: Tensor) -> SequentialBatch:
+        """The micro-batch with the value loss of some of the agents that have a value.
+
+        Args:
+            batch: a micro-batch.
+            drawn: whose, int [K], ascending, of the I agents that have a value, in decision order.
+                Their loss is scaled by I / K.
+        """
+        positions = batch.value_positions or tuple(range(batch.alive.shape[1]))
+        chosen = tuple(positions[i] for i in drawn.tolist())
+        scale = torch.zeros_like(batch.value_weight)  # [B, N], in decision order
+        scale[:, chosen] = len(positions) / len(chosen)
+        inputs = batch.value_inputs
+        if inputs is not None:
+            inputs = self.core.policy.value.select(inputs, drawn.to(self.device))
+        return batch.replace(
+            value_positions=chosen,
+            value_inputs=inputs,
+            value_weight=batch.value_weight * to_slots(scale, batch.order),
+        )
 
 
 class SrSv(MAT):

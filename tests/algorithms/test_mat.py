@@ -141,7 +141,7 @@ def test_order_and_value_from_outside(
     batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
     first = batch.obs[..., 0].gather(1, batch.order)
     assert (first[:, :-1] >= first[:, 1:]).all()
-    ready = learner.prepare_minibatch(batch)
+    ready = learner.with_value_inputs(batch)
     last = batch.actions.gather(1, batch.order[:, -1:]).float()
     torch.testing.assert_close(ready.value_inputs, last)
     assert (batch.value_inputs is None) == per_minibatch

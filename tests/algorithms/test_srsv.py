@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.learners import learner_of
+from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_checkpoint
@@ -36,7 +39,7 @@ def test_greedy_continuations_are_as_fresh_as_asked(small: Any) -> None:
     algorithm, learner = build(small)
     batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
     learner.core.policy.value.prepares_per_minibatch = True
-    torch.testing.assert_close(learner.prepare_minibatch(batch).value_inputs, batch.value_inputs)
+    torch.testing.assert_close(learner.with_value_inputs(batch).value_inputs, batch.value_inputs)
     algorithm.stop()
 
 
@@ -89,7 +92,12 @@ def test_trains_with_the_networks_of_the_ablations(network: str, small: Any) -> 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"value_chunk_size": 1}, {"value_chunk_size": None}, {"value_agents": 100}],
+    [
+        {"value_chunk_size": 1},
+        {"value_chunk_size": None},
+        {"value_agents": 100},
+        {"value_loss_agents": 100},
+    ],
     ids=str,
 )
 def test_chunks_and_a_sample_of_the_whole_team_give_the_same_step(
@@ -103,6 +111,112 @@ def test_chunks_and_a_sample_of_the_whole_team_give_the_same_step(
         algorithm.stop()
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-3)
+
+
+def value_gradients(learner: Any, micro_batch: Any) -> tuple[Tensor, list[Tensor]]:
+    """The value loss of a micro-batch and its gradients; nothing else is weighted."""
+    only_values = micro_batch.replace(policy_weight=torch.zeros_like(micro_batch.policy_weight))
+    parameters = list(learner.core.parameters())
+    loss = learner.loss(only_values)
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    zeros = [torch.zeros_like(p) for p in parameters]
+    return loss.detach(), [z if g is None else g for g, z in zip(found, zeros, strict=True)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("settings", "order"),
+    [
+        ({"successors": "greedy"}, "index"),
+        ({"successors": "greedy_per_minibatch"}, "random"),
+        ({"successors": "teacher_forced", "value_agents": 4}, "index"),
+        ({"network": "mlp"}, "random"),
+        ({"use_successor_policy": False}, "random"),
+        ({"network": "encoder"}, "index"),
+    ],
+    ids=str,
+)
+def test_loss_of_drawn_values_is_expected_to_be_that_of_all(
+    settings: dict[str, Any], order: str, count: int, small: Any
+) -> None:
+    """Over all sets of agents that may be drawn, the mean of losses and of gradients, exactly."""
+    game = {"num_agents": 4, "num_actions": 4, "episode_length": 3}
+    sizes = {"num_envs_per_env_runner": 2, "use_value_active_mask": True}
+    config = small("SrSv", env_config=game, order=order, **sizes, **settings)
+    algorithm = config.build_algo()
+    learner = learner_of(algorithm)
+    batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
+    batch.alive[::3, 1] = False
+    batch = learner.prepare_minibatch(batch)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in learner.core.parameters():  # away from ratio 1 and unclipped values
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    loss, gradients = value_gradients(learner, batch)
+    drawn = [torch.tensor(ids) for ids in combinations(range(4), count)]
+    found = [value_gradients(learner, learner.with_value_loss_of(batch, ids)) for ids in drawn]
+    losses = torch.stack([one for one, _ in found])
+    assert losses.std() > 1e-3 * loss.abs()
+    torch.testing.assert_close(losses.mean(), loss, rtol=1e-5, atol=1e-7)
+    for k, expected in enumerate(gradients):
+        mean = torch.stack([of_all[k] for _, of_all in found]).mean(0)
+        torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-6)
+    algorithm.stop()
+
+
+def test_every_agent_has_its_value_loss_equally_often(small: Any) -> None:
+    """Of 5 agents, 2 per micro-batch: two sets of a permutation, then a new permutation."""
+    game = {"num_agents": 5, "num_actions": 5, "episode_length": 3}
+    config = small("SrSv", env_config=game, value_loss_agents=2, micro_batch_size=1)
+    algorithm = config.build_algo()
+    learner = learner_of(algorithm)
+    batch = learner.prepare_minibatch(learner.build_train_batch(algorithm.env_runner.sample()[0]))
+    counts, total = torch.zeros(5), 0
+    for _ in range(20):
+        positions = [one.value_positions for one in learner.micro_batches(batch)]
+        assert len(positions) == len(batch)
+        for first, second in zip(positions[::2], positions[1::2], strict=True):
+            assert len({*first, *second}) == 4
+            assert list(first) == sorted(first)
+            counts[[*first, *second]] += 1
+            total += 1
+    assert (counts / total - 0.8).abs().max() <= 4 * (0.8 * 0.2 / total) ** 0.5
+    algorithm.stop()
+
+
+def test_two_learners_agree_whatever_they_draw(small: Any) -> None:
+    def parameters(learner: Any) -> list[np.ndarray]:
+        module = learner.module["default_policy"].unwrapped()
+        return [p.detach().numpy().copy() for p in module.parameters()]
+
+    config = small("SrSv", value_loss_agents=1, micro_batch_size=15, num_learners=2)
+    algorithm = config.build_algo()
+    algorithm.train()
+    first, second = (r.get() for r in algorithm.learner_group.foreach_learner(parameters))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+    algorithm.stop()
+
+
+def test_policy_loss_and_advantages_are_of_all_agents(small: Any) -> None:
+    """Whose value loss is drawn changes nothing else; first ratios are 1."""
+    batches, game = [], {"num_agents": 4, "num_actions": 4, "episode_length": 3}
+    for count in (None, 2):
+        config = small("SrSv", env_config=game, num_epochs=1, value_loss_agents=count)
+        algorithm = config.build_algo()
+        learner = learner_of(algorithm)
+        rollout = algorithm.env_runner.sample()[0]
+        batch = learner.prepare_minibatch(learner.build_train_batch(rollout))
+        (micro_batch,) = learner.micro_batches(batch)
+        batches.append((batch, micro_batch))
+        assert (micro_batch.value_weight > 0).sum(1).tolist() == [count or 4] * len(batch)
+        now = learner.core.forward_train(micro_batch)
+        torch.testing.assert_close(now.log_prob, batch.log_prob, rtol=0, atol=1e-5)
+        algorithm.stop()
+    (every, of_all), (some, of_some) = batches
+    for name in ("advantages", "returns", "old_values", "policy_weight", "value_weight"):
+        assert torch.equal(getattr(every, name), getattr(some, name))
+    assert torch.equal(of_all.policy_weight, of_some.policy_weight)
 
 
 @pytest.mark.parametrize("successors", SUCCESSORS)
@@ -145,6 +259,7 @@ def test_only_agents_with_a_value_are_learned_from(successors: str, small: Any) 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
+        ({"value_loss_agents": 0}, "'value_loss_agents' must be above 0"),
         ({"value_agents": 0}, "'value_agents' must be above 0"),
         (
             {"value_agents": 8, "order": "random"},

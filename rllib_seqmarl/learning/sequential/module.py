@@ -29,19 +29,23 @@ from rllib_seqmarl.rollout.rollout_batch import (
 
 @dataclass(kw_only=True)
 class SequentialBatch(AdvantageBatch):
-    """Env steps; ``value_mask`` is the same in all of them."""
+    """Env steps."""
 
     order: Tensor | None = None  # in which actions are evaluated, int [B, N]; None: by slots
     drawn_order: Tensor | None = None  # in which they were taken, likewise
     order_log_prob: Tensor = SET_LATER  # where the order is learned, [B] or [B, N]
     neighbours: Tensor | None = None  # whom agents attend to, int [B, N, K]; None: all
     value_inputs: Tensor | None = None  # what `ValueFunction.prepare` returned, [B, ...]
+    #: In decision order, of the agents that have a value, ascending; None: all.
+    value_positions: tuple[int, ...] | None = None
     step_weight: Tensor = SET_LATER  # of terms of whole env steps, [B]
 
     @property
     def agent_ids(self) -> Tensor | None:
-        """The agents that have a value, int [I], ascending; None: all."""
-        return None if self.value_mask is None else self.value_mask[0].nonzero().squeeze(-1)
+        """`value_positions`, int [I]; None: all."""
+        if self.value_positions is None:
+            return None
+        return torch.tensor(self.value_positions, device=self.obs.device)
 
     def team_advantage(self) -> Tensor:
         """A_seq: the mean advantage of the agents that count, [B]; 0 where none does."""

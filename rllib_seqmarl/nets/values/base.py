@@ -93,6 +93,15 @@ class ValueFunction(nn.Module, ABC):
         """
         return None
 
+    def select(self, prepared: Tensor, indices: Tensor) -> Tensor:
+        """What `forward` reads where only some of the agents with a value get one.
+
+        Args:
+            prepared: from `prepare`.
+            indices: of those agents among its ``agent_ids``, int [K], ascending.
+        """
+        return prepared
+
     @abstractmethod
     def forward(
         self,

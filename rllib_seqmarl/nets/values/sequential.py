@@ -89,6 +89,10 @@ class SequentialValue(ValueFunction):
         greedy = taken.distribution.choose(taken.parameters(), taken.mask, None)
         return mix_prefix(taken.actions, greedy, agent_ids)
 
+    def select(self, prepared: Tensor, indices: Tensor) -> Tensor:
+        """See `ValueFunction.select`: the joint actions of these agents."""
+        return prepared.index_select(1, indices)
+
     def forward(
         self,
         trace: DecoderTrace,
@@ -120,7 +124,9 @@ class SequentialValue(ValueFunction):
         chosen = None if agent_ids is None else agent_ids.tolist()
         chunks = list(Suffixes.chunks(agents, batch, self.chunk_size, encoded.device, chosen))
         compute: Callable[[Suffixes], Tensor] = of
-        if len(chunks) > 1 and torch.is_grad_enabled():
+        positions = batch * sum(len(suffixes.suffix) for suffixes in chunks)
+        bounded = self.chunk_size is not None and positions > self.chunk_size
+        if bounded and len(chunks) > 1 and torch.is_grad_enabled():
             compute = partial(checkpoint, of, use_reentrant=False, preserve_rng_state=False)
         values = torch.cat([compute(suffixes) for suffixes in chunks], dim=1)
         ids = torch.cat([suffixes.agents for suffixes in chunks])

@@ -55,7 +55,7 @@ class Suffixes:
     visible: Tensor
 
     @staticmethod
-    @lru_cache(maxsize=4)  # one entry of 1,024 agents takes up to 270 MB
+    @lru_cache(maxsize=64)
     def of(
         agents: int,
         groups: tuple[tuple[int, ...], ...],
@@ -119,16 +119,18 @@ class Suffixes:
             batch: rows B, each of which has all of these suffixes.
             positions: of all rows together; at least one group is taken. None takes all.
             device: where the indices are needed.
-            chosen: the agents whose suffixes are computed, from `sample_agents`; None: all.
+            chosen: the agents whose suffixes are computed; None: all. Where they fill no groups,
+                each is computed by itself.
         """
         groups = _groups(agents)
         size = sum(agents - i for i in groups[0])
-        if chosen is not None:
-            ids = set(chosen)
-            groups = [group for group in groups if ids.issuperset(group)]
-            if sum(map(len, groups)) != len(ids):
-                raise ValueError(f"The agents {sorted(ids)} do not fill groups of suffixes.")
         all_chosen = None if chosen is None else tuple(chosen)
+        if chosen is not None:
+            groups = [group for group in groups if set(chosen).issuperset(group)]
+            if sum(map(len, groups)) != len(chosen):
+                for i in chosen:
+                    yield Suffixes.of(agents, ((i,),), all_chosen, device)
+                return
         step = len(groups) if positions is None else max(1, positions // (batch * size))
         for start in range(0, len(groups), step):
             yield Suffixes.of(agents, tuple(groups[start : start + step]), all_chosen, device)

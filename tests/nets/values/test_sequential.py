@@ -12,7 +12,6 @@ from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.values import sequential_reference as reference
 from rllib_seqmarl.nets.values.base import JointActions
 from rllib_seqmarl.nets.values.sequential import SUCCESSORS
-from rllib_seqmarl.nets.values.suffixes import sample_agents
 
 
 def reference_values(
@@ -154,9 +153,11 @@ def test_chunks_of_the_sequential_value_change_nothing(
 
 @pytest.mark.parametrize("discrete", [True, False])
 @pytest.mark.parametrize("successors", SUCCESSORS)
-@pytest.mark.parametrize("agents", [5, 6])
+@pytest.mark.parametrize(
+    ("agents", "ids"), [(5, [1, 4]), (6, [0, 5]), (6, [2]), (6, [0, 1, 5]), (6, [0, 2, 3, 5])]
+)
 def test_sequential_values_of_some_agents_are_those_of_all(
-    agents: int, successors: str, discrete: bool
+    agents: int, ids: list[int], successors: str, discrete: bool
 ) -> None:
     settings = {"successors": successors, "chunk_size": 1}
     policy = make_policy(discrete, value="sequential", value_settings=settings)
@@ -164,11 +165,10 @@ def test_sequential_values_of_some_agents_are_those_of_all(
     actions = policy.act(obs, mask, deterministic=False).actions
     continuations = policy.prepare_value(obs, mask, actions)
     every = policy.evaluate(obs, mask, actions, None, continuations)
-    generator = torch.Generator().manual_seed(2)
-    some = sample_agents(agents, 3, generator)
-    assert 2 < len(some) < agents
+    some = torch.tensor(ids)
     of_some = policy.prepare_value(obs, mask, actions, agent_ids=some)
     torch.testing.assert_close(of_some, continuations[:, some])
+    torch.testing.assert_close(policy.value.select(continuations, some), of_some)
     evaluation = policy.evaluate(obs, mask, actions, None, of_some, agent_ids=some)
     expected = torch.zeros_like(every.values)
     expected[:, some] = every.values[:, some]

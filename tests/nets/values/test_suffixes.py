@@ -21,6 +21,7 @@ def test_every_agent_is_sampled_equally_often(agents: int) -> None:
     assert sample_agents(agents, 10**6, generator).tolist() == list(range(agents))
 
 
-def test_suffixes_of_agents_who_do_not_fill_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not fill groups"):
-        list(Suffixes.chunks(6, 1, None, torch.device("cpu"), [0, 1]))
+def test_agents_who_fill_no_groups_are_by_themselves() -> None:
+    alone = list(Suffixes.chunks(6, 1, None, torch.device("cpu"), [0, 1]))
+    assert [suffixes.agents.tolist() for suffixes in alone] == [[0], [1]]
+    assert [suffixes.shape for suffixes in alone] == [(1, 6), (1, 5)]
