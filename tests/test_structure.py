@@ -13,7 +13,7 @@ import tomllib
 #: each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "losses", "returns", "manifest", "_checkpoint_aliases", "_ray_compat"),
-    ("names",),
+    ("names", "matmul"),
     ("settings",),
     ("registry",),
     ("nets", "envs"),
@@ -38,6 +38,7 @@ WITHOUT = {
     "registry": {"torch", "gymnasium"},
     "losses": {"ray", "gymnasium"},
     "returns": {"ray", "gymnasium"},
+    "matmul": {"ray", "gymnasium"},
     "nets": {"ray", "gymnasium"},
     "envs": {"ray", "torch"},
 }

@@ -40,6 +40,7 @@ from rllib_seqmarl._checkpoint_aliases import RUNNER_KEYS, rename
 from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv
 from rllib_seqmarl.envs.core.contract import random_actions as uniform_actions
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.matmul import multiply_with
 from rllib_seqmarl.rollout.metrics import (
     EpisodeStatistics,
     RunnerMetrics,
@@ -222,7 +223,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         """Plays, again where the environment was restarted, and counts steps and seconds."""
         assert self.env is not None
         torch.set_num_threads(1)  # a second OpenMP thread on a runner's core slows both down
-        with self._recorder.time("sampling_other"), self.metrics.log_time(SAMPLE_TIMER):
+        with (
+            self._recorder.time("sampling_other"),
+            self.metrics.log_time(SAMPLE_TIMER),
+            multiply_with(self.config.matmul),
+        ):
             finished = len(self._recorder.finished)
             for _ in range(MAX_REBUILDS + 1):
                 try:

@@ -32,6 +32,7 @@ from rllib_seqmarl.learning.base.rllib_settings import (
     RLlibSettings,
     undeclared,
 )
+from rllib_seqmarl.matmul import Choice
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 from rllib_seqmarl.settings import (
     Doc,
@@ -97,6 +98,11 @@ class TeamSettings:
     num_threads_per_learner: Annotated[
         int | None, Gt(0), Doc("torch threads while training; null: torch's own setting.")
     ] = 1
+    matmul: Annotated[
+        Choice,
+        Doc("""what multiplies matrices on the CPU, in float32: torch's BLAS, oneDNN, or (auto)
+        oneDNN on processors where it is exact and MKL makes no use of AVX-512."""),
+    ] = "auto"
     time_limit: Annotated[
         Literal["bootstrap", "terminate", "drop"],
         Doc("""what a truncated episode is taken for: its value is bootstrapped from its last

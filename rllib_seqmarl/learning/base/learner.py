@@ -41,6 +41,7 @@ from torch import Tensor
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.batch import TrainBatch
 from rllib_seqmarl.learning.base.module import TeamModule
+from rllib_seqmarl.matmul import multiply_with
 from rllib_seqmarl.returns import ValueNorm
 from rllib_seqmarl.rollout.metrics import TIME_SPLIT
 from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, concatenate
@@ -203,11 +204,12 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
         training_data.solve_refs()
         rollout = concatenate(tree.flatten(training_data.batches or training_data.batch))
         self._network_seconds = 0.0
-        self.on_rollout(rollout)
-        batch = self.build_train_batch(rollout)
-        self.log_batch(batch)
         self._metric_sums = {}
-        self.update_epochs(batch)
+        with multiply_with(self.config.matmul):
+            self.on_rollout(rollout)
+            batch = self.build_train_batch(rollout)
+            self.log_batch(batch)
+            self.update_epochs(batch)
         self._weights_seq_no += 1
         self.after_gradient_based_update(timesteps=timesteps or {})
         steps = self.config.num_epochs * self._num_minibatches(batch)
