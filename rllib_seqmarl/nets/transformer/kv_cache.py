@@ -1,12 +1,13 @@
 """Incremental passes of a decoder, for decoding: keys and values are kept, gradients are not.
 
 A step over one position does little arithmetic, so what it costs is the number of calls. The
-passes here therefore work on plain weights, looked up once per joint action, and do exactly the
-sums of `model.Decoder.forward`.
+passes here therefore work on plain weights, looked up once per joint action, and do the sums of
+`model.Decoder.forward`; attention with one head does them with its layers multiplied out.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from functools import singledispatch
 from typing import NamedTuple
@@ -15,12 +16,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rllib_seqmarl.nets.transformer.model import ActionDecoder, Decoder, DecoderBlock, TokenMixer
+from rllib_seqmarl.nets.transformer.model import (
+    ActionDecoder,
+    Attention,
+    Decoder,
+    DecoderBlock,
+    TokenMixer,
+    causal_mask,
+)
 from rllib_seqmarl.nets.transformer.sparse_attention import (
     AttendedPositions,
     BlockNeighbours,
     OrderedNeighbours,
 )
+
+#: Scores of attention that are held at once, B x L x S; what has more goes through a fused kernel,
+#: which costs more per call.
+SCORES_AT_ONCE = 2**20
 
 
 class ActionCache(ABC):
@@ -178,34 +190,167 @@ class _Norm(NamedTuple):
         return cls(tuple(layer.normalized_shape), layer.weight, layer.bias, layer.eps)
 
 
+class _Mixed(ABC):
+    """A token mixer of a decoder block, and what it keeps of the positions decided so far.
+
+    Args:
+        mixer: the token mixer.
+        batch: B.
+        agents: N.
+        width: E, of what is kept of a position.
+    """
+
+    #: Of each position decided so far, [B, N, E].
+    entries: Tensor
+
+    @abstractmethod
+    def query(self, x: Tensor) -> Tensor:
+        """What a position asks with: [..., D] -> [..., Q]."""
+
+    @abstractmethod
+    def entry(self, x: Tensor) -> Tensor:
+        """What is kept of a position: [..., D] -> [..., E]."""
+
+    @abstractmethod
+    def alone(self, entry: Tensor) -> Tensor:
+        """What a position takes in that attends to itself alone: [..., E] -> [..., D]."""
+
+    @abstractmethod
+    def _mix(self, query: Tensor, start: int, attended: AttendedPositions | None) -> Tensor:
+        """See `extend`, with the entries in their place."""
+
+    def extend(
+        self, query: Tensor, entry: Tensor, start: int, attended: AttendedPositions | None
+    ) -> Tensor:
+        """What the L positions from ``start`` take in, through the output layer: [B, L, D].
+
+        Args:
+            query: [B, L, Q].
+            entry: [B, L, E], kept over whatever stood there.
+            start: the first of the positions.
+            attended: what the N positions attend to; None: all up to their own.
+        """
+        stop = start + query.shape[1]
+        self.entries[:, start:stop] = entry
+        return self._mix(query, start, None if attended is None else attended.window(start, stop))
+
+    def keep(self, rows: Tensor) -> None:
+        """See `ActionCache.keep`."""
+        self.entries = self.entries[rows]
+
+
+class _Projected(_Mixed):
+    """Keeps keys and values, [B, N, key_value_size]: of any token mixer."""
+
+    def __init__(self, mixer: TokenMixer, encoded: Tensor) -> None:
+        projection = _Linear.of(mixer.in_projection)
+        self.mixer, self.width = mixer, mixer.width
+        self.to_query = projection.outputs(0, mixer.query_size)
+        self.to_entry = projection.outputs(mixer.query_size)
+        self.out = _Linear.of(mixer.out_projection)
+        self.entries = encoded.new_empty(*encoded.shape[:2], mixer.key_value_size)
+
+    def query(self, x: Tensor) -> Tensor:
+        return F.linear(x, *self.to_query)
+
+    def entry(self, x: Tensor) -> Tensor:
+        return F.linear(x, *self.to_entry)
+
+    def alone(self, entry: Tensor) -> Tensor:
+        return F.linear(entry[..., -self.width :], *self.out)  # its own value
+
+    def _mix(self, query: Tensor, start: int, attended: AttendedPositions | None) -> Tensor:
+        if attended is None:
+            mixed = self.mixer.mix(query, self.entries[:, : start + query.shape[1]])
+        else:
+            mixed = self.mixer.mix_sparsely(query, self.entries, attended)
+        return F.linear(mixed, *self.out)
+
+
+class _Absorbed(_Mixed):
+    """Keeps x itself, [B, N, D]: of attention with one head.
+
+    The key layer is multiplied into the query's and the value layer into the output's: half as
+    much to keep and to read, and two products with a D x D matrix less at every position.
+    """
+
+    def __init__(self, attention: Attention, encoded: Tensor) -> None:
+        projection, out = attention.in_projection, _Linear.of(attention.out_projection)
+        of_query, of_key, of_value = projection.weight.split(attention.width)
+        query_bias, _, value_bias = projection.bias.split(attention.width)  # the key's: no matter
+        of_key = of_key.t() / math.sqrt(attention.width)
+        self.to_query = _Linear(of_key @ of_query, of_key @ query_bias)
+        self.out = _Linear(out.weight @ of_value, F.linear(value_bias, *out))
+        self.entries = encoded.new_empty(encoded.shape)
+
+    def query(self, x: Tensor) -> Tensor:
+        return F.linear(x, *self.to_query)
+
+    def entry(self, x: Tensor) -> Tensor:
+        return x
+
+    def alone(self, entry: Tensor) -> Tensor:
+        return F.linear(entry, *self.out)
+
+    def _mix(self, query: Tensor, start: int, attended: AttendedPositions | None) -> Tensor:
+        batch, count, _ = query.shape
+        if attended is None:
+            stop = start + count
+            entries = self.entries[:, :stop]
+            if count > 1 and batch * count * stop > SCORES_AT_ONCE:
+                mixed = _flash_attention(query, entries)
+            else:
+                scores = torch.bmm(query, entries.transpose(1, 2))  # [B, L, S]
+                if count > 1:
+                    scores[:, :, start:] += _later(count, query)
+                mixed = torch.bmm(scores.softmax(-1), entries)
+        else:
+            rows = attended.gather(self.entries).flatten(0, 1)  # [B L, K, D]
+            scores = torch.bmm(rows, query.reshape(batch * count, -1, 1)).squeeze(2)  # [B L, K]
+            scores.masked_fill_(~attended.valid.flatten(0, 1), float("-inf"))
+            mixed = torch.bmm(scores.softmax(-1).unsqueeze(1), rows).view(batch, count, -1)
+        return F.linear(mixed, *self.out)
+
+
+def _later(count: int, like: Tensor) -> Tensor:
+    """[L, L]: minus infinity where a position would attend to a later one, else 0."""
+    return like.new_full((count, count), float("-inf")).triu_(1)
+
+
+def _flash_attention(query: Tensor, entries: Tensor) -> Tensor:
+    """Of the last L of S positions, without the table of their scores: [B, L, D]."""
+    count, stop = query.shape[1], entries.shape[1]
+    query, entries = query.unsqueeze(1), entries.unsqueeze(1)  # one head
+    mask = None if count == stop else causal_mask(count, stop, query.device)
+    mixed = F.scaled_dot_product_attention(
+        query, entries, entries, attn_mask=mask, is_causal=mask is None, scale=1.0
+    )
+    return mixed.squeeze(1)
+
+
+def _mixed(mixer: TokenMixer, encoded: Tensor) -> _Mixed:
+    if isinstance(mixer, Attention) and mixer.heads == 1:
+        return _Absorbed(mixer, encoded)
+    return _Projected(mixer, encoded)
+
+
 class _Block:
     """The weights of one decoder block, and what it keeps of the positions decided so far."""
 
     def __init__(self, block: DecoderBlock, encoded: Tensor) -> None:
-        batch, agents, _ = encoded.shape
-        attention = block.self_attention
-        cross = block.cross_attention
         self.norm_self = _Norm.of(block.norm_self)
         self.norm_cross = _Norm.of(block.norm_cross)
         self.norm_feed_forward = _Norm.of(block.norm_feed_forward)
-        self.self_in = _Linear.of(attention.in_projection)
-        self.self_out = _Linear.of(attention.out_projection)
-        cross_in = _Linear.of(cross.in_projection)
-        self.cross_in = cross_in.outputs(cross.query_size)
-        self.cross_out = _Linear.of(cross.out_projection)
+        self.attention = _mixed(block.self_attention, encoded)
+        self.cross = _mixed(block.cross_attention, encoded)
         self.hidden = _Linear.of(block.feed_forward[0])
         self.out = _Linear.of(block.feed_forward[2])
-        self.attention, self.cross = attention, cross
-        self.self_query_size = attention.query_size
-        #: Queries of the cross-attention, [B, N, query_size]: they depend on o_hat alone.
-        self.queries = F.linear(encoded, *cross_in.outputs(0, cross.query_size))
-        #: Keys and values of the positions so far, [B, N, key_value_size].
-        self.self_key_values = encoded.new_empty(batch, agents, attention.key_value_size)
-        self.cross_key_values = encoded.new_empty(batch, agents, cross.key_value_size)
+        #: Queries of the cross-attention, [B, N, Q]: they depend on o_hat alone.
+        self.queries = self.cross.query(encoded)
 
-    def finish(self, encoded: Tensor, mixed: Tensor) -> Tensor:
+    def finish(self, encoded: Tensor, taken_in: Tensor) -> Tensor:
         """What follows the cross-attention: two of [..., D] -> [..., D]."""
-        x = torch.layer_norm(encoded + F.linear(mixed, *self.cross_out), *self.norm_cross)
+        x = torch.layer_norm(encoded + taken_in, *self.norm_cross)
         hidden = F.gelu(F.linear(x, *self.hidden))
         return torch.layer_norm(x + F.linear(hidden, *self.out), *self.norm_feed_forward)
 
@@ -223,47 +368,40 @@ class DecoderCache(ActionCache):
         self, decoder: Decoder, encoded: Tensor, neighbours: OrderedNeighbours | None = None
     ) -> None:
         super().__init__(encoded)
-        self.width = encoded.shape[-1]
         self.blocks = [_Block(block, encoded) for block in decoder.layers()]
-        self.attended = None
+        self.attended: list[BlockNeighbours] | None = None
         if neighbours is not None:
             self.attended = [neighbours.of_block(index) for index in range(len(self.blocks))]
         self.head_hidden = _Linear.of(decoder.head[0])
         self.head_norm = _Norm.of(decoder.head[2])
         self.head_out = _Linear.of(decoder.head[3])
         self.norm = _Norm.of(decoder.norm)
-        #: Of each symbol, x and its query and key-value in the first block, [A + 1, ...].
+        #: Of each symbol, what `_embed` returns side by side, [A + 1, D + Q + E].
         self.table: Tensor | None = None
         self.token: _Linear | None = None
         symbols = decoder.symbols()
         if symbols is None:
             self.token = _Linear.of(decoder.token)
         else:
-            projected = decoder.layers()[0].self_attention.project(symbols)
-            self.table = torch.cat((symbols, projected), dim=-1)
+            parts = self._of_first_block(symbols)
+            self.table = torch.cat(parts, dim=-1)
+            self.sizes = [part.shape[-1] for part in parts]
 
     # -- passes ------------------------------------------------------------------------------
 
     def extend(self, tokens: Tensor, start: int) -> Tensor:
         """See `ActionCache.extend`; the output of the last block."""
-        width, stop = self.width, start + tokens.shape[1]
-        encoded = self.encoded[:, start:stop]
-        embedded = self._embed(tokens)
-        x, projected = embedded[..., :width], embedded[..., width:]
+        window = slice(start, start + tokens.shape[1])
+        encoded = self.encoded[:, window]
+        x, query, entry = self._embed(tokens)
         for index, block in enumerate(self.blocks):
             to_self, to_cross = (None, None) if self.attended is None else self.attended[index]
             if index:
-                projected = F.linear(x, *block.self_in)
-            size = block.self_query_size
-            block.self_key_values[:, start:stop] = projected[..., size:]
-            query, key_values = projected[..., :size], block.self_key_values
-            mixed = _mix(block.attention, query, key_values, start, to_self)
-            mixed = F.linear(mixed, *block.self_out)
-            x = torch.layer_norm(x + mixed, *block.norm_self)
-            block.cross_key_values[:, start:stop] = F.linear(x, *block.cross_in)
-            query, key_values = block.queries[:, start:stop], block.cross_key_values
-            mixed = _mix(block.cross, query, key_values, start, to_cross)
-            x = block.finish(encoded, mixed)
+                query, entry = block.attention.query(x), block.attention.entry(x)
+            taken_in = block.attention.extend(query, entry, start, to_self)
+            y = torch.layer_norm(x + taken_in, *block.norm_self)
+            query, entry = block.queries[:, window], block.cross.entry(y)
+            x = block.finish(encoded, block.cross.extend(query, entry, start, to_cross))
         return x
 
     def head(self, x: Tensor) -> Tensor:
@@ -274,18 +412,14 @@ class DecoderCache(ActionCache):
     def as_first(self, start_token: Tensor) -> Tensor:
         """See `ActionCache.as_first`.
 
-        A single position attends to itself alone and takes in its own value, the last columns of
-        its key-value, which makes this much cheaper than a pass.
+        A single position attends to itself alone, which makes this much cheaper than a pass.
         """
-        width = self.width
-        embedded = self._embed(start_token)
-        x, projected = embedded[..., :width], embedded[..., width:]
+        x, _, entry = self._embed(start_token)
         for index, block in enumerate(self.blocks):
-            value = projected[..., -width:]
             if index:
-                value = F.linear(x, *block.self_in.outputs(-width))
-            x = torch.layer_norm(x + F.linear(value, *block.self_out), *block.norm_self)
-            x = block.finish(self.encoded, F.linear(x, *block.cross_in.outputs(-width)))
+                entry = block.attention.entry(x)
+            y = torch.layer_norm(x + block.attention.alone(entry), *block.norm_self)
+            x = block.finish(self.encoded, block.cross.alone(block.cross.entry(y)))
         return x
 
     def keep(self, rows: Tensor) -> None:
@@ -297,18 +431,23 @@ class DecoderCache(ActionCache):
                 for block in self.attended
             ]
         for block in self.blocks:
-            block.self_key_values = block.self_key_values[rows]
-            block.cross_key_values = block.cross_key_values[rows]
+            block.attention.keep(rows)
+            block.cross.keep(rows)
 
     # -- parts -------------------------------------------------------------------------------
 
-    def _embed(self, tokens: Tensor) -> Tensor:
-        """x, and its query and key-value in the first block, side by side: [B, L, ...]."""
+    def _embed(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """x, and its query and entry in the first block: [B, L, D], [B, L, Q], [B, L, E]."""
         if self.table is not None:
-            return F.embedding(tokens, self.table)
+            return F.embedding(tokens, self.table).split(self.sizes, dim=-1)
         assert self.token is not None
-        x = torch.layer_norm(F.gelu(F.linear(tokens, *self.token)), *self.norm)
-        return torch.cat((x, F.linear(x, *self.blocks[0].self_in)), dim=-1)
+        return self._of_first_block(
+            torch.layer_norm(F.gelu(F.linear(tokens, *self.token)), *self.norm)
+        )
+
+    def _of_first_block(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attention = self.blocks[0].attention
+        return x, attention.query(x), attention.entry(x)
 
     def _of_agents(self) -> list[Tensor]:
         return [self.encoded, *(block.queries for block in self.blocks)]
@@ -320,17 +459,3 @@ class DecoderCache(ActionCache):
 
 
 action_cache.register(Decoder, DecoderCache)
-
-
-def _mix(
-    mixer: TokenMixer,
-    query: Tensor,
-    key_values: Tensor,
-    start: int,
-    attended: AttendedPositions | None,
-) -> Tensor:
-    """What the L positions from ``start`` take in, of all up to them or of some: [B, L, D]."""
-    stop = start + query.shape[1]
-    if attended is None:
-        return mixer.mix(query, key_values[:, :stop])
-    return mixer.mix_sparsely(query, key_values, attended.window(start, stop))
