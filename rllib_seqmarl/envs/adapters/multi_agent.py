@@ -20,7 +20,8 @@ from __future__ import annotations
 import os
 import pkgutil
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -29,9 +30,9 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from rllib_seqmarl.envs.adapters.snapshot import dump, fault_of_copies, load
-from rllib_seqmarl.envs.adapters.spaces import MASK, TeamActions, slots, vector
+from rllib_seqmarl.envs.adapters.spaces import MASK, Slot, TeamActions, slots, vector
 from rllib_seqmarl.envs.core.config import TeamEnvConfig
-from rllib_seqmarl.envs.core.contract import Observation, observation_space
+from rllib_seqmarl.envs.core.contract import Observation, observation_space, random_actions
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.settings import Doc, as_dict, settings
@@ -70,6 +71,8 @@ class GameConfig(TeamEnvConfig):
 
 Flags = Mapping[Any, bool]
 
+_OF_A_STEP = ("observations", "rewards", "terminations", "truncations", "infos")
+
 
 class DictGame(SingleEnv):
     """One game with a dict by agent for everything.
@@ -93,17 +96,20 @@ class DictGame(SingleEnv):
             UserError: the game cannot be imported or built, or is no team (see `slots`).
         """
         self._where = f"{self.env_name}: {config.env}"
-        self._game = self._build(config.env, config.kwargs)
-        agents = self._agents()
+        with _said_of(f"{self._where} with kwargs {dict(config.kwargs)!r}", "the constructor"):
+            target = imported(config.env, self.env_name, self.example)
+            self._game = self._call(target, config.kwargs)
+        agents = self._team()
         if not agents:  # some games know their agents only when they have been started
-            self._game.reset(seed=0)
-            agents = self._agents()
+            with _said_of(self._where, "reset"):
+                self._game.reset(seed=0)
+            agents = self._team()
         if not agents:
             raise UserError(f"{self._where} has no agents: its possible_agents are empty.")
         self._slots = slots(
             agents,
-            self._observation_space,
-            self._action_space,
+            self._asked("observation space", self._observation_space),
+            self._asked("action space", self._action_space),
             config.flatten,
             self._where,
         )
@@ -154,20 +160,29 @@ class DictGame(SingleEnv):
 
     # What is common.
 
-    def _build(self, path: str, kwargs: Mapping[str, Any]) -> object:
-        target = imported(path, self.env_name, self.example)
-        try:
-            return self._call(target, kwargs)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"{self._where} with kwargs {dict(kwargs)!r} fails: {type(error).__name__}: "
-                f"{' '.join(str(error).split())}"
-            ) from error
+    def _team(self) -> list[Any]:
+        """The names of all agents, each once."""
+        with _said_of(self._where, "possible_agents"):
+            agents = list(self._agents())
+        twice = [agent for agent in agents if agents.count(agent) > 1]
+        if twice:
+            raise UserError(f"{self._where}: {twice[0]!r} stands twice in possible_agents.")
+        return agents
+
+    def _asked(
+        self, what: str, question: Callable[[Hashable], object]
+    ) -> Callable[[Hashable], object]:
+        """``question`` of an agent; what it raises is said in one line."""
+
+        def ask(agent: Hashable) -> object:
+            with _said_of(self._where, f"the {what} of {agent!r}"):
+                return question(agent)
+
+        return ask
 
     def _game_state(self, flatten: bool) -> tuple[int, Any]:
-        self._game.reset(seed=0)
+        with _said_of(self._where, "reset"):
+            self._game.reset(seed=0)
         try:
             state = np.asarray(self._game.state())
         except (AttributeError, NotImplementedError) as error:
@@ -179,7 +194,9 @@ class DictGame(SingleEnv):
 
     def reset(self, seed: int | None) -> None:
         """Starts an episode; see :class:`SingleEnv`."""
-        self._seen, self._infos = self._game.reset(seed=seed)
+        self._seen, self._infos = self._dicts(
+            "reset", self._game.reset(seed=seed), ("observations", "infos")
+        )
         self._left = set()
         self._terminated = False
         self._find_present(frozenset())
@@ -188,7 +205,9 @@ class DictGame(SingleEnv):
         """Passes on the actions of the agents that are there; see :class:`SingleEnv`."""
         every = zip(self._slots, self._actions.decode(actions), self._acts, strict=True)
         decided = {slot.agent: action for slot, action, acts in every if acts}
-        self._seen, rewards, terminated, truncated, self._infos = self._game.step(decided)
+        self._seen, rewards, terminated, truncated, self._infos = self._dicts(
+            "step", self._game.step(decided), _OF_A_STEP
+        )
         ended = self._ends(terminated, truncated)
         self._terminated = ended[0]
         gone = {agent for agent in self._known if terminated.get(agent, False)}
@@ -197,7 +216,46 @@ class DictGame(SingleEnv):
             self._left |= gone | cut
         # An agent that a limit cut short is still there in the last observation of an episode.
         self._find_present(gone if ended[1] else gone | cut)
-        return self._share * float(sum(rewards.values())), *ended
+        total = sum(self._number(reward, agent) for agent, reward in rewards.items())
+        return self._share * total, *ended
+
+    def _dicts(
+        self, method: str, given: object, names: tuple[str, ...]
+    ) -> tuple[Mapping[Any, Any], ...]:
+        """What ``method`` returned: as many dicts by agent as there are names.
+
+        Raises:
+            UserError: it returned something else.
+        """
+        expected = f"({', '.join(names)}), each a dict by agent"
+        if not isinstance(given, tuple | list) or len(given) != len(names):
+            length = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+            raise UserError(
+                f"{self._where}: {method} returned a {type(given).__name__}{length} where it must "
+                f"return {expected}: fix the game, or wrap it."
+            )
+        for name, part in zip(names, given, strict=True):
+            if not isinstance(part, Mapping):
+                raise UserError(
+                    f"{self._where}: {method} returned {_named(part)} as its {name}; expected "
+                    f"{expected}: fix the game."
+                )
+        return tuple(given)
+
+    def _number(self, reward: object, agent: Hashable) -> float:
+        """A reward; an array of one element is one."""
+        if isinstance(reward, float | int):
+            return float(reward)
+        try:
+            array = np.asarray(reward, np.float64)  # of None it makes NaN
+            if array.size == 1 and reward is not None:
+                return float(array.reshape(()))
+        except (TypeError, ValueError):
+            pass
+        raise UserError(
+            f"{self._where}: step returned {_named(reward)} as the reward of {agent!r}; expected a "
+            "number: fix the game."
+        )
 
     def _find_present(self, gone: set[Any] | frozenset[Any]) -> None:
         strangers = self._seen.keys() - self._known
@@ -219,13 +277,19 @@ class DictGame(SingleEnv):
         for m, slot in enumerate(self._slots):
             if self._acts[m]:
                 seen = self._seen[slot.agent]
-                obs[m, : slot.obs_size] = self._sized(slot.read(seen), slot.obs_size, slot.agent)
+                read = self._read(slot, seen)
+                obs[m, : slot.obs_size] = self._sized(read, slot.obs_size, slot.agent, "obs")
                 if self._agent_id:
                     obs[m, own + m] = 1.0
                 if self._actions.discrete:
                     given = seen if slot.mask_in_obs else self._infos.get(slot.agent, {})
+                    if not isinstance(given, Mapping):
+                        raise UserError(
+                            f"{self._where}: the infos of {slot.agent!r} are {_named(given)}; "
+                            "expected a dict: fix the game."
+                        )
                     if MASK in given:
-                        legal = self._sized(given[MASK], slot.num_actions, slot.agent)
+                        legal = self._sized(given[MASK], slot.num_actions, slot.agent, MASK)
                         row[MASK][m, : slot.num_actions] = legal
             elif self._actions.discrete:
                 row[MASK][m] = False
@@ -236,13 +300,31 @@ class DictGame(SingleEnv):
             # Some games have taken down their bodies when they terminate; no value is asked then.
             row["state"][...] = 0.0 if self._terminated else self._read_state(self._game.state())
 
-    def _sized(self, given: ArrayLike, size: int, agent: Hashable) -> ArrayLike:
+    def _read(self, slot: Slot, seen: object) -> ArrayLike:
+        """The observation as a vector."""
+        try:
+            vector: ArrayLike = slot.read(seen)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._where}: the observation of {slot.agent!r}, {_named(seen)}, is not of its "
+                f"observation space ({type(error).__name__}: {error}): fix the game."
+            ) from error
+        return vector
+
+    def _sized(self, given: ArrayLike, size: int, agent: Hashable, what: str) -> ArrayLike:
+        """``given``, which has ``size`` numbers."""
         if np.shape(given) != (size,):
             raise UserError(
-                f"{self._where}: {agent!r} was given {np.shape(given)} numbers where its spaces "
-                f"say {size}: fix the game."
+                f"{self._where}: the {what} of {agent!r} has shape {np.shape(given)} "
+                f"({_named(given)}) where its spaces say ({size},): fix the game."
             )
-        return given
+        try:
+            return np.asarray(given, np.float32)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{self._where}: the {what} of {agent!r} holds other things than numbers "
+                f"({_named(given)}): fix the game."
+            ) from None
 
     def episode_metrics(self) -> dict[str, float]:
         """The metric ``dead_ratio`` of the episode that ended."""
@@ -263,8 +345,13 @@ class DictGame(SingleEnv):
         return np.array(self._game.render(), np.uint8)
 
     def close(self) -> None:
-        """Closes the game."""
-        self._game.close()
+        """Closes the game.
+
+        Raises:
+            UserError: its ``close`` raises.
+        """
+        with _said_of(self._where, "close"):
+            self._game.close()
 
 
 class GameVectorEnv(SyncVectorEnv):
@@ -312,16 +399,42 @@ def imported(path: str, env_name: str, example: str) -> Callable[..., Any]:
         ) from error
 
 
+@contextmanager
+def _said_of(where: str, what: str) -> Iterator[None]:
+    """Whatever a game raises is said in one line, which names the game and the method."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"{where}: {what} raised {type(error).__name__}: {message}") from error
+
+
+def _named(value: object) -> str:
+    """A value that a game gave, short enough for a line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"a {type(value).__name__} {text[:40]}…"
+
+
 _tried: set[tuple[str, str]] = set()
 
 
 def try_game(config: GameConfig, game_class: type[DictGame]) -> None:
-    """Builds one game, once per config and process.
+    """Builds one game and plays its first step, once per config and process.
 
     Raises:
-        UserError: it cannot be a team's.
+        UserError: it cannot be a team's, or one of its methods raises or returns what it must not.
     """
     tried = (game_class.env_name, repr(sorted(as_dict(config).items())))
-    if tried not in _tried:
-        game_class(config).close()
-        _tried.add(tried)
+    if tried in _tried:
+        return
+    game = game_class(config)
+    env = SyncVectorEnv([game], game.observation_space, game.action_space)
+    where = f"{game_class.env_name}: {config.env}"
+    with _said_of(where, "reset"):
+        obs, _ = env.reset(seed=0)
+    with _said_of(where, "step"):
+        env.step(random_actions(env, obs, np.random.default_rng(0)))
+    env.close()
+    _tried.add(tried)

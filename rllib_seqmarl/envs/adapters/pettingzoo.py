@@ -43,7 +43,7 @@ class ParallelGame(DictGame):
         return game
 
     def _agents(self) -> Sequence[Any]:
-        return list(getattr(self._game, "possible_agents", ()))
+        return list(getattr(self._game, "possible_agents", None) or ())
 
     def _observation_space(self, agent: Hashable) -> object:
         return self._game.observation_space(agent)
@@ -52,9 +52,11 @@ class ParallelGame(DictGame):
         return self._game.action_space(agent)
 
     def _ends(self, terminated: Flags, truncated: Flags) -> tuple[bool, bool]:
-        # `agents` is already without those whose last step this was.
-        done = not self._game.agents or all(
-            terminated[agent] or truncated.get(agent, False) for agent in terminated
+        # `agents` is already without those whose last step this was, in games that keep to the
+        # interface; others still name them. Flags of agents that go on may be left out.
+        done = all(
+            terminated.get(agent, False) or truncated.get(agent, False)
+            for agent in self._game.agents
         )
         # One agent that would have gone on is enough to say that a limit ended the episode.
         cut = done and any(truncated[a] and not terminated.get(a, False) for a in truncated)

@@ -125,13 +125,14 @@ class TeamActions:
 def vector(space: object, flatten: bool, what: str) -> tuple[int, Reader]:
     """Size of ``space`` as a vector, and what makes one of an element of it.
 
-    An image of bytes is divided by 255 where it is flattened.
+    With ``flatten``, bytes are divided by 255, alone or as an entry of something else.
 
     Raises:
         UserError: it is no space, or no vector and ``flatten`` is False or impossible.
     """
     if isinstance(space, spaces.Box | spaces.MultiBinary) and len(space.shape) == 1:
-        return int(space.shape[0]), _unchanged
+        bytes_too = flatten and space.dtype == np.uint8 and isinstance(space, spaces.Box)
+        return int(space.shape[0]), _bytes if bytes_too else _unchanged
     if not isinstance(space, spaces.Space):
         raise UserError(f"{what} is {space!r}, not a space of gymnasium.")
     if not space.is_np_flattenable:
@@ -142,9 +143,18 @@ def vector(space: object, flatten: bool, what: str) -> tuple[int, Reader]:
             f"{what} is {_short(space)}, not a vector: use a vector form of the game if it has "
             f"one, or set env_config 'flatten: true', which makes {size:,} numbers of it."
         )
+    return size, _flattened(space)
+
+
+def _flattened(space: spaces.Space[Any]) -> Reader:
+    """What makes a vector of an element of ``space``; entries stand as in `spaces.flatten`."""
     if isinstance(space, spaces.Box):
-        return size, _bytes if space.dtype == np.uint8 else np.ravel
-    return size, partial(spaces.flatten, space)
+        return _bytes if space.dtype == np.uint8 else np.ravel
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        names = list(space.spaces) if isinstance(space, spaces.Dict) else range(len(space.spaces))
+        readers = [(name, _flattened(space[name])) for name in names]
+        return partial(_concatenated, readers)
+    return partial(spaces.flatten, space)
 
 
 def _slot(agent: Hashable, obs: object, action: object, flatten: bool, where: str) -> Slot:
@@ -183,6 +193,11 @@ def _unchanged(given: object) -> object:
 
 def _bytes(given: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ravel(given).astype(np.float32) / np.float32(255.0)
+
+
+def _concatenated(readers: Sequence[tuple[Any, Reader]], given: Any) -> NDArray[np.float32]:
+    """The entries of a dict or tuple, side by side."""
+    return np.concatenate([np.asarray(read(given[name]), np.float32) for name, read in readers])
 
 
 def _members(names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -262,8 +262,8 @@ def test_games_that_are_no_teams(fault: str, message: str) -> None:
     ("fault", "message"),
     [
         ("stranger", "'z' is not in possible_agents"),
-        ("size", r"'b' was given \(1,\) numbers where its spaces say 4"),
-        ("mask size", r"'c' was given \(1,\) numbers where its spaces say 4"),
+        ("size", r"the obs of 'b' has shape \(1,\) .* say \(4,\)"),
+        ("mask size", r"action_mask of 'c' has shape \(1,\) .* say \(4,\)"),
     ],
 )
 def test_games_that_break_their_word(fault: str, message: str) -> None:
