@@ -436,5 +436,8 @@ def try_game(config: GameConfig, game_class: type[DictGame]) -> None:
         obs, _ = env.reset(seed=0)
     with _said_of(where, "step"):
         env.step(random_actions(env, obs, np.random.default_rng(0)))
-    env.close()
+    try:
+        env.close()
+    finally:
+        env.closed = True  # else gymnasium closes it once more when it is thrown away
     _tried.add(tried)

@@ -30,6 +30,13 @@ _FLOAT = re.compile(
     re.VERBOSE,
 )
 
+#: An experiment has some hundred values; what has more is an accident, or meant to exhaust memory.
+_MOST_VALUES = 100_000
+_MOST_LEVELS = 100
+_MOST_BITS = 1024
+#: Characters of an argument that an error message repeats.
+_SHOWN = 200
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2 floats, tags for searches, and no duplicate keys."""
@@ -39,13 +46,34 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    "a key must be text or a number, no list or mapping (a template such as "
+                    "{{ name }} must be filled in first)",
+                    key_node.start_mark,
+                )
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """A value; what looks like a date or a number and is none gets a line as well."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+                raise ValueError(f"a whole number of more than {_MOST_BITS} bits")
+            return value
+        except (ValueError, OverflowError) as error:
+            reason = str(error).split(";")[0]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{str(node.value)[:40]!r}: {reason}", node.start_mark
+            ) from None
 
     def construct_search(self, node: yaml.Node) -> Sampler | dict[str, list[Any]]:
         """What a tag of this package says; its arguments are checked where their key is known."""
@@ -103,7 +131,14 @@ def load_yaml(text: str, source: str) -> Any:
         UserError: a syntax error, an unknown tag or a duplicate key, with its line number.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _written_out(node, {}, 0)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise UserError(f"{source}: YAML error: nested too deeply.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -113,21 +148,69 @@ def load_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source}: YAML error: {' '.join(str(error).split())}") from None
 
 
+def _written_out(node: yaml.Node, sizes: dict[int, int], depth: int) -> int:
+    """How many values ``node`` has once every alias (``*name``) is written out.
+
+    Args:
+        node: of a document.
+        sizes: those of nodes that were seen, by id; 0 while a node is being counted.
+        depth: of this node.
+
+    Raises:
+        yaml.constructor.ConstructorError: too many, too deep, or it holds itself.
+    """
+    known = sizes.get(id(node))
+    size, problem = known or 1, "an alias stands inside of what it names" if known == 0 else ""
+    if known is None and not isinstance(node, yaml.ScalarNode):
+        sizes[id(node)] = 0
+        parts = node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        size += sum(_written_out(part, sizes, depth + 1) for part in parts)
+    sizes[id(node)] = size
+    if depth > _MOST_LEVELS:
+        problem = f"nested more than {_MOST_LEVELS} levels deep"
+    elif size > _MOST_VALUES:
+        problem = f"more than {_MOST_VALUES:,} values once its aliases are written out"
+    if problem:
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    return size
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON.
+
+    Raises:
+        ValueError: a key stands twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return found
+
+
 def load_json_mapping(text: str, option: str) -> dict[str, Any]:
     """The mapping that a command-line option gives as JSON.
 
     Raises:
-        UserError: not JSON, or not a mapping.
+        UserError: not JSON, not a mapping, or a key that stands twice.
     """
+    shown = repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r} and so on"
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_no_key_twice)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{option}: not valid JSON ({error.msg} at character {error.pos + 1}): {text!r}. "
+            f"{option}: not valid JSON ({error.msg} at character {error.pos + 1}): {shown}. "
             f"Example: {option} '{{\"key\": 1}}'"
         ) from None
+    except RecursionError:
+        raise UserError(f"{option}: JSON that is nested too deeply.") from None
+    except ValueError as error:
+        raise UserError(f"{option}: {str(error).split(';')[0]}: {shown}.") from None
     if not isinstance(value, dict):
-        raise UserError(f'{option}: expected a JSON object such as {{"key": 1}}, got {text!r}.')
+        raise UserError(f'{option}: expected a JSON object such as {{"key": 1}}, got {shown}.')
     return value
 
 

@@ -62,6 +62,70 @@ def test_a_yaml_error_names_file_and_line_in_one_line(text, line):
     assert "\n" not in message
 
 
+def _nested(levels):
+    return "a: " + "[" * levels + "]" * levels
+
+
+_LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("env: {{ env }}\n", "line 1, .*a key must be text or a number.*template"),
+        ("{{ env }}: 3\n", "a key must be text or a number"),
+        ("? [a, b]\n: 3\n", "a key must be text or a number"),
+        ("a: 1\nb: 2026-13-45\n", "line 2, .*'2026-13-45': month must be in 1..12"),
+        ("a: 2026-02-30 10:00:00\n", "day is out of range"),
+        (f"a: {'9' * 5000}\n", "line 1, .*limit"),
+        (f"a: 0x{'f' * 5000}\n", "whole number of more than 1024 bits"),
+        (_nested(150), "nested more than 100 levels deep"),
+        (_nested(5000), "nested too deeply"),
+        ("a: &x [*x]\n", "an alias stands inside of what it names"),
+        ("a: &x {b: {c: *x}}\n", "an alias stands inside of what it names"),
+        ("a: &x {<<: *x}\n", "an alias stands inside of what it names"),
+        (_LAUGHS, "more than 100,000 values once its aliases are written out"),
+        ("a: !!binary xxx\n", "failed to decode base64"),
+        ("a: \0\n", "unacceptable character"),
+        ("a: 1\n---\nb: 2\n", "another document"),
+    ],
+)
+def test_odd_documents_are_told_at_once(text, said):
+    with pytest.raises(UserError, match=said) as caught:
+        load_yaml(text, "f.yaml")
+
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_aliases_may_repeat_as_much_as_an_experiment_has():
+    text = "a: &a [1, 2, 3]\nb: [*a, *a, *a]\nc: &c {}\nd: [*c, *c]\n"
+
+    assert load_yaml(text, "f.yaml")["b"] == [[1, 2, 3]] * 3
+    assert load_yaml("", "f.yaml") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"lr": 1, "lr": 2}', "the key 'lr' stands twice"),
+        ('{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice"),
+        (f'{{"a": {"9" * 5000}}}', "limit"),
+        ('{"a":' + "[" * 100_000, "nested too deeply"),
+        ("x" * 10_000, "not valid JSON .* and so on"),
+    ],
+)
+def test_odd_json_is_told_in_one_line(text, said):
+    with pytest.raises(UserError, match=said) as caught:
+        load_json_mapping(text, "--stop")
+
+    assert str(caught.value).startswith("--stop: ")
+    assert len(str(caught.value)) < 500
+
+
 def test_json_must_be_an_object():
     assert load_json_mapping('{"a": 1}', "--stop") == {"a": 1}
     for text in ("{a: 1}", "[1]", "", "3"):
