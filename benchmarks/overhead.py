@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 import torch
+from bare_loop import BareLoop
 
 NETWORK_AND_ENV = ("environment", "decode", "forward_backward")
 
@@ -122,68 +123,11 @@ def compare_runners(options: argparse.Namespace) -> None:
 
 def bare_loop(options: argparse.Namespace) -> float:
     """Steps per second of MAT without Ray: the least that these networks and envs cost."""
-    from rllib_seqmarl import registry
-    from rllib_seqmarl.losses import clipped_surrogate, clipped_value_loss, probability_ratio
-    from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
-    from rllib_seqmarl.nets.transformer.model import ActionSpec
-    from rllib_seqmarl.returns import ValueNorm, generalized_advantages
-
-    envs, rows = options.envs, options.envs * options.steps
-    torch.manual_seed(0)
-    env = registry.make_environment("smac", envs, {"map_name": options.map})
-    agents, width = env.single_observation_space["obs"].shape
-    size = int(env.single_action_space.nvec[0])
-    policy = SequentialPolicy(obs_dim=width, action=ActionSpec(size, discrete=True))
-    norm, optimizer = ValueNorm(), torch.optim.Adam(policy.parameters(), lr=5e-4, eps=1e-5)
-    last, _ = env.reset(seed=0)
-    begin = 0.0
-    for iteration in range(options.iterations + 1):
-        if iteration == 1:
-            begin = time.perf_counter()  # the first one compiles
-        columns: dict[str, list[torch.Tensor]] = {}
-        for _ in range(options.steps):
-            row = {k: torch.from_numpy(v) for k, v in last.items()}
-            decision = policy.act(row["obs"], row["action_mask"], deterministic=False)
-            last, reward, terminated, truncated, _ = env.step(decision.actions.numpy())
-            row |= {"actions": decision.actions, "old": decision.log_prob}
-            ends = {"reward": reward, "terminated": terminated, "truncated": truncated}
-            row |= {k: torch.from_numpy(v) for k, v in ends.items()}
-            for name, value in row.items():
-                columns.setdefault(name, []).append(value)
-        c = {name: torch.stack(values) for name, values in columns.items()}
-        with torch.no_grad():
-            obs = torch.cat((c["obs"], torch.from_numpy(last["obs"])[None]))
-            raw = policy.values(obs.flatten(0, 1), c["actions"], None, None)
-            raw = raw.view(options.steps + 1, envs, agents)
-            values = norm.denormalize(raw)
-            advantages = generalized_advantages(
-                c["reward"],
-                values[:-1],
-                values[1:],
-                c["terminated"],
-                c["truncated"],
-                gamma=0.99,
-                lambda_=0.95,
-            )
-            returns = (advantages + values[:-1]).flatten(0, 1)
-            advantages = ((advantages - advantages.mean()) / advantages.std()).flatten(0, 1)
-        batch = {k: v.flatten(0, 1) for k, v in c.items()}
-        old_values = raw[:-1].flatten(0, 1)
-        for _ in range(options.epochs):
-            norm.update(returns.mean(), returns.square().mean())
-            targets = norm.normalize(returns)
-            optimizer.zero_grad()
-            for p in torch.arange(rows).split(400):
-                out = policy.evaluate(
-                    batch["obs"][p], batch["action_mask"][p], batch["actions"][p], None, None
-                )
-                ratio = probability_ratio(out.log_prob, batch["old"][p], "per_dim")
-                loss = clipped_surrogate(ratio, advantages[p], 0.05) - 0.01 * out.entropy
-                loss = loss + clipped_value_loss(out.values, old_values[p], targets[p], 0.05, 10.0)
-                (loss.sum() / (rows * agents)).backward()
-            torch.nn.utils.clip_grad_norm_(policy.parameters(), 10.0)
-            optimizer.step()
-    return options.iterations * rows / (time.perf_counter() - begin)
+    size = {"envs": options.envs, "steps": options.steps, "epochs": options.epochs}
+    loop = BareLoop("MAT", options.map, **size)
+    loop.iterate()  # compiles
+    seconds = sum(loop.iterate() for _ in range(options.iterations))
+    return options.iterations * options.envs * options.steps / seconds
 
 
 def config(options: argparse.Namespace, **env_config: Any) -> Any:

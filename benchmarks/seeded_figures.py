@@ -101,9 +101,16 @@ def config_of(run: str) -> Any:
     return config
 
 
-def figures(run: str, checkpoints: Path | None = None) -> dict[str, float]:
-    """All numbers that two iterations report, and a digest of the weights."""
-    algorithm = config_of(run).build_algo()
+def figures(
+    run: str, checkpoints: Path | None = None, more: dict[str, Any] | None = None
+) -> dict[str, float]:
+    """All numbers that two iterations report, and a digest of the weights.
+
+    With ``more`` settings where they are given.
+    """
+    config = config_of(run)
+    config.update_from_dict(more or {})
+    algorithm = config.build_algo()
     found = train_once(algorithm, 1)
     if checkpoints is not None:
         algorithm.save_to_path(str((checkpoints / run.replace(" ", "_")).resolve()))

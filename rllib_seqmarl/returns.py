@@ -91,11 +91,11 @@ class ValueNorm(nn.Module):
 
     def mean_and_std(self) -> tuple[Tensor, Tensor]:
         """Debiased mean and standard deviation, float32 scalars; 0 and 1 before any update."""
-        if self.debiasing == 0:
-            return self.mean, torch.ones_like(self.mean)
-        mean = self.mean / self.debiasing
-        variance = (self.mean_square / self.debiasing - mean.square()).clamp(min=1e-2)
-        return mean, variance.sqrt()
+        updated = self.debiasing > 0  # no `if`, which would wait for the device
+        debiasing = torch.where(updated, self.debiasing, 1.0)
+        mean = self.mean / debiasing
+        variance = (self.mean_square / debiasing - mean.square()).clamp(min=1e-2)
+        return mean, torch.where(updated, variance.sqrt(), 1.0)
 
     def normalize(self, returns: Tensor) -> Tensor:
         """Returns in reward units -> normalised; same shape."""

@@ -20,6 +20,7 @@ ARGUMENTS = {
         "tuned_examples/srsv_distinct_actions.yaml --env-steps 20 --out /dev/null "
         '--settings {"num_envs_per_env_runner":2,"num_epochs":1,"evaluation_interval":1}'
     ),
+    "gpu.py": "--device cpu --short --no-install",
     "mamujoco_throughput.py": "--seconds 0.01 --tasks HalfCheetah:2x3 --envs 2",
     "many_agents.py": "--agents 8 --cases MAT",
     "mappo_against_ppo.py": "--steps 2000 --seeds 1",
@@ -31,12 +32,17 @@ ARGUMENTS = {
         "--env distinct_actions --parts throughput --runners 0 1 --learners 0 --rounds 1 "
         '--settings {"num_envs_per_env_runner":2,"rollout_fragment_length":4,"num_epochs":1}'
     ),
+    "seeded_figures.py": "--runs COMA",
     "smax_throughput.py": "--seconds 0.01 --maps 3m --envs 2",
     "srsv_cost.py": "--agents 3 --rows 8 --rounds 1",
     "structure.py": "--algorithms",
 }
-#: Imported by another script, or by a test of its own.
-NOT_RUN = {"scaling_model.py", "scaling_players.py", "seeded_figures.py"}
+#: Imported by these, and no scripts themselves.
+IMPORTED = {
+    "bare_loop.py": "overhead.py",
+    "scaling_model.py": "scaling.py",
+    "scaling_players.py": "scaling.py",
+}
 #: Scripts that need a simulator.
 SIMULATORS = {
     "mamujoco_throughput.py": "mujoco",
@@ -47,7 +53,11 @@ SIMULATORS = {
 
 
 def test_all_scripts_are_run() -> None:
-    assert {file.name for file in BENCHMARKS.glob("*.py")} == set(ARGUMENTS) | NOT_RUN
+    assert {file.name for file in BENCHMARKS.glob("*.py")} == {*ARGUMENTS, *IMPORTED}
+    for module, script in IMPORTED.items():
+        text = (BENCHMARKS / script).read_text()
+        assert script in ARGUMENTS
+        assert f"from {module.removesuffix('.py')} import" in text
 
 
 @pytest.mark.parametrize("script", ARGUMENTS)

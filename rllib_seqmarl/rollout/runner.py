@@ -110,8 +110,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.env_creator = env_creator
         self.spaces = spaces or {}
         self.env: TeamVectorEnv | None = None
+        # Where others sample, the learner's own runner needs only spaces and a module.
+        others_sample = not self.worker_index and self.config.num_env_runners > 0
         self._device = get_device(
-            self.config, self.config.num_gpus_per_env_runner if self.worker_index else 0
+            self.config, 0 if others_sample else self.config.num_gpus_per_env_runner
         )
         self.generator = torch.Generator()  # on the CPU, so that its state fits any machine
         if self._seed is not None:
@@ -127,8 +129,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._error: str | None = None
         self._warning = ""
         self._callbacks = [cls() for cls in force_list(self.config.callbacks_class)]
-        # Where others sample, the learner's own runner needs only spaces and a module.
-        others_sample = not self.worker_index and self.config.num_env_runners > 0
         if not others_sample or self.config.create_env_on_local_worker:
             self.make_env()
         self.make_module()
@@ -320,7 +320,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         assert self.env is not None
         num_envs = self.env.num_envs
         return {
-            name: value.expand(num_envs, *value.shape).contiguous()
+            name: value.to(self._device).expand(num_envs, *value.shape).contiguous()
             for name, value in self.module.get_initial_state().items()
         }
 

@@ -142,6 +142,32 @@ class SMAXTeamEnv(TeamVectorEnv):
         self._state, obs = self._compiled_reset(key)
         return _owned(obs)
 
+    def reset_on_device(
+        self, *, seed: int | None = None
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """`reset`, with JAX's arrays for `step_on_device`."""
+        obs, infos = self.reset(seed=seed)
+        return jax.device_put(obs), infos
+
+    def step_on_device(self, actions: Array) -> tuple[dict[str, Array], Array, Array, Array]:
+        """Steps every env; nothing is copied to the host.
+
+        For loops that stay on one device: JAX's arrays are handed to others by DLPack
+        (``torch.from_dlpack``), which copies nothing where both compute on the same device. What
+        the host keeps of episodes in `step`, their returns and lengths, is not kept, actions are
+        not checked, and an env starts its next episode in the step that ends one.
+
+        Args:
+            actions: int32 [E, N] of JAX, or of anything that speaks DLPack.
+
+        Returns:
+            Observation (arrays [E, ...]), reward float32 [E], terminated bool [E], truncated
+            bool [E].
+        """
+        self._state, self._output = self._compiled_step(self._state, jnp.from_dlpack(actions), None)
+        terminated, truncated, _ = self._output.flags
+        return self._output.obs, self._output.reward, terminated, truncated
+
     def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
         if frozen is None and not self._same_step:
             frozen = np.zeros(self.num_envs, np.bool_)  # one signature, one compilation

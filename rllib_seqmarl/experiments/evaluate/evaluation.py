@@ -222,7 +222,7 @@ def evaluate_policy(
     config = policy.config()
     class_name = type(config).__name__.removesuffix("Config")
     config.env_config = {**config.env_config, **(env_config or {})}
-    config.num_env_runners = 0
+    config.num_env_runners = config.num_gpus_per_env_runner = 0
     config.num_envs_per_env_runner = min(config.num_envs_per_env_runner, episodes)
     if seed is None:  # RLlib adds to it, and NumPy takes 32 bits
         seed = int(np.random.SeedSequence().generate_state(1)[0] // 2)

@@ -230,6 +230,7 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         self._check_meaning()
         self._check_settings()
         self._check_batch()
+        self._check_devices()
         self._check_callbacks()
         self._check_environment()
         super().validate()
@@ -296,6 +297,16 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         if self.async_sampling and not self.num_env_runners and not self.in_evaluation:
             raise UserError(
                 "async_sampling needs runners in other processes: set num_env_runners to 1 or more."
+            )
+
+    def _check_devices(self) -> None:
+        learners_gpu = self.num_gpus_per_learner and not self.num_learners
+        own_runner = not self.num_env_runners and not self.in_evaluation
+        if own_runner and self.num_gpus_per_env_runner and not learners_gpu:
+            raise UserError(
+                "the trial's own process has the GPU of its learner only: for a runner there that "
+                "acts on it set num_gpus_per_learner to 1 (and num_learners to 0), or leave "
+                "num_gpus_per_env_runner at 0."
             )
 
     def _check_callbacks(self) -> None:

@@ -149,6 +149,9 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
 
     def build(self) -> None:
         """Builds module, optimiser and schedules; see RLlib's ``Learner.build``."""
+        # `_check_finite` has seen the gradients. RLlib would look at those of every parameter twice
+        # and wait for the device each time. The config is the learner's own copy.
+        self.config.torch_skip_nan_gradients = True
         super().build()
         self._schedules = {
             name: Scheduler(getattr(self.config, name), framework="torch")
@@ -442,16 +445,17 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
         Raises:
             UserError: names the first bad one.
         """
-        for name, value in values.items():
-            if not torch.isfinite(value).all():
-                raise UserError(f"{name!r} {_NOT_FINITE}")
+        finite = {name: torch.isfinite(value).all() for name, value in values.items()}
+        if not torch.stack(list(finite.values())).all():  # one wait for the device
+            name = next(name for name, good in finite.items() if not good)
+            raise UserError(f"{name!r} {_NOT_FINITE}")
 
     def _check_finite(self) -> None:
         """Stops before a step that would corrupt the weights."""
-        total = self._metric_sums.get("total_loss")
         gradients = [p.grad for p in self._params.values() if p.grad is not None]
-        norms = torch.stack([gradient.abs().sum() for gradient in gradients])
-        if torch.isfinite(norms).all() and (total is None or torch.isfinite(total)):
+        norms = [gradient.abs().sum() for gradient in gradients]
+        norms += [total for name, total in self._metric_sums.items() if name == "total_loss"]
+        if torch.isfinite(torch.stack(norms)).all():  # the one wait for the device of a step
             return
         terms = [name for name, value in self._metric_sums.items() if not torch.isfinite(value)]
         named = self.module[DEFAULT_MODULE_ID].named_parameters()

@@ -34,7 +34,11 @@ class RLlibSettings:
         float, Ge(0), OldName("num_cpus_per_worker"), Doc("CPUs that Ray reserves for each.")
     ] = 1
     num_gpus_per_env_runner: Annotated[
-        float, Ge(0), OldName("num_gpus_per_worker"), Doc("GPUs that Ray reserves for each.")
+        float,
+        Ge(0),
+        OldName("num_gpus_per_worker"),
+        Doc("""GPUs of each; above 0, the policy acts on the GPU. With ``num_env_runners: 0`` that
+        is the GPU of the learner in the same process."""),
     ] = 0
     sample_timeout_s: Annotated[
         float | None,

@@ -128,6 +128,16 @@ def test_settings_without_meaning_are_refused(settings: dict[str, Any], message:
         evaluation.validate()
 
 
+def test_a_runner_in_the_process_of_the_trial_acts_on_the_gpu_of_its_learner() -> None:
+    with pytest.raises(UserError, match="set num_gpus_per_learner") as caught:
+        config(num_gpus_per_env_runner=1).validate()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="set num_gpus_per_learner"):
+        config(num_gpus_per_env_runner=1, num_learners=1, num_gpus_per_learner=1).validate()
+    config(num_gpus_per_env_runner=1, num_gpus_per_learner=1).validate()
+    config(num_gpus_per_env_runner=0.5, num_env_runners=2).validate()
+
+
 @pytest.mark.parametrize(
     "settings",
     [
