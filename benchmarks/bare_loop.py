@@ -102,7 +102,7 @@ class BareLoop:
     def _step(self, actions: Tensor) -> dict[str, Tensor]:
         """Reward and ends; the next observation is in ``last``."""
         with self.timer("hand-over"):
-            there = actions.int() if self.on_device else actions.cpu().numpy()
+            there = actions.int().contiguous() if self.on_device else actions.cpu().numpy()
         with self.timer("environment"):
             if self.on_device:
                 obs, reward, terminated, truncated = self.env.step_on_device(there)

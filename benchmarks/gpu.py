@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -68,10 +69,13 @@ ALL_NEED = ("annotated_types", "gymnasium", "numpy", "pydantic", "torch")
 #: 3s5z, as the tuned examples play it.
 MAP, STEPS, EPOCHS = "3s5z", 100, 10
 ENVS = (32, 256, 2048)
+SHORT_CASES = ((4, "MAT", False), (4, "SrSv", True))
 AGENTS = (8, 64, 256, 1024, 4096)
 NEIGHBOURS = 8
 #: Decisions of one call in part 4, and env steps of one forward and backward pass in part 3.
 DECISIONS = 32_768
+#: Above this many agents SrSv is timed with neighbours only: over all, it costs N^2 positions.
+ALL_VALUES = 256
 MICRO_BATCH = {"cpu": 400, "cuda": 16_384}
 
 Row = dict[str, Any]
@@ -183,42 +187,38 @@ def part_tests(options: argparse.Namespace) -> Iterator[Row]:
 
 def part_iterations(options: argparse.Namespace) -> Iterator[Row]:
     """MAT and SrSv on 3s5z: seconds of an iteration by part, after one that compiles."""
-    if options.device == "cuda":
-        # Before JAX is imported; the package itself asks for the CPU where nothing is said.
-        os.environ["JAX_PLATFORMS"] = "cuda,cpu" if jax_has_gpu() else "cpu"
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-        os.environ.setdefault("XLA_FLAGS", "")
+    let_jax_use_the_gpu(options)
     import jax
     from bare_loop import BareLoop
 
     together = jax.default_backend() == ("gpu" if options.device == "cuda" else "cpu")
     sizes = {"steps": 4, "epochs": 1} if options.short else {"steps": STEPS, "epochs": EPOCHS}
-    for envs in (4,) if options.short else ENVS:
-        for algorithm in ("MAT", "SrSv"):
-            for on_device in (True, False) if together else (False,):
-                loop = BareLoop(
-                    algorithm,
-                    "3m" if options.short else MAP,
-                    envs=envs,
-                    micro_batch=MICRO_BATCH[options.device],
-                    device=options.device,
-                    on_device=on_device,
-                    **sizes,
-                )
-                loop.iterate()
-                loop.timer.seconds.clear()
-                seconds = loop.iterate()
-                yield {
-                    "case": f"{algorithm}, {envs} envs, {'DLPack' if on_device else 'NumPy'}",
-                    "env_steps_per_s": envs * loop.steps / seconds,
-                    "seconds": seconds,
-                    "split": dict(loop.timer.seconds),
-                    "memory_gib": peak_memory(options.device),
-                }
+    cases = list(itertools.product(ENVS, ("MAT", "SrSv"), (True, False) if together else (False,)))
+    for envs, algorithm, on_device in SHORT_CASES if options.short else cases:
+        loop = BareLoop(
+            algorithm,
+            "3m" if options.short else MAP,
+            envs=envs,
+            micro_batch=MICRO_BATCH[options.device],
+            device=options.device,
+            on_device=on_device,
+            **sizes,
+        )
+        loop.iterate()
+        loop.timer.seconds.clear()
+        seconds = loop.iterate()
+        yield {
+            "case": f"{algorithm}, {envs} envs, {'DLPack' if on_device else 'NumPy'}",
+            "env_steps_per_s": envs * loop.steps / seconds,
+            "seconds": seconds,
+            "split": dict(loop.timer.seconds),
+            "memory_gib": peak_memory(options.device),
+        }
 
 
 def part_ray(options: argparse.Namespace) -> Iterator[Row]:
     """The algorithms as they are trained, learner and runner on the device."""
+    let_jax_use_the_gpu(options)
     import logging
 
     import ray
@@ -270,7 +270,7 @@ def part_agents(options: argparse.Namespace) -> Iterator[Row]:
     for agents in (8, 12) if options.short else AGENTS:
         batch = 2 if options.short else max(1, min(256, DECISIONS // agents))
         for algorithm, value in (("MAT", "encoder"), ("SrSv", "sequential")):
-            for near in (False, True):
+            for near in (True,) if value != "encoder" and agents > ALL_VALUES else (False, True):
                 torch.manual_seed(0)
                 policy = SequentialPolicy(
                     obs_dim=32, action=ActionSpec(2, discrete=False), num_agents=agents, value=value
@@ -327,17 +327,22 @@ def timed(call: Callable[[], object], options: argparse.Namespace, warm: int = 2
     from bare_loop import wait
 
     device = torch.device(options.device)
-    times: list[float] = []
-    rounds, budget = (1, 0.0) if options.short else (5, 0.5)
-    end = time.perf_counter() + budget
-    for _ in range(1 if options.short else warm):
-        call()
-    while len(times) < rounds or (time.perf_counter() < end and len(times) < 50):
+
+    def once() -> float:
         wait(device)
         begin = time.perf_counter()
         call()
         wait(device)
-        times.append(1e3 * (time.perf_counter() - begin))
+        return 1e3 * (time.perf_counter() - begin)
+
+    slow = 3000.0  # what takes seconds is timed once, without a warm-up
+    if options.short or (first := once()) > slow:
+        return once() if options.short else first
+    for _ in range(warm - 1):
+        call()
+    end, times = time.perf_counter() + 0.5, [once() for _ in range(5)]
+    while time.perf_counter() < end and len(times) < 50:
+        times.append(once())
     return sorted(times)[len(times) // 4]
 
 
@@ -353,18 +358,20 @@ def peak_memory(device: str) -> float | None:
     return peak
 
 
-def jax_has_gpu() -> bool:
-    return any(
-        importlib.util.find_spec(f"jax_cuda{version}_plugin") is not None for version in (12, 13)
-    )
+def let_jax_use_the_gpu(options: argparse.Namespace) -> None:
+    """Before JAX is imported: the package asks for the CPU where nothing is said."""
+    plugins = [f"jax_cuda{version}_plugin" for version in (12, 13)]
+    if options.device == "cuda" and any(map(importlib.util.find_spec, plugins)):
+        os.environ["JAX_PLATFORMS"] = "cuda,cpu"
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # torch needs memory, too
 
 
 # -- the command ----------------------------------------------------------------------------------
 
 PARTS = {
     "tests": part_tests,
-    "agents": part_agents,
     "iterations": part_iterations,
+    "agents": part_agents,
     "ray": part_ray,
 }
 
