@@ -194,7 +194,7 @@ class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
             values.append(policy.values(obs, actions, order, prepared, **of))
             if prepared is not None:
                 value_inputs.append(prepared)
-        return torch.cat(values), torch.cat(value_inputs) if value_inputs else None
+        return torch.cat(values), policy.value.join(value_inputs) if value_inputs else None
 
     def last_observations(
         self, rollout: RolloutBatch, columns: dict[str, Tensor]

@@ -166,7 +166,8 @@ class SrSvLearner(MATLearner):
         scale = torch.zeros_like(batch.value_weight)  # [B, N], in decision order
         scale[:, chosen] = len(positions) / len(chosen)
         inputs = batch.value_inputs
-        if inputs is not None:
+        # With attention to neighbours, they say what any of the agents needs.
+        if inputs is not None and batch.neighbours is None:
             inputs = self.core.policy.value.select(inputs, drawn.to(self.device))
         return batch.replace(
             value_positions=chosen,

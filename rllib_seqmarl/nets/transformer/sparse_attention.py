@@ -52,6 +52,22 @@ class AttendedPositions(NamedTuple):
         return F.embedding(rows, x.flatten(0, 1))  # its backward pass is faster than a gather's
 
 
+def packed(positions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """The valid ones first, in their order, and no more columns than the longest list has.
+
+    Args:
+        positions: int [..., K], anything where not valid.
+        valid: bool [..., K].
+
+    Returns:
+        Likewise [..., K'], positions 0 where not valid.
+    """
+    longest = int(valid.sum(-1).max()) if valid.numel() else 0
+    order = valid.int().argsort(dim=-1, descending=True, stable=True)[..., :longest]
+    valid = valid.gather(-1, order)
+    return positions.gather(-1, order).masked_fill_(~valid, 0), valid
+
+
 def sparse_attention_weights(query: Tensor, keys: Tensor, valid: Tensor, heads: int) -> Tensor:
     """Weights of scaled dot-product attention over K positions each.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from rllib_seqmarl.nets.distributions import ActionDistribution
@@ -101,6 +102,10 @@ class ValueFunction(nn.Module, ABC):
             indices: of those agents among its ``agent_ids``, int [K], ascending.
         """
         return prepared
+
+    def join(self, prepared: Sequence[Tensor]) -> Tensor:
+        """What `prepare` returned for parts of a batch, as if it had been given all of it."""
+        return torch.cat(list(prepared))
 
     @abstractmethod
     def forward(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -14,6 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from rllib_seqmarl.nets.transformer.kv_cache import action_cache
 from rllib_seqmarl.nets.transformer.model import GAIN_BEFORE_GELU, Decoder, DecoderTrace, linear
 from rllib_seqmarl.nets.values.base import JointActions, NetworkSizes, ValueFunction
+from rllib_seqmarl.nets.values.neighbour_pass import (
+    neighbour_values,
+    pad_entries,
+    prepare_neighbours,
+)
 from rllib_seqmarl.nets.values.suffix_pass import SuffixPass
 from rllib_seqmarl.nets.values.suffixes import Suffixes
 
@@ -82,8 +87,14 @@ class SequentialValue(ValueFunction):
         """For each agent i the joint action (a^1 .. a^{i-1}, greedy from i on).
 
         Returns:
-            int [B, I, N] or float [B, I, N, A]; see `ValueFunction.prepare`.
+            int [B, I, N] or float [B, I, N, A]; where attention is to neighbours, what
+            `prepare_neighbours` returns. See `ValueFunction.prepare`.
         """
+        if taken.neighbours is not None:
+            continuations = None
+            if taken.autoregressive and self.successors != "teacher_forced":
+                continuations = greedy_continuations(taken, self.chunk_size, agent_ids)
+            return prepare_neighbours(taken, continuations, agent_ids)
         if taken.autoregressive and self.successors != "teacher_forced":
             return greedy_continuations(taken, self.chunk_size, agent_ids)
         greedy = taken.distribution.choose(taken.parameters(), taken.mask, None)
@@ -92,6 +103,11 @@ class SequentialValue(ValueFunction):
     def select(self, prepared: Tensor, indices: Tensor) -> Tensor:
         """See `ValueFunction.select`: the joint actions of these agents."""
         return prepared.index_select(1, indices)
+
+    def join(self, prepared: Sequence[Tensor]) -> Tensor:
+        """See `ValueFunction.join`; where attention is to neighbours, lengths may differ."""
+        longest = max(part.shape[1] for part in prepared)
+        return torch.cat([pad_entries(part, longest) for part in prepared])
 
     def forward(
         self,
@@ -107,6 +123,8 @@ class SequentialValue(ValueFunction):
         """
         if prepared is None:
             raise ValueError("SequentialValue needs the joint actions from `prepare`.")
+        if trace.neighbours is not None:
+            return neighbour_values(self.position_value, trace, decoder, prepared, agent_ids)
         assert trace.output is not None
         encoded, f = trace.encoded, self.position_value
         batch, agents, _ = encoded.shape

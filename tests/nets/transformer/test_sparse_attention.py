@@ -123,7 +123,6 @@ def test_all_others_as_neighbours_is_attention_over_all(
                 decision.actions,
                 decision.log_prob,
                 decision.order,
-                None if prepared is None else prepared,
                 evaluation.log_prob,
                 evaluation.values,
                 evaluation.entropy,
