@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.losses import clipped_surrogate, clipped_value_loss, probability_ratio
+from rllib_seqmarl.matmul import multiply_with
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer.model import ActionSpec
 from rllib_seqmarl.returns import ValueNorm, generalized_advantages
@@ -174,6 +175,7 @@ class BareLoop:
     def iterate(self) -> float:
         """One iteration; its seconds."""
         begin = time.perf_counter()
-        self.update(self.rollout())
+        with multiply_with("auto"):  # as learners and runners do
+            self.update(self.rollout())
         wait(self.device)
         return time.perf_counter() - begin
