@@ -16,11 +16,11 @@ BENCHMARKS = ROOT / "benchmarks"
 ARGUMENTS = {
     "decoders.py": "--agents 3 --batches 1 --budget 0.01",
     "dubins_car_throughput.py": "--seconds 0.01",
+    "gpu.py": "--device cpu --short --no-install",
     "learning_curve.py": (
         "tuned_examples/srsv_distinct_actions.yaml --env-steps 20 --out /dev/null "
         '--settings {"num_envs_per_env_runner":2,"num_epochs":1,"evaluation_interval":1}'
     ),
-    "gpu.py": "--device cpu --short --no-install",
     "mamujoco_throughput.py": "--seconds 0.01 --tasks HalfCheetah:2x3 --envs 2",
     "many_agents.py": "--agents 8 --cases MAT",
     "mappo_against_ppo.py": "--steps 2000 --seeds 1",
@@ -36,6 +36,7 @@ ARGUMENTS = {
     "smax_throughput.py": "--seconds 0.01 --maps 3m --envs 2",
     "srsv_cost.py": "--agents 3 --rows 8 --rounds 1",
     "structure.py": "--algorithms",
+    "update_time.py": "--env distinct_actions --env-config {} --envs 2 --steps 4 --rounds 1",
 }
 #: Imported by these, and no scripts themselves.
 IMPORTED = {
