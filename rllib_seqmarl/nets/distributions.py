@@ -47,8 +47,8 @@ class ActionDistribution(Protocol):
     def decide(self, parameters: Tensor, offset: Tensor | None) -> Tensor:
         """`choose` with mask and noise already made into their ``offset``."""
 
-    def differs(self, actions: Tensor, others: Tensor) -> Tensor:
-        """bool [...]: which agents' actions are not the same, beyond rounding."""
+    def distance(self, actions: Tensor, others: Tensor) -> Tensor:
+        """float [...]: how far agents' actions are apart; up to 1 they count as the same."""
 
     def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
         """[..., K]."""
@@ -100,9 +100,9 @@ class Categorical(nn.Module):
         """argmax(logits + offset): [..., A] -> int [...]."""
         return (parameters if offset is None else parameters + offset).argmax(-1)
 
-    def differs(self, actions: Tensor, others: Tensor) -> Tensor:
-        """Two of int [...] -> bool [...]."""
-        return actions != others
+    def distance(self, actions: Tensor, others: Tensor) -> Tensor:
+        """Two of int [...] -> float [...]: 0, or 2 where they are not the same."""
+        return 2.0 * (actions != others)
 
     def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
         """[..., A], int [...] -> [..., 1]."""
@@ -158,10 +158,10 @@ class Gaussian(ABC):
         scaled, dim_mask = offset.chunk(2, dim=-1)
         return parameters * dim_mask + scaled
 
-    def differs(self, actions: Tensor, others: Tensor) -> Tensor:
-        """Two of [..., A] -> bool [...]: further apart than `TOLERANCE`, in any dimension."""
-        distance = (actions - others).abs()
-        return (distance > TOLERANCE * self.std + ROUNDING * others.abs()).any(-1)
+    def distance(self, actions: Tensor, others: Tensor) -> Tensor:
+        """Two of [..., A] -> [...]: the largest over dimensions, in units of `TOLERANCE`."""
+        unit = TOLERANCE * self.std + ROUNDING * others.abs()
+        return ((actions - others).abs() / unit).amax(-1)
 
     def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
         """[..., A], [..., A] -> [..., A], per dimension."""

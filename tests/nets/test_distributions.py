@@ -116,9 +116,9 @@ def test_gaussian_samples_have_the_mean_and_the_standard_deviation():
 def test_actions_differ_beyond_the_tolerance():
     gaussian = DiagonalGaussian(2)
     zeros, step = torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]) * gaussian.std
-    assert not gaussian.differs(zeros, zeros + 0.5 * TOLERANCE * step).any()
-    assert gaussian.differs(zeros, zeros + 2.0 * TOLERANCE * step).all()
-    differs = Categorical(3).differs(torch.tensor([[0, 1]]), torch.tensor([[0, 2]]))
+    assert (gaussian.distance(zeros, zeros + 0.5 * TOLERANCE * step) < 1.0).all()
+    assert (gaussian.distance(zeros, zeros + 2.0 * TOLERANCE * step) > 1.0).all()
+    differs = Categorical(3).distance(torch.tensor([[0, 1]]), torch.tensor([[0, 2]])) > 1.0
     assert differs.tolist() == [[False, True]]
 
 

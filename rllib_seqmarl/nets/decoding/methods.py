@@ -12,14 +12,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.nets.distributions import ActionDistribution
+from rllib_seqmarl.nets.distributions import TOLERANCE, ActionDistribution
 from rllib_seqmarl.nets.transformer.kv_cache import ActionCache, action_cache
 from rllib_seqmarl.nets.transformer.model import ActionDecoder
 from rllib_seqmarl.nets.transformer.sparse_attention import OrderedNeighbours
 
 #: What a pass costs before its first position, in positions. A GPU computes many positions
 #: in the time that it takes to launch a pass.
-PASS_OVERHEAD = {"cpu": 64, "cuda": 16384}
+PASS_OVERHEAD = {"cpu": 40, "cuda": 16384}
+
+#: The same of a step over one position, whose action need not be compared: its share of that.
+STEP_OVERHEAD = 0.6
+
+#: Passes in which a position of a window settles: at the least, and what windows are made for.
+DISCRETE, CONTINUOUS = (1.0, 2.0), (2.5, 6.0)
+
+#: A window that is likely to be reached, to judge what windows may cost.
+WIDE = 32
+
+#: Weight of the last pass in the mean of agents that settle per cost.
+MEMORY = 0.15
 
 #: Batch rows that have settled are dropped once the others are no more than this share: dropping
 #: copies what is kept.
@@ -105,7 +117,7 @@ def parallel(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
     tokens = torch.cat((start_tokens, decoder.as_tokens(actions[:, :-1])), 1)
     result = actions, parameters  # of all batch rows; those below are of the rows not yet settled
     rows: Tensor | None = None
-    passes = Passes(batch, agents, PASS_OVERHEAD.get(encoded.device.type, PASS_OVERHEAD["cuda"]))
+    passes = Passes(batch, agents, encoded.device, decoder.action.discrete)
     while True:
         start, stop = passes.start, passes.stop
         if passes.single:
@@ -115,7 +127,8 @@ def parallel(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
         window = slice(start, stop)
         new = cache.head(cache.extend(tokens[:, window], start))
         chosen = distribution.decide(new, None if offset is None else offset[:, window])
-        changed = distribution.differs(chosen, actions[:, window])  # [B', L]
+        distance = distribution.distance(chosen, actions[:, window])  # [B', L]
+        changed = distance > 1.0
         parameters[:, window] = new
         if decoder.action.discrete:
             actions[:, window] = chosen
@@ -139,7 +152,7 @@ def parallel(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
             offset = None if offset is None else offset[unsettled]
             cache.keep(unsettled)
             passes.batch = len(rows)
-        passes.after(settled, int(changed.sum()))
+        passes.after(settled, distance, changed)
         window = slice(start, min(stop, agents - 1))
         tokens[:, window.start + 1 : window.stop + 1] = decoder.as_tokens(actions[:, window])
     if rows is None:
@@ -151,60 +164,67 @@ def parallel(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
 class Passes:
     """Which positions the next pass is over: as many as pay, by the agents that settle.
 
-    The unit of cost is one position of one batch row; a pass costs ``overhead`` more.
+    The unit of cost is one position of one batch row. Passes begin with all positions that have not
+    settled. Where that would take too many, they go on over a window, as wide as settles in a few
+    passes and moved on after each, and where even a window does not pay, position by position.
 
     Args:
         batch: batch rows.
         agents: positions.
-        overhead: cost of a pass over nothing.
+        device: where passes are computed.
+        discrete: whether actions are discrete.
     """
 
-    def __init__(self, batch: int, agents: int, overhead: int) -> None:
-        self.batch, self.agents, self.overhead = batch, agents, overhead
+    def __init__(self, batch: int, agents: int, device: torch.device, discrete: bool) -> None:
+        self.batch, self.agents, self.discrete = batch, agents, discrete
+        self.overhead = PASS_OVERHEAD.get(device.type, PASS_OVERHEAD["cuda"])
+        self.patience = DISCRETE if discrete else CONTINUOUS
         self.start = 0
         self.width = agents
         #: Whether to go on one position at a time.
         self.single = False
         self._full = True
-        self._changed = batch * agents  # the first guess may be all wrong
-        self._progress: float | None = None
+        # The first guess may be all wrong, by a standard deviation.
+        self._error = float(batch * agents) if discrete else 1.0 / TOLERANCE
+        self._progress = 0.0
+        self._efficiency = 0.0
 
     @property
     def stop(self) -> int:
         """The position behind the last of the next pass."""
         return min(self.start + self.width, self.agents)
 
-    def after(self, settled: int, changed: int) -> None:
+    def after(self, settled: int, distance: Tensor, changed: Tensor) -> None:
         """Plans the next pass.
 
         Args:
             settled: agents that the last pass settled in all batch rows; not yet all of them.
-            changed: actions that it changed, over all batch rows.
+            distance: of actions from those before the pass, [B, L], see `ActionDistribution`.
+            changed: bool [B, L], whose decisions it changed.
         """
         width = self.stop - self.start
+        cost = self.overhead + self.batch * width
+        step = STEP_OVERHEAD * self.overhead + self.batch  # of one position alone
         self.start += settled
         remaining = self.agents - self.start
-        progress = settled if self._progress is None else 0.5 * (self._progress + settled)
-        self._progress = progress
+        least, most = self.patience
         if self._full:
-            shrink = changed / self._changed
-            self._changed = changed
-            passes = remaining / progress
-            if shrink < 1.0 and changed:
-                # As many passes as it takes until less than one action changes.
-                passes = min(passes, 1.0 + math.log(changed) / -math.log(shrink))
-            full = passes * self._cost(remaining)
-            narrow = math.ceil(min(progress, remaining))
-            if full > remaining / narrow * self._cost(narrow):
-                self._full = False
-                self.width = narrow
-            return
-        if settled == width:
-            self.width = 2 * width
+            error = float(changed.sum() if self.discrete else distance.max())
+            shrink, self._error = error / self._error, error
+            passes = float(remaining)
+            if shrink < 1.0:
+                # As many as it takes until less than one action changes, or none by much.
+                passes = min(passes, max(1.0, math.log(error) / -math.log(shrink)))
+            others = remaining * min(step, least * (self.batch + self.overhead / WIDE))
+            if passes * (self.overhead + self.batch * remaining) <= others:
+                return
+            self._full = False
+            # As good as it may become: fewer agents settle in a pass at the start, where each
+            # depends on few others, and on each of them more.
+            self._efficiency = 1.0 / (least * self.batch)
+            self._progress = settled
         else:
-            self.width = 2 * math.ceil(progress)
-        # A pass over two positions or more must settle more agents than it costs steps.
-        self.single = progress * self._cost(1) < self._cost(self.width)
-
-    def _cost(self, positions: float) -> float:
-        return self.overhead + self.batch * positions
+            self._efficiency += MEMORY * (settled / cost - self._efficiency)
+            self._progress += 0.5 * (settled - self._progress)
+        self.width = math.ceil(most * self._progress) if settled < width else 2 * width
+        self.single = self._efficiency * step < 1.0

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.nets.decoding.methods import PASS_OVERHEAD, DecodeInputs, Passes
+from rllib_seqmarl.nets.decoding.methods import DecodeInputs, Passes
 from rllib_seqmarl.nets.distributions import UNAVAILABLE
 from rllib_seqmarl.nets.orders.base import ranks, to_order
 from rllib_seqmarl.nets.orders.next_agent import NextAgent
@@ -133,7 +133,7 @@ def parallel(inputs: NextAgentInputs) -> Decisions:
     search = _OrderSearch(inputs, next_agent.logits(decoded, encoded))
     logits = encoded.new_empty(batch, agents - 1, agents)
     moved: Tensor | None = search.order  # where the agents that are now at each position were
-    passes = Passes(batch, agents, PASS_OVERHEAD.get(encoded.device.type, PASS_OVERHEAD["cuda"]))
+    passes = Passes(batch, agents, encoded.device, decoder.action.discrete)
     while True:
         if moved is not None:
             actions, parameters = to_order(actions, moved), to_order(parameters, moved)
@@ -147,7 +147,8 @@ def parallel(inputs: NextAgentInputs) -> Decisions:
         decoded = cache.extend(tokens[:, window], start)
         new = cache.head(decoded)
         chosen = distribution.decide(new, None if offset is None else offset[:, window])
-        changed = distribution.differs(chosen, actions[:, window])  # [B, L]
+        distance = distribution.distance(chosen, actions[:, window])  # [B, L]
+        changed = distance > 1.0
         parameters[:, window] = new
         if decoder.action.discrete:
             actions[:, window] = chosen
@@ -162,7 +163,7 @@ def parallel(inputs: NextAgentInputs) -> Decisions:
         settled = int(positions[0]) + 1 if len(positions) else stop - start
         if start + settled == agents:
             return Decisions(actions, parameters, search.order, logits)
-        passes.after(settled, int(changed.sum()))
+        passes.after(settled, distance, changed)
     start = passes.start
     rest = _one_by_one(inputs, cache, search.order, tokens[:, start : start + 1], start)
     actions[:, start:], parameters[:, start:] = rest.actions, rest.parameters

@@ -32,7 +32,7 @@ from rllib_seqmarl.nets.transformer.sparse_attention import (
 
 #: Scores of attention that are held at once, B x L x S; what has more goes through a fused kernel,
 #: which costs more per call.
-SCORES_AT_ONCE = 2**20
+SCORES_AT_ONCE = 2**17
 
 
 class ActionCache(ABC):
