@@ -43,7 +43,6 @@ from rllib_seqmarl.learning.sequential.module import SequentialBatch
 from rllib_seqmarl.nets.networks import value_class
 from rllib_seqmarl.nets.orders.base import to_slots
 from rllib_seqmarl.nets.values.sequential import SequentialValue
-from rllib_seqmarl.nets.values.suffixes import sample_agents
 from rllib_seqmarl.settings import Choice, Doc, Gt, settings, training_method
 
 
@@ -76,7 +75,7 @@ class SrSvSettings(MATSettings):
     value_agents: Annotated[
         int | None,
         Gt(0),
-        Doc("""about how many agents have a value in an update, drawn for each: only they are
+        Doc("""how many agents have a value in an update, drawn for each: only they are
         trained on. It needs the index order. null, or more than there are: all."""),
     ] = None
     micro_batch_size = 200
@@ -132,7 +131,8 @@ class SrSvLearner(MATLearner):
         count = self.config.value_agents
         if count is None:
             return None
-        return sample_agents(num_agents, count, self.generator).to(self.device)
+        drawn = torch.randperm(num_agents, generator=self.generator)[:count]
+        return drawn.sort().values.to(self.device)
 
     def micro_batches(self, batch: SequentialBatch) -> Iterator[SequentialBatch]:
         """See `TeamLearner.micro_batches`; each with the value loss of some agents.

@@ -230,9 +230,11 @@ class _Mixed(ABC):
             start: the first of the positions.
             attended: what the N positions attend to; None: all up to their own.
         """
-        stop = start + query.shape[1]
-        self.entries[:, start:stop] = entry
-        return self._mix(query, start, None if attended is None else attended.window(start, stop))
+        batch, stop = len(query), start + query.shape[1]
+        self.entries[:batch, start:stop] = entry
+        if attended is not None:
+            attended = attended.batch_rows(slice(batch)).window(start, stop)
+        return self._mix(query, start, attended)
 
     def keep(self, rows: Tensor) -> None:
         """See `ActionCache.keep`."""
@@ -261,9 +263,9 @@ class _Projected(_Mixed):
 
     def _mix(self, query: Tensor, start: int, attended: AttendedPositions | None) -> Tensor:
         if attended is None:
-            mixed = self.mixer.mix(query, self.entries[:, : start + query.shape[1]])
+            mixed = self.mixer.mix(query, self.entries[: len(query), : start + query.shape[1]])
         else:
-            mixed = self.mixer.mix_sparsely(query, self.entries, attended)
+            mixed = self.mixer.mix_sparsely(query, self.entries[: len(query)], attended)
         return F.linear(mixed, *self.out)
 
 
@@ -296,7 +298,7 @@ class _Absorbed(_Mixed):
         batch, count, _ = query.shape
         if attended is None:
             stop = start + count
-            entries = self.entries[:, :stop]
+            entries = self.entries[:batch, :stop]
             if count > 1 and batch * count * stop > SCORES_AT_ONCE:
                 mixed = _flash_attention(query, entries)
             else:
@@ -305,7 +307,7 @@ class _Absorbed(_Mixed):
                     scores[:, :, start:] += _later(count, query)
                 mixed = torch.bmm(scores.softmax(-1), entries)
         else:
-            rows = attended.gather(self.entries).flatten(0, 1)  # [B L, K, D]
+            rows = attended.gather(self.entries[:batch]).flatten(0, 1)  # [B L, K, D]
             scores = torch.bmm(rows, query.reshape(batch * count, -1, 1)).squeeze(2)  # [B L, K]
             scores.masked_fill_(~attended.valid.flatten(0, 1), float("-inf"))
             mixed = torch.bmm(scores.softmax(-1).unsqueeze(1), rows).view(batch, count, -1)
@@ -390,9 +392,9 @@ class DecoderCache(ActionCache):
     # -- passes ------------------------------------------------------------------------------
 
     def extend(self, tokens: Tensor, start: int) -> Tensor:
-        """See `ActionCache.extend`; the output of the last block."""
+        """See `ActionCache.extend`; tokens may be those of the first rows of the batch alone."""
         window = slice(start, start + tokens.shape[1])
-        encoded = self.encoded[:, window]
+        encoded = self.encoded[: len(tokens), window]
         x, query, entry = self._embed(tokens)
         for index, block in enumerate(self.blocks):
             to_self, to_cross = (None, None) if self.attended is None else self.attended[index]
@@ -400,7 +402,7 @@ class DecoderCache(ActionCache):
                 query, entry = block.attention.query(x), block.attention.entry(x)
             taken_in = block.attention.extend(query, entry, start, to_self)
             y = torch.layer_norm(x + taken_in, *block.norm_self)
-            query, entry = block.queries[:, window], block.cross.entry(y)
+            query, entry = block.queries[: len(tokens), window], block.cross.entry(y)
             x = block.finish(encoded, block.cross.extend(query, entry, start, to_cross))
         return x
 

@@ -37,8 +37,8 @@ class AttendedPositions(NamedTuple):
         """Positions that may be anything where they are not valid."""
         return cls(positions.masked_fill(~valid, 0), valid)
 
-    def batch_rows(self, rows: Tensor) -> AttendedPositions:
-        """Those of some rows of the batch, int [B']."""
+    def batch_rows(self, rows: Tensor | slice) -> AttendedPositions:
+        """Those of some rows of the batch, int [B'] or a slice."""
         return AttendedPositions(self.positions[rows], self.valid[rows])
 
     def window(self, start: int, stop: int) -> AttendedPositions:
@@ -114,6 +114,10 @@ class OrderedNeighbours:
 
     def __init__(self, neighbours: Tensor) -> None:
         self.neighbours = neighbours
+
+    def batch_rows(self, rows: slice) -> OrderedNeighbours:
+        """Those of some rows of the batch."""
+        return OrderedNeighbours(self.neighbours[rows])
 
     def of_block(self, index: int) -> BlockNeighbours:
         """What positions attend to in a block of the decoder, counted from 0."""

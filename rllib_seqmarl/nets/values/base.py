@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -47,6 +47,16 @@ class JointActions:
     actions: Tensor
     autoregressive: bool = True
     neighbours: OrderedNeighbours | None = None
+
+    def batch_rows(self, rows: slice) -> JointActions:
+        """Those of some rows of the batch."""
+        return replace(
+            self,
+            encoded=self.encoded[rows],
+            mask=None if self.mask is None else self.mask[rows],
+            actions=self.actions[rows],
+            neighbours=None if self.neighbours is None else self.neighbours.batch_rows(rows),
+        )
 
     def parameters(self) -> Tensor:
         """Of each agent's action given what its predecessors did, [B, N, A]."""

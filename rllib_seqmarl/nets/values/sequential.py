@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -12,14 +12,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rllib_seqmarl.nets.transformer.kv_cache import action_cache
-from rllib_seqmarl.nets.transformer.model import GAIN_BEFORE_GELU, Decoder, DecoderTrace, linear
+from rllib_seqmarl.nets.transformer.model import (
+    GAIN_BEFORE_GELU,
+    BlockTrace,
+    Decoder,
+    DecoderTrace,
+    linear,
+)
 from rllib_seqmarl.nets.values.base import JointActions, NetworkSizes, ValueFunction
 from rllib_seqmarl.nets.values.neighbour_pass import (
     neighbour_values,
     pad_entries,
     prepare_neighbours,
 )
-from rllib_seqmarl.nets.values.suffix_pass import SuffixPass
+from rllib_seqmarl.nets.values.suffix_pass import suffix_pass
 from rllib_seqmarl.nets.values.suffixes import Suffixes
 
 #: How the joint action of agent i's baseline goes on after its predecessors' actions.
@@ -36,18 +42,9 @@ class PositionValue(nn.Module):
         self.out = linear(width, 1)
 
     def forward(self, o_hat: Tensor, e: Tensor) -> Tensor:
-        """o_hat and e of each position, [B, M, D] each -> [B, M]."""
-        return self.from_parts(self.from_encoded(o_hat), e)
-
-    def from_encoded(self, o_hat: Tensor) -> Tensor:
-        """What o_hat gives to the hidden layer, which is a sum of two: [B, N, D] likewise."""
-        return F.linear(o_hat, self.hidden.weight.chunk(2, dim=1)[0], self.hidden.bias)
-
-    def from_parts(self, from_encoded: Tensor, e: Tensor) -> Tensor:
-        """`forward`, where `from_encoded` of each position is known."""
-        weight = self.hidden.weight.chunk(2, dim=1)[1]
-        hidden = torch.addmm(from_encoded.flatten(0, 1), e.flatten(0, 1), weight.T)  # [B M, D]
-        return self.out(self.norm(F.gelu(hidden))).view(e.shape[:2])
+        """o_hat and e of each position, [..., D] each -> [...]."""
+        hidden = F.gelu(self.hidden(torch.cat((o_hat, e), dim=-1)))
+        return self.out(self.norm(hidden)).squeeze(-1)
 
 
 class SequentialValue(ValueFunction):
@@ -87,18 +84,19 @@ class SequentialValue(ValueFunction):
         """For each agent i the joint action (a^1 .. a^{i-1}, greedy from i on).
 
         Returns:
-            int [B, I, N] or float [B, I, N, A]; where attention is to neighbours, what
+            int16 [B, I, N] or float [B, I, N, A]; where attention is to neighbours, what
             `prepare_neighbours` returns. See `ValueFunction.prepare`.
         """
-        if taken.neighbours is not None:
-            continuations = None
-            if taken.autoregressive and self.successors != "teacher_forced":
-                continuations = greedy_continuations(taken, self.chunk_size, agent_ids)
-            return prepare_neighbours(taken, continuations, agent_ids)
+        continuations = None
         if taken.autoregressive and self.successors != "teacher_forced":
-            return greedy_continuations(taken, self.chunk_size, agent_ids)
-        greedy = taken.distribution.choose(taken.parameters(), taken.mask, None)
-        return mix_prefix(taken.actions, greedy, agent_ids)
+            continuations = greedy_continuations(taken, self.chunk_size, agent_ids)
+        if taken.neighbours is not None:
+            return prepare_neighbours(taken, continuations, agent_ids)
+        if continuations is None:
+            greedy = taken.distribution.choose(taken.parameters(), taken.mask, None)
+            continuations = mix_prefix(taken.actions, greedy, agent_ids)
+        # Kept for an iteration, N times as many as were taken: in few bytes.
+        return continuations.to(torch.int16) if taken.decoder.action.discrete else continuations
 
     def select(self, prepared: Tensor, indices: Tensor) -> Tensor:
         """See `ValueFunction.select`: the joint actions of these agents."""
@@ -123,39 +121,49 @@ class SequentialValue(ValueFunction):
         """
         if prepared is None:
             raise ValueError("SequentialValue needs the joint actions from `prepare`.")
+        assert trace.tokens is not None
         if trace.neighbours is not None:
             return neighbour_values(self.position_value, trace, decoder, prepared, agent_ids)
+        batch, agents, _ = trace.encoded.shape
+        ids = torch.arange(agents, device=prepared.device) if agent_ids is None else agent_ids
+        chunks = list(_chunks(batch, len(ids), agents, self.chunk_size))
+        values, places = [], []
+        for rows, some in chunks:
+            part = trace if len(chunks) == 1 else _batch_rows(trace, rows)
+            assert part.tokens is not None
+            continuations = decoder.as_tokens(prepared[rows, some])
+            suffixes = Suffixes.of(continuations, part.tokens, ids[some])
+            compute: Callable[..., Tensor] = self._of
+            if len(chunks) > 1 and torch.is_grad_enabled():
+                compute = partial(
+                    checkpoint, self._of, use_reentrant=False, preserve_rng_state=False
+                )
+            values.append(compute(part, decoder, suffixes))
+            places.append(suffixes.places + rows.start * agents)
+        flat = trace.encoded.new_zeros(batch * agents)
+        return flat.index_copy(0, torch.cat(places), torch.cat(values)).view(batch, agents)
+
+    def _of(self, trace: DecoderTrace, decoder: Decoder, suffixes: Suffixes) -> Tensor:
+        """V of the pairs of some suffixes, [P]."""
         assert trace.output is not None
-        encoded, f = trace.encoded, self.position_value
-        batch, agents, _ = encoded.shape
-        suffix_pass = SuffixPass(decoder, trace)
-        from_encoded = f.from_encoded(encoded)
-        of_prefix = f.from_parts(from_encoded, trace.output)  # [B, N]
-        tokens = decoder.as_tokens(prepared).flatten(1, 2)  # [B, I N(, A)]
-
-        def of(suffixes: Suffixes) -> Tensor:
-            """V of the agents of some suffixes, [B, I]."""
-            e, weights = suffix_pass(tokens.index_select(1, suffixes.token), suffixes)
-            own = f.from_parts(from_encoded.index_select(1, suffixes.agent), e)  # [B, R]
-            return suffixes.read(weights, of_prefix, own)
-
-        chosen = None if agent_ids is None else agent_ids.tolist()
-        chunks = list(Suffixes.chunks(agents, batch, self.chunk_size, encoded.device, chosen))
-        compute: Callable[[Suffixes], Tensor] = of
-        positions = batch * sum(len(suffixes.suffix) for suffixes in chunks)
-        bounded = self.chunk_size is not None and positions > self.chunk_size
-        if bounded and len(chunks) > 1 and torch.is_grad_enabled():
-            compute = partial(checkpoint, of, use_reentrant=False, preserve_rng_state=False)
-        values = torch.cat([compute(suffixes) for suffixes in chunks], dim=1)
-        ids = torch.cat([suffixes.agents for suffixes in chunks])
-        return encoded.new_zeros(batch, agents).index_copy(1, ids, values)
+        e, weights = suffix_pass(decoder, trace, suffixes)  # [R, D], [P, N + 1]
+        encoded = trace.encoded.flatten(0, 1)  # [B N, D]
+        o_hat = torch.cat((encoded, encoded.index_select(0, suffixes.encoded)))
+        scalars = self.position_value(o_hat, torch.cat((trace.output.flatten(0, 1), e)))
+        read = scalars.index_select(0, suffixes.keys.flatten()).view_as(weights)
+        return (weights * read).sum(1)
 
 
 @torch.no_grad()
 def greedy_continuations(
     taken: JointActions, chunk_size: int | None = None, agent_ids: Tensor | None = None
 ) -> Tensor:
-    """For each agent i (a^1 .. a^{i-1}, greedy from i on): a cached pass over each sequence.
+    """For each agent i (a^1 .. a^{i-1}, greedy from i on).
+
+    A continuation that begins with the actions that were taken is one of a later agent: the first
+    whose greedy action is another. So there is one sequence for every such agent, and from it on
+    they are decoded side by side, position by position, behind the keys and values of the pass
+    over the actions taken.
 
     Args:
         taken: the joint actions, and the policy.
@@ -165,29 +173,47 @@ def greedy_continuations(
     Returns:
         int [B, I, N] or float [B, I, N, A].
     """
-    decoder, encoded, actions = taken.decoder, taken.encoded, taken.actions
-    batch, agents, _ = encoded.shape
-    ids = torch.arange(agents, device=encoded.device) if agent_ids is None else agent_ids
-    sequences = torch.arange(batch * len(ids), device=encoded.device)
-    step = len(sequences) if chunk_size is None else max(1, chunk_size // agents)
-    continued = []
-    for chunk in sequences.split(step):
-        row, agent = chunk // len(ids), ids[chunk % len(ids)]
-        mask = None if taken.mask is None else taken.mask[row]
-        joint = actions[row]  # [S, N(, A)]
-        cache = action_cache(decoder, encoded, taken.neighbours)
-        cache.keep(row)
-        token = decoder.start_tokens(len(chunk))
-        for k in range(agents):
-            parameters = cache.head(cache.extend(token, k))
-            available = None if mask is None else mask[:, k : k + 1]
-            greedy = taken.distribution.choose(parameters, available, None)  # [S, 1(, A)]
-            before = (k < agent).view(-1, 1, *_ones(actions))
-            chosen = torch.where(before, joint[:, k : k + 1], greedy)
-            joint[:, k : k + 1] = chosen
-            token = decoder.as_tokens(chosen)
-        continued.append(joint)
-    return torch.cat(continued).unflatten(0, (batch, len(ids)))
+    batch, agents, _ = taken.encoded.shape
+    device = taken.encoded.device
+    ids = torch.arange(agents, device=device) if agent_ids is None else agent_ids
+    continued = taken.actions.unsqueeze(1).repeat(1, len(ids), 1, *_ones(taken.actions))
+    for rows, some in _chunks(batch, len(ids), agents, chunk_size):
+        continued[rows, some] = _continue(taken.batch_rows(rows), ids[some])
+    return continued
+
+
+def _continue(taken: JointActions, ids: Tensor) -> Tensor:
+    """`greedy_continuations` of some agents, all at once."""
+    decoder, actions, mask = taken.decoder, taken.actions, taken.mask
+    batch, agents = actions.shape[:2]
+    cache = action_cache(decoder, taken.encoded, taken.neighbours)
+    parameters = cache.head(cache.extend(decoder.shift(actions), 0))
+    greedy = taken.distribution.choose(parameters, mask, None)
+    positions = torch.arange(agents, device=actions.device)
+    same = (greedy == actions).view(batch, agents, -1).all(2)
+    first = positions.expand(batch, agents).masked_fill(same, agents)  # N: none is another
+    first = first.flip(1).cummin(1).values.flip(1)[:, ids]  # [B, I], first from agent i on
+    wanted = actions.new_zeros(agents + 1, batch, dtype=torch.bool)
+    wanted[first.T, torch.arange(batch, device=actions.device)] = True
+    wanted[agents] = True  # for these, the actions taken follow below
+    breaks, rows = wanted[:agents].nonzero(as_tuple=True)  # [S] each, by the agent who breaks
+    joint = actions[rows]  # [S, N(, A)]
+    cache.keep(rows)
+    sequences = torch.arange(len(rows), device=actions.device)
+    joint[sequences, breaks] = greedy[rows, breaks]
+    begun = wanted[:agents].sum(1).cumsum(0).tolist()
+    mask = None if mask is None else mask[rows]
+    for k in range(1, agents):
+        number = begun[k - 1]  # sequences whose own actions begin before position k
+        if not number:
+            continue
+        token = decoder.as_tokens(joint[:number, k - 1 : k])
+        available = None if mask is None else mask[:number, k : k + 1]
+        parameters = cache.head(cache.extend(token, k))
+        joint[:number, k : k + 1] = taken.distribution.choose(parameters, available, None)
+    which = wanted.flatten().cumsum(0).sub_(1).view_as(wanted)
+    which = which[first.T, torch.arange(batch, device=actions.device)].T  # [B, I]
+    return torch.cat((joint, actions))[which]
 
 
 def mix_prefix(actions: Tensor, others: Tensor, agent_ids: Tensor | None = None) -> Tensor:
@@ -211,3 +237,30 @@ def mix_prefix(actions: Tensor, others: Tensor, agent_ids: Tensor | None = None)
 def _ones(actions: Tensor) -> tuple[int, ...]:
     """Trailing axes of size 1 for the action vector, if there is one."""
     return (1,) * (actions.ndim - 2)
+
+
+def _chunks(
+    batch: int, count: int, agents: int, positions: int | None
+) -> Iterator[tuple[slice, slice]]:
+    """Which batch rows and which of I agents are computed at once.
+
+    Args:
+        batch: B.
+        count: I.
+        agents: N.
+        positions: what sequences of all N agents may have together; at least one is taken. None
+            takes all.
+    """
+    sequences = batch * count if positions is None else max(1, positions // (agents + 1))
+    rows, some = max(1, sequences // count), min(count, sequences)
+    for row in range(0, batch, rows):
+        for first in range(0, count, some):
+            yield slice(row, min(batch, row + rows)), slice(first, first + some)
+
+
+def _batch_rows(trace: DecoderTrace, rows: slice) -> DecoderTrace:
+    """The part of a pass over some rows of the batch."""
+    assert trace.tokens is not None
+    assert trace.output is not None
+    blocks = tuple(BlockTrace(*(part[rows] for part in block)) for block in trace.blocks)
+    return DecoderTrace(trace.encoded[rows], trace.tokens[rows], trace.output[rows], blocks)

@@ -65,7 +65,7 @@ def test_sequential_value_is_the_papers_double_loop(
     continuations = policy.prepare_value(obs, mask, decision.actions, decision.order)
     values = policy.values(obs, decision.actions, decision.order, continuations)
     expected = reference_values(policy, obs, mask, decision.actions, decision.order)
-    torch.testing.assert_close(continuations, expected[0], atol=1e-9, rtol=0)
+    torch.testing.assert_close(continuations, expected[0], atol=1e-9, rtol=0, check_dtype=False)
     torch.testing.assert_close(values, expected[1], atol=1e-9, rtol=0)
     # For a loss that weights every value differently.
     weight = torch.randn(values.shape, dtype=values.dtype)
@@ -87,6 +87,7 @@ def test_continuations_keep_predecessors_and_agree_on_the_last_agent() -> None:
     obs, mask = observe(5, True)
     actions = policies["greedy"].act(obs, mask, deterministic=False).actions
     continued = {s: p.prepare_value(obs, mask, actions) for s, p in policies.items()}
+    continued = {name: continuations.long() for name, continuations in continued.items()}
     for continuations in continued.values():
         for i in range(5):
             torch.testing.assert_close(continuations[:, i, :i], actions[:, :i])
@@ -104,7 +105,7 @@ def test_continuations_of_a_simultaneous_policy_are_its_own_actions() -> None:
     obs, mask = observe(5, True)
     greedy = policy.act(obs, mask, deterministic=True).actions
     taken = policy.act(obs, mask, deterministic=False).actions
-    continuations = policy.prepare_value(obs, mask, taken)
+    continuations = policy.prepare_value(obs, mask, taken).long()
     for i in range(5):
         torch.testing.assert_close(continuations[:, i, :i], taken[:, :i])
         torch.testing.assert_close(continuations[:, i, i:], greedy[:, i:])
