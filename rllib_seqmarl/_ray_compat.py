@@ -7,6 +7,7 @@ does not import Ray.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -108,6 +109,22 @@ def when_tune_is_imported(callback: Callable[[], None]) -> None:
         callback()
     elif not any(isinstance(finder, _TuneFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _TuneFinder(callback))
+
+
+def import_rllib() -> None:
+    """Imports RLlib, without JAX where nobody has imported that.
+
+    RLlib looks for JAX and Flax in order to compare their arrays in its tests, which takes a
+    second; Flax, which it imports first, is hidden from it.
+    """
+    hidden = not {"flax", "ray.rllib"} & sys.modules.keys()
+    if hidden:
+        sys.modules["flax"] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("ray.rllib")
+    finally:
+        if hidden:
+            del sys.modules["flax"]
 
 
 _names: dict[tuple[str, str], object] = {}

@@ -137,3 +137,20 @@ MOST_ANY = 34
 def test_any_is_written_no_more_often_than_before() -> None:
     pytest.importorskip("ruff", reason="the lint extra is not installed")
     assert structure.count_any() <= MOST_ANY
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["algorithms.srsv", "learning.base.config", "rollout.runner", "algorithms.coma"],
+)
+def test_rllib_is_imported_without_jax(module: str) -> None:
+    """RLlib imports it where it is installed, which takes a second, and needs it for its tests."""
+    code = f"""
+import sys, {structure.NAME}.{module}
+assert "ray.rllib" in sys.modules
+assert not {{"jax", "flax"}} & sys.modules.keys()
+import flax
+"""
+    pytest.importorskip("flax")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]

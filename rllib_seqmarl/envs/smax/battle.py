@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxmarl.environments.smax import HeuristicEnemySMAX
+
+from rllib_seqmarl.envs.smax.simulator import HeuristicEnemySMAX, jax, jnp
 
 Array = Any  # jax.Array, or the tracer of one
 Key = tuple[Array, Array]  # the two halves of a key of jax.random, uint32 [E] each

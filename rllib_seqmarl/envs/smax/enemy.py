@@ -6,8 +6,6 @@ Source: JaxMARL 0.2, ``environments/smax/heuristic_enemy.py``. Axes: see
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rllib_seqmarl.envs.smax.battle import (
@@ -19,6 +17,7 @@ from rllib_seqmarl.envs.smax.battle import (
     threefry,
     uniform,
 )
+from rllib_seqmarl.envs.smax.simulator import jax, jnp
 
 
 def enemy_actions(

@@ -9,14 +9,9 @@ Axes: E envs, N allies (the team), M enemies, U = N + M units, A = 5 + M actions
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,30 +23,12 @@ from rllib_seqmarl.envs.core.contract import (
     discrete_actions,
     observation_space,
 )
+from rllib_seqmarl.envs.smax.battle import Array, Battle, Rules
 from rllib_seqmarl.envs.smax.config import METRICS, SMAXConfig
+from rllib_seqmarl.envs.smax.observation import observe
 from rllib_seqmarl.envs.smax.scenarios import SCENARIOS
-
-# Read by JAX on its first import. An actor has one core: a second XLA thread on a core that
-# something else uses costs far more than it brings.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-)
-# JaxMARL prints on import, and points sys.stdout and sys.stderr at the original streams.
-with (
-    contextlib.redirect_stderr(sys.stderr),
-    contextlib.redirect_stdout(io.StringIO()) as silence,
-    mock.patch.object(sys, "__stdout__", silence),
-):
-    import jax
-    import jax.numpy as jnp
-    from jaxmarl.environments.smax import HeuristicEnemySMAX
-    from jaxmarl.environments.smax import Scenario as SMAXScenario
-
-    from rllib_seqmarl.envs.smax.battle import Array, Battle, Rules
-    from rllib_seqmarl.envs.smax.observation import observe
-    from rllib_seqmarl.envs.smax.step import start, step
-
+from rllib_seqmarl.envs.smax.simulator import HeuristicEnemySMAX, Scenario, jax, jnp
+from rllib_seqmarl.envs.smax.step import start, step
 
 #: Settings that are passed on to JaxMARL's ``HeuristicEnemySMAX``.
 SMAX_OPTIONS = (
@@ -107,7 +84,7 @@ class SMAXTeamEnv(TeamVectorEnv):
         agent_id, state = config.agent_id, config.state
         num_agents, num_enemies = len(scenario.allies), len(scenario.enemies)
         smax = HeuristicEnemySMAX(
-            scenario=SMAXScenario(
+            scenario=Scenario(
                 jnp.array(scenario.allies + scenario.enemies, jnp.uint8),
                 num_agents,
                 num_enemies,

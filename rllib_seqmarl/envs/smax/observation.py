@@ -8,10 +8,10 @@ Axes: E battles, N allies, M enemies, U = N + M units, D = 13 (U - 1) + 10 (+ N)
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
 from rllib_seqmarl.envs.smax.battle import NUM_MOVES, Array, Battle, Rules, Units
+from rllib_seqmarl.envs.smax.simulator import jnp
 
 UNIT_FEATURES = 13  # health, relative position (2), last move (2), last shot, cooldown, type (6)
 OWN_FEATURES = 10  # health, position (2), cooldown, type (6)

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from rllib_seqmarl.envs.smax.battle import (
     NUM_MOVES,
     Array,
@@ -21,6 +18,7 @@ from rllib_seqmarl.envs.smax.battle import (
     uniform,
 )
 from rllib_seqmarl.envs.smax.enemy import enemy_actions
+from rllib_seqmarl.envs.smax.simulator import jax, jnp
 
 
 class Outcome(NamedTuple):

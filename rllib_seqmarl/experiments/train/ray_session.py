@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rllib_seqmarl import _ray_compat
 from rllib_seqmarl.errors import UserError
 
 
@@ -49,7 +50,7 @@ def named_address(options: RunOptions) -> str | None:
 def prepare(options: RunOptions) -> None:
     """Keeps Ray's messages out of our own output, and a local Ray away from the network.
 
-    To be called before ``import ray``.
+    To be called before ``import ray``; imports RLlib.
     """
     verbose = options.verbose
     # Ray's servers listen on every address of a machine, unless they are told what Ray's
@@ -72,6 +73,7 @@ def prepare(options: RunOptions) -> None:
     if not verbose:
         warnings.filterwarnings("ignore")
         os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
+    _ray_compat.import_rllib()
 
 
 def set_log_levels(verbose: bool) -> None:
