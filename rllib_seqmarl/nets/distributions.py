@@ -19,6 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from rllib_seqmarl.nets.softmax import log_softmax
+
 #: Logit of an action that is not available. Finite: the entropy's 0 * log 0 must stay 0.
 UNAVAILABLE = -1e10
 
@@ -55,6 +57,11 @@ class ActionDistribution(Protocol):
 
     def entropy(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
         """[...], in nats; summed over action dimensions."""
+
+    def log_prob_and_entropy(
+        self, parameters: Tensor, mask: Tensor | None, actions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Both at once, [..., K] and [...]."""
 
 
 def masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
@@ -106,13 +113,24 @@ class Categorical(nn.Module):
 
     def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
         """[..., A], int [...] -> [..., 1]."""
-        log_probs = masked_logits(parameters, mask).log_softmax(-1)
+        log_probs = log_softmax(masked_logits(parameters, mask))
         return log_probs.gather(-1, actions.unsqueeze(-1))
 
     def entropy(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
         """[..., A] -> [...]."""
-        log_probs = masked_logits(parameters, mask).log_softmax(-1)
-        return -(log_probs.exp() * log_probs).sum(-1)
+        return _entropy(log_softmax(masked_logits(parameters, mask)))
+
+    def log_prob_and_entropy(
+        self, parameters: Tensor, mask: Tensor | None, actions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """[..., A], int [...] -> [..., 1] and [...]."""
+        log_probs = log_softmax(masked_logits(parameters, mask))
+        return log_probs.gather(-1, actions.unsqueeze(-1)), _entropy(log_probs)
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    """Of normalised log-probs, [..., A] -> [...]."""
+    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 class Gaussian(ABC):
@@ -176,6 +194,12 @@ class Gaussian(ABC):
         if mask is not None:
             return (per_dimension * mask).sum(-1)
         return per_dimension.sum(-1).expand(parameters.shape[:-1])
+
+    def log_prob_and_entropy(
+        self, parameters: Tensor, mask: Tensor | None, actions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """[..., A], [..., A] -> [..., A] and [...]."""
+        return self.log_prob(parameters, mask, actions), self.entropy(parameters, mask)
 
 
 def bounded_std(log_std: Tensor) -> Tensor:

@@ -189,8 +189,7 @@ class SequentialPolicy(nn.Module):
             trace = self._simultaneous(encoded, attended)
         assert trace.output is not None
         parameters = self.decoder.head(trace.output)
-        log_prob = self.distribution.log_prob(parameters, mask, actions)
-        entropy = self.distribution.entropy(parameters, mask)
+        log_prob, entropy = self.distribution.log_prob_and_entropy(parameters, mask, actions)
         drawn, evaluated = order if drawn_order is None else drawn_order, None
         if drawn is not None:
             evaluated = self.order.evaluate(in_slots, trace.output, drawn)

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rllib_seqmarl.nets.transformer.attention import attention, causal_mask
 from rllib_seqmarl.nets.transformer.sparse_attention import (
     AttendedPositions,
     BlockNeighbours,
@@ -68,12 +69,6 @@ def head(width: int, outputs: int) -> nn.Sequential:
 
 
 # -- attention -------------------------------------------------------------------------------------
-
-
-def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
-    """bool [queries, keys]: which keys the LAST ``queries`` positions of ``keys`` may attend to."""
-    ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
-    return ones.tril(diagonal=keys - queries)
 
 
 class TokenMixer(nn.Module, ABC):
@@ -171,16 +166,8 @@ class Attention(TokenMixer):
 
     def mix(self, query: Tensor, key_value: Tensor, causal: bool = True) -> Tensor:
         """See `TokenMixer.mix`."""
-        queries, keys = query.shape[1], key_value.shape[1]
-        query = self._heads(query)  # [B, L, D] -> [B, H, L, D / H]
         key, value = (self._heads(part) for part in key_value.chunk(2, dim=-1))
-        if not causal or queries == 1:
-            mixed = F.scaled_dot_product_attention(query, key, value)
-        elif queries == keys:
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            mask = causal_mask(queries, keys, query.device)
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        mixed = attention(self._heads(query), key, value, causal)  # [B, H, L, D / H]
         return mixed.transpose(1, 2).flatten(2)  # [B, H, L, D / H] -> [B, L, D]
 
     def weights(self, query: Tensor, key_value: Tensor, causal: bool = True) -> Tensor:
