@@ -3,99 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import pytest
 import torch
+from helpers.masked_attention import (
+    attends,
+    attends_in_order,
+    everyone,
+    masked_decoder,
+    masked_encoder,
+    masked_values,
+    some,
+)
 from helpers.policies import A, B, make_policy, observe
-from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.decoding.decode import FIXED_METHODS, Decoding
 from rllib_seqmarl.nets.networks import check_network
 from rllib_seqmarl.nets.orders.base import ranks, to_order, to_slots
-from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.registry import ORDERS, VALUES
 
 GIVEN_ORDERS = [name for name in ORDERS if name != "next_agent"]
 LOCAL = ["transformer", "gnn", "decoder"]
-
-
-def everyone(agents: int) -> Tensor:
-    """All others, int [B, N, N - 1]."""
-    others = [[j for j in range(agents) if j != i] for i in range(agents)]
-    return torch.tensor(others).expand(B, agents, agents - 1)
-
-
-def some(agents: int, most: int = 2) -> Tensor:
-    """Up to ``most`` others, not mutual, int [B, N, most]; some agents have none."""
-    generator = torch.Generator().manual_seed(2)
-    table = torch.full((B, agents, most), -1)
-    for b, i in itertools.product(range(B), range(agents)):
-        others = [j for j in torch.randperm(agents, generator=generator).tolist() if j != i]
-        count = int(torch.randint(0, most + 1, (), generator=generator))
-        for k, j in enumerate(others[:count]):
-            table[b, i, k] = j
-    return table
-
-
-def attends(neighbours: Tensor) -> Tensor:
-    """bool [B, N, N], itself included."""
-    agents = neighbours.shape[1]
-    same = neighbours.unsqueeze(-1) == torch.arange(agents)
-    return same.any(2) | torch.eye(agents, dtype=torch.bool)
-
-
-def masked_attention(layer, query: Tensor, key_value: Tensor, visible: Tensor):
-    """The attention's output [B, L, D] and its weights [B, L, S], visible bool [B, L, S]."""
-    split = lambda x: x.unflatten(-1, (layer.heads, -1)).transpose(1, 2)  # noqa: E731
-    key, value = key_value.chunk(2, dim=-1)
-    scores = split(query) @ split(key).mT / math.sqrt(key.shape[-1] // layer.heads)
-    weights = scores.masked_fill(~visible.unsqueeze(1), -math.inf).softmax(-1)
-    mixed = (weights @ split(value)).transpose(1, 2).flatten(2)
-    return layer.out_projection(mixed), weights.mean(1)
-
-
-def masked_encoder(policy: SequentialPolicy, obs: Tensor, table: Tensor) -> Tensor:
-    x = policy.encoder.norm(policy.encoder.embed(obs))
-    for block in policy.encoder.blocks:
-        layer = block.attention
-        mixed, _ = masked_attention(layer, *layer.split(layer.project(x)), table)
-        x = block.norm_attention(x + mixed)
-        x = block.norm_feed_forward(x + block.feed_forward(x))
-    return x
-
-
-def masked_decoder(policy, tokens: Tensor, encoded: Tensor, table: Tensor, last: int = 0):
-    """Output and last cross-attention weights; table bool [B, N, N].
-
-    With a position more than there are agents, whose query is that of agent ``last``.
-    """
-    decoder = policy.decoder
-    agents, length = table.shape[1], tokens.shape[1]
-    agent = [*range(agents), last][:length]  # of each position
-    action, query, state = (torch.zeros(B, length, length, dtype=torch.bool) for _ in range(3))
-    for m in range(length):
-        action[:, m, m] = True
-        state[:, m, m] = True
-        action[:, m, 0] = query[:, m, 0] = True
-        for n in range(m):  # the action of agent n, at position n + 1
-            action[:, m, n + 1] |= table[:, m - 1, n]
-            query[:, m, n + 1] |= table[:, agent[m], n]
-            state[:, m, n] |= table[:, agent[m], n]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    x = decoder.embed(tokens, decoder.symbols())
-    for index, block in enumerate(decoder.layers()):
-        own, cross = block.self_attention, block.cross_attention
-        visible = (action if index == 0 else state) & causal
-        mixed, _ = masked_attention(own, *own.split(own.project(x)), visible)
-        x = block.norm_self(x + mixed)
-        query_of, key_value = cross.project_query(encoded), cross.project_key_value(x)
-        visible = (query if index == 0 else state) & causal
-        mixed, weights = masked_attention(cross, query_of, key_value, visible)
-        x = block.norm_cross(encoded + mixed)
-        x = block.norm_feed_forward(x + block.feed_forward(x))
-    return x, weights
 
 
 @pytest.mark.parametrize("discrete", [True, False])
@@ -158,28 +87,13 @@ def test_policy_and_sequential_value_are_a_masked_computation(
     encoded = to_order(masked_encoder(policy, obs, attends(neighbours)), decision.order)
     taken = to_order(decision.actions, decision.order)
     ordered_mask = None if mask is None else to_order(mask, decision.order)
-    table = attends(neighbours)
-    if decision.order is not None:
-        table = to_order(table, decision.order)
-        table = to_order(table.mT, decision.order).mT
-    decoder, f = policy.decoder, policy.value.position_value
+    table = attends_in_order(neighbours, decision.order)
+    decoder = policy.decoder
     decoded, _ = masked_decoder(policy, decoder.shift(taken), encoded, table)
     log_prob = policy.distribution.log_prob(decoder.head(decoded), ordered_mask, taken)
     torch.testing.assert_close(evaluation.log_prob, to_slots(log_prob, decision.order))
-    naive = torch.empty(B, agents, dtype=torch.float64)
-    for i in range(agents):
-        joint = taken.clone()
-        for k in range(i, agents):
-            x, _ = masked_decoder(policy, decoder.shift(joint), encoded, table)
-            chosen = policy.distribution.choose(decoder.head(x), ordered_mask, None)
-            joint[:, k] = chosen[:, k]
-        queries = torch.cat((encoded, encoded[:, i : i + 1]), dim=1)
-        e, w = masked_decoder(policy, decoder.append(joint), queries, table, last=i)
-        scalars = f(queries, e)
-        naive[:, i] = (w[:, -1] * scalars).sum(1)
-    torch.testing.assert_close(
-        evaluation.values, to_slots(naive, decision.order), atol=1e-9, rtol=0
-    )
+    naive = masked_values(policy, obs, mask, decision.actions, decision.order, neighbours)
+    torch.testing.assert_close(evaluation.values, naive, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("discrete", [True, False])
