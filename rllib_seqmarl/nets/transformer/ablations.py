@@ -27,7 +27,7 @@ from rllib_seqmarl.nets.transformer.model import (
     head,
     linear,
 )
-from rllib_seqmarl.nets.transformer.sparse_attention import OrderedNeighbours
+from rllib_seqmarl.nets.transformer.sparse_attention import AttendedPositions, OrderedNeighbours
 
 # -- in place of attention -------------------------------------------------------------------------
 
@@ -119,9 +119,11 @@ class MeanTokenMixer(FixedTokenMixer):
         counted = visible.to(self.out_projection.weight.dtype)
         return (counted / counted.sum(-1, keepdim=True)).unsqueeze(0)
 
-    def sparse_weights(self, query: Tensor, key_values: Tensor, valid: Tensor) -> Tensor:
+    def sparse_weights(
+        self, query: Tensor, key_value: Tensor, attended: AttendedPositions
+    ) -> Tensor:
         """See `TokenMixer.sparse_weights`."""
-        counted = valid.to(key_values.dtype)
+        counted = attended.valid.to(key_value.dtype)
         return (counted / counted.sum(-1, keepdim=True)).unsqueeze(-1)
 
 

@@ -109,8 +109,10 @@ class TokenMixer(nn.Module, ABC):
     def weights(self, query: Tensor, key_value: Tensor, causal: bool = True) -> Tensor:
         """w of the last L of S positions, mean over heads: [B, L, S]; arguments as in `mix`."""
 
-    def sparse_weights(self, query: Tensor, key_values: Tensor, valid: Tensor) -> Tensor:
-        """w [B, L, K, H] of positions that attend to K others each; valid: bool [B, L, K]."""
+    def sparse_weights(
+        self, query: Tensor, key_value: Tensor, attended: AttendedPositions
+    ) -> Tensor:
+        """w [B, L, K, H] of L positions that attend to K of S positions each."""
         raise NotImplementedError(f"{type(self).__name__} mixes all positions.")
 
     def forward(
@@ -127,10 +129,8 @@ class TokenMixer(nn.Module, ABC):
 
     def mix_sparsely(self, query: Tensor, key_value: Tensor, attended: AttendedPositions) -> Tensor:
         """As `mix`, where each position attends to K of S positions."""
-        key_values = attended.gather(key_value)  # [B, L, K, key_value_size]
-        weights = self.sparse_weights(query, key_values, attended.valid)  # [B, L, K, H]
-        value = key_values[..., -self.width :].unflatten(-1, (self.heads, -1))  # [.., K, H, D / H]
-        return (weights.unsqueeze(-1) * value).sum(2).flatten(2)  # [B, L, D]
+        weights = self.sparse_weights(query, key_value, attended)  # [B, L, K, H]
+        return attended.weighted_sum(weights, key_value[..., -self.width :])
 
     # -- the input layer, in parts -----------------------------------------------------------------
 
@@ -179,9 +179,12 @@ class Attention(TokenMixer):
             scores = scores.masked_fill(~mask, float("-inf"))
         return scores.softmax(-1).mean(1)  # [B, H, L, S] -> [B, L, S]
 
-    def sparse_weights(self, query: Tensor, key_values: Tensor, valid: Tensor) -> Tensor:
+    def sparse_weights(
+        self, query: Tensor, key_value: Tensor, attended: AttendedPositions
+    ) -> Tensor:
         """See `TokenMixer.sparse_weights`."""
-        return sparse_attention_weights(query, key_values[..., : self.width], valid, self.heads)
+        keys = attended.gather(key_value[..., : self.width])  # [B, L, K, D]
+        return sparse_attention_weights(query, keys, attended.valid, self.heads)
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, S, D] -> [B, H, S, D / H]."""

@@ -34,7 +34,10 @@ class AttendedPositions(NamedTuple):
 
     @classmethod
     def of(cls, positions: Tensor, valid: Tensor) -> AttendedPositions:
-        """Positions that may be anything where they are not valid."""
+        """Positions that may be anything where they are not valid; unused columns are cut off."""
+        used = valid.flatten(0, 1).any(0).nonzero()
+        longest = int(used[-1]) + 1 if len(used) else 1
+        positions, valid = positions[..., :longest], valid[..., :longest]
         return cls(positions.masked_fill(~valid, 0), valid)
 
     def batch_rows(self, rows: Tensor | slice) -> AttendedPositions:
@@ -47,9 +50,35 @@ class AttendedPositions(NamedTuple):
 
     def gather(self, x: Tensor) -> Tensor:
         """What each position attends to: [B, S, D] -> [B, L, K, D]."""
-        first_row = torch.arange(len(x), device=x.device) * x.shape[1]
-        rows = self.positions + first_row.view(-1, 1, 1)
-        return F.embedding(rows, x.flatten(0, 1))  # its backward pass is faster than a gather's
+        # The backward pass of an embedding is faster than a gather's.
+        return F.embedding(self._rows(x.shape[1]), x.flatten(0, 1))
+
+    def weighted_sum(self, weights: Tensor, x: Tensor) -> Tensor:
+        """What each position takes in.
+
+        Args:
+            weights: [B, L, K, H].
+            x: [B, S, D], of which head h weights the h-th D / H columns.
+
+        Returns:
+            [B, L, D].
+        """
+        batch, length, _, heads = weights.shape
+        rows = self._rows(x.shape[1]).unsqueeze(2) * heads  # [B, L, 1, K]
+        rows = rows + torch.arange(heads, device=x.device).unsqueeze(1)  # [B, L, H, K]
+        of_heads = x.reshape(-1, x.shape[-1] // heads)  # [B S H, D / H]
+        mixed = F.embedding_bag(
+            rows.flatten(0, 2),
+            of_heads,
+            mode="sum",
+            per_sample_weights=weights.transpose(2, 3).flatten(0, 2),
+        )
+        return mixed.view(batch, length, x.shape[-1])
+
+    def _rows(self, size: int) -> Tensor:
+        """Positions in the flattened rows of a batch of ``size`` positions each, [B, L, K]."""
+        first_row = torch.arange(len(self.positions), device=self.positions.device) * size
+        return self.positions + first_row.view(-1, 1, 1)
 
 
 def packed(positions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +111,7 @@ def sparse_attention_weights(query: Tensor, keys: Tensor, valid: Tensor, heads: 
     """
     key = keys.unflatten(-1, (heads, -1))  # [B, L, K, H, D / H]
     query = query.unflatten(-1, (heads, -1)).unsqueeze(2)  # [B, L, 1, H, D / H]
-    scores = (query * key).sum(-1) / math.sqrt(key.shape[-1])
+    scores = torch.linalg.vecdot(query, key) / math.sqrt(key.shape[-1])
     return scores.masked_fill(~valid.unsqueeze(-1), float("-inf")).softmax(2)
 
 

@@ -78,8 +78,8 @@ def neighbour_values(
             x = torch.cat((_flat(trace.blocks[index + 1].self_input), *e), dim=1)
 
     assert last is not None
-    keys = last.rows.gather(key_values[..., : -cross.width])
-    weights = cross.sparse_weights(_rows(queries, last.agent), keys, last.rows.valid).mean(-1)
+    query = _rows(queries, last.agent)
+    weights = cross.sparse_weights(query, key_values, last.rows).mean(-1)  # [1, B I, K]
     agent = torch.cat([read.agent for read in readers])
     o_hat = torch.cat((encoded, _rows(encoded, agent)), dim=1)
     scalars = f(o_hat, torch.cat((_flat(trace.output), *e), dim=1))  # [1, rows]

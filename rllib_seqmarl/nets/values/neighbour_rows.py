@@ -91,7 +91,7 @@ class Attended(NamedTuple):
             rows, valid = torch.cat((before, rows), dim=1), F.pad(valid, (1, 0), value=True)
         if after is not None:
             rows, valid = torch.cat((rows, after), dim=1), F.pad(valid, (0, 1), value=True)
-        return cls(agent, AttendedPositions.of(rows.unsqueeze(0), valid.unsqueeze(0)))
+        return cls(agent, AttendedPositions(rows.unsqueeze(0), valid.unsqueeze(0)))
 
     def some(self, index: Tensor) -> Attended:
         """Some of the rows, int [R']."""

@@ -34,5 +34,5 @@ class SequentialValueWithoutPolicy(ValueFunction):
         if trace.neighbours is None:
             return (attention.weights(query, key_value) @ scalars).squeeze(-1)
         attended = trace.neighbours.of_block(len(trace.blocks) - 1).cross_attention
-        w = attention.sparse_weights(query, attended.gather(key_value), attended.valid)
+        w = attention.sparse_weights(query, key_value, attended)
         return (w.mean(-1) * attended.gather(scalars).squeeze(-1)).sum(-1)  # [B, N, K, H] -> [B, N]
