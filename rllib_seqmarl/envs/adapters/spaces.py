@@ -195,7 +195,9 @@ def _bytes(given: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ravel(given).astype(np.float32) / np.float32(255.0)
 
 
-def _concatenated(readers: Sequence[tuple[Any, Reader]], given: Any) -> NDArray[np.float32]:
+def _concatenated(
+    readers: Sequence[tuple[Any, Reader]], given: Mapping[Any, Any] | Sequence[Any]
+) -> NDArray[np.float32]:
     """The entries of a dict or tuple, side by side."""
     return np.concatenate([np.asarray(read(given[name]), np.float32) for name, read in readers])
 

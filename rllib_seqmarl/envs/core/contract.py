@@ -22,6 +22,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.core.old_names import TEAM_VECTOR_ENV, accept_old_members, old_attributes
+from rllib_seqmarl.envs.core.returned import ReturnForm
 from rllib_seqmarl.errors import UserError, nearest
 
 Observation = dict[str, NDArray[Any]]
@@ -158,6 +159,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         self.action_space = batch_space(single_action_space, num_envs)
         self.num_agents: int = single_action_space.shape[0]
         self._same_step = autoreset == "same_step"
+        self._form: ReturnForm | None = None
         self._action_shape = (num_envs, *single_action_space.shape)
         self._started = False
         self._clear_episodes()
@@ -251,7 +253,9 @@ class TeamVectorEnv(VectorEnv, ABC):
         super().reset(seed=seed)
         self._clear_episodes()
         self._started = True
-        return self._reset_envs(), {}
+        obs = self._reset_envs()
+        self._returned.check_obs(obs, "_reset_envs")
+        return obs, {}
 
     def step(
         self, actions: NDArray[Any]
@@ -273,13 +277,16 @@ class TeamVectorEnv(VectorEnv, ABC):
 
         Raises:
             UserError: no ``reset`` came before, or ``actions`` has another shape, is not of whole
-                numbers in [0, A), or holds a real number that is NaN or infinite.
+                numbers in [0, A), or holds a real number that is NaN or infinite; or the
+                environment returns something of another form than it must.
         """
         if not self._started:
             raise UserError(f"step: the envs ({self.simulator}) have not started: reset first.")
         actions = np.asarray(actions)
         self._check_actions(actions)
-        obs, reward, terminated, truncated = self._step_envs(actions, self._frozen)
+        step = self._step_envs(actions, self._frozen)
+        self._returned.check_step(step)
+        obs, reward, terminated, truncated = step
         self._episode_return += reward
         self._episode_length += 1
         if self._frozen is not None:
@@ -290,6 +297,7 @@ class TeamVectorEnv(VectorEnv, ABC):
             return obs, reward, terminated, truncated, {}
 
         last_obs, metrics = self._final_obs_and_metrics()
+        self._returned.check_obs(last_obs, "_final_obs_and_metrics")
         infos: dict[str, Any] = {
             "final_info": {
                 "episode_return": self._episode_return.astype(np.float32),
@@ -343,6 +351,14 @@ class TeamVectorEnv(VectorEnv, ABC):
         self._frozen = None if state["frozen"] is None else state["frozen"].copy()
         # Checkpoints of version 0.1 call it "worlds".
         self._set_envs_state(state["envs"] if "envs" in state else state["worlds"])
+
+    @property
+    def _returned(self) -> ReturnForm:
+        """The form of what reset and step return; `simulator` may be set after ``__init__``."""
+        if self._form is None:
+            name = getattr(self, "simulator", type(self).__name__)
+            self._form = ReturnForm(name, self.num_envs, self.single_observation_space)
+        return self._form
 
     def _active(self, frozen: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
         """Which envs ``_step_envs`` moves, bool [E]."""

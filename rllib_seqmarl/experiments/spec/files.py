@@ -62,7 +62,7 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
         """A value; what looks like a date or a number and is none gets a line as well."""
         try:
             value = super().construct_object(node, deep)

@@ -326,11 +326,11 @@ def test_validator_looks_at_neighbours(wrong: list[int], message: str) -> None:
         ("nan", "obs holds NaN"),
         ("mask", "agent 2 of env 1 has no legal action"),
         ("dtype", r"reward must be float32 \(5,\), got float64"),
-        ("shape", r"obs must be float32 \(5, 4, 5\), got float32 \(5, 2, 5\)"),
+        ("shape", r"'obs' of _step_envs is of shape \(5, 2, 5\), not \(5, 4, 5\)"),
         ("dead", "observation of a dead agent is not zero"),
         ("read-only", "is read-only"),
-        ("key", "must return a dict with"),
-        ("ends", "terminated and truncated at once"),
+        ("key", "the observation of _step_envs lacks 'alive'"),
+        ("ends", "env 0 as terminated and truncated at once"),
     ],
 )
 def test_validator_names_the_fault(fault: str, message: str) -> None:
@@ -339,6 +339,125 @@ def test_validator_names_the_fault(fault: str, message: str) -> None:
     env.fault = fault
     with pytest.raises(UserError, match=message):
         check_team_env(env)
+
+
+#: What a step gives instead of (obs, reward, terminated, truncated), and what is said of it.
+FORMS: dict[str, tuple[Any, str]] = {
+    "ends are numbers": (
+        lambda s: s._replace(terminated=s.terminated.astype(int)),
+        "'terminated' of _step_envs is of type int64, not bool",
+    ),
+    "a limit as real numbers": (
+        lambda s: s._replace(truncated=s.truncated.astype(float)),
+        "'truncated' of _step_envs is of type float64, not bool",
+    ),
+    "one end for all": (
+        lambda s: s._replace(terminated=np.bool_(False)),
+        r"'terminated' of _step_envs is of shape \(\), not \(5,\)",
+    ),
+    "one bool": (
+        lambda s: s._replace(terminated=False),
+        "'terminated' of _step_envs is bool, not an array",
+    ),
+    "one reward for all": (
+        lambda s: s._replace(reward=np.float32(1)),
+        r"'reward' of _step_envs is of shape \(\), not \(5,\)",
+    ),
+    "a number as reward": (
+        lambda s: s._replace(reward=1.0),
+        "'reward' of _step_envs is float, not an array of NumPy",
+    ),
+    "whole rewards": (
+        lambda s: s._replace(reward=s.reward.astype(int)),
+        "'reward' of _step_envs is of type int64, not real numbers",
+    ),
+    "a reward per agent": (
+        lambda s: s._replace(reward=np.ones((5, 4), np.float32)),
+        r"'reward' of _step_envs is of shape \(5, 4\), not \(5,\)",
+    ),
+    "no reward": (lambda s: s._replace(reward=None), "'reward' of _step_envs is NoneType"),
+    "objects": (
+        lambda s: s._replace(reward=np.array([None] * 5)),
+        "'reward' of _step_envs is of type object, not real numbers",
+    ),
+    "no obs": (lambda s: s._replace(obs=None), "_step_envs gave a NoneType as the observation"),
+    "an array as obs": (
+        lambda s: s._replace(obs=s.obs["obs"]),
+        "_step_envs gave a ndarray as the observation",
+    ),
+    "obs of one agent": (
+        lambda s: s._replace(obs={**s.obs, "obs": s.obs["obs"][:, :1]}),
+        r"'obs' of _step_envs is of shape \(5, 1, 3\), not \(5, 4, 3\)",
+    ),
+    "more envs": (
+        lambda s: s._replace(obs={**s.obs, "obs": np.repeat(s.obs["obs"], 2, 0)}),
+        r"'obs' of _step_envs is of shape \(10, 4, 3\)",
+    ),
+    "wider obs": (
+        lambda s: s._replace(obs={**s.obs, "obs": np.repeat(s.obs["obs"], 2, 2)}),
+        r"'obs' of _step_envs is of shape \(5, 4, 6\)",
+    ),
+    "lists": (
+        lambda s: s._replace(obs={**s.obs, "obs": s.obs["obs"].tolist()}),
+        "'obs' of _step_envs is list, not an array",
+    ),
+    "numbers as mask": (
+        lambda s: s._replace(obs={**s.obs, "action_mask": s.obs["action_mask"].astype(int)}),
+        "'action_mask' of _step_envs is of type int64, not bool",
+    ),
+    "no mask": (
+        lambda s: s._replace(obs={k: v for k, v in s.obs.items() if k != "action_mask"}),
+        "the observation of _step_envs lacks 'action_mask'",
+    ),
+    "a column more": (
+        lambda s: s._replace(obs={**s.obs, "goal": s.obs["obs"]}),
+        "the observation of _step_envs has also 'goal'",
+    ),
+    "gymnasium's five": (lambda s: (*s, {}), "_step_envs gave a tuple of 5; expected VectorStep"),
+    "nothing": (lambda s: None, "_step_envs gave a NoneType; expected VectorStep"),
+}
+
+
+class Formless(DistinctActions):
+    """Returns something else than it must, once ``form`` is set."""
+
+    form = ""
+
+    def _step_envs(self, actions: Any, frozen: Any) -> VectorStep:
+        step = super()._step_envs(actions, frozen)
+        return FORMS[self.form][0](step) if self.form else step
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_step_of_another_form_is_told_at_once(form: str) -> None:
+    env = Formless(5, registry.environment("distinct_actions").read({}))
+    obs, _ = env.reset(seed=0)
+    env.form = form
+    with pytest.raises(UserError, match=FORMS[form][1]) as error:
+        env.step(random_actions(env, obs, np.random.default_rng(0)))
+    assert str(error.value).startswith("the environment (")
+    assert "\n" not in str(error.value)
+
+
+def test_a_first_observation_of_another_form_is_told() -> None:
+    class Late(DistinctActions):
+        def _reset_envs(self) -> Any:
+            return {"obs": super()._reset_envs()["obs"]}
+
+    env = Late(2, registry.environment("distinct_actions").read({}))
+    with pytest.raises(UserError, match="the observation of _reset_envs lacks 'action_mask'"):
+        env.reset(seed=0)
+
+
+def test_real_numbers_of_another_precision_are_taken() -> None:
+    class Precise(DistinctActions):
+        def _step_envs(self, actions: Any, frozen: Any) -> VectorStep:
+            step = super()._step_envs(actions, frozen)
+            return step._replace(reward=step.reward.astype(np.float64))
+
+    env = Precise(2, registry.environment("distinct_actions").read({}))
+    obs, _ = env.reset(seed=0)
+    env.step(random_actions(env, obs, np.random.default_rng(0)))
 
 
 def test_continuous_environment_passes_the_validator() -> None:

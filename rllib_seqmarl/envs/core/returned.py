@@ -1,0 +1,124 @@
+"""Whether what an environment returns has the form that it has promised.
+
+Shapes and types alone are looked at, in every step: a wrong one would be told by NumPy or torch in
+words that name neither environment nor column, or be broadcast without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from rllib_seqmarl.errors import UserError
+
+_KINDS = {"b": "bool", "i": "whole numbers", "u": "whole numbers", "f": "real numbers"}
+
+
+class Column(NamedTuple):
+    """The form of one array.
+
+    Attributes:
+        shape: as it must be, [E, ...].
+        kind: of its type, as `numpy.dtype.kind` has it.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+
+    def fault(self, value: object) -> str | None:
+        """What is wrong with ``value``, as the end of a sentence; None where nothing is."""
+        if not isinstance(value, np.ndarray | np.generic):
+            return f"{type(value).__name__}, not an array of NumPy"
+        kind = "i" if value.dtype.kind == "u" else value.dtype.kind
+        if kind != self.kind:
+            return f"of type {value.dtype}, not {_KINDS[self.kind]}"
+        if value.shape != self.shape:
+            return f"of shape {value.shape}, not {self.shape}"
+        return None
+
+
+class ReturnForm:
+    """What ``reset`` and ``step`` of E envs must return.
+
+    Args:
+        simulator: begins the line of an error.
+        num_envs: E.
+        observation_space: of one env.
+    """
+
+    def __init__(self, simulator: str, num_envs: int, observation_space: spaces.Dict) -> None:
+        self._where = f"the environment ({simulator})"
+        self._obs = {
+            name: Column((num_envs, *(space.shape or ())), _kind(space))
+            for name, space in observation_space.spaces.items()
+        }
+        flag = Column((num_envs,), "b")
+        self._step = {
+            "reward": Column((num_envs,), "f"),
+            "terminated": flag,
+            "truncated": flag,
+        }
+
+    def check_obs(self, obs: object, method: str) -> None:
+        """Raises a `UserError` if an observation has not its form.
+
+        Args:
+            obs: what ``method`` gave.
+            method: its name.
+        """
+        if not isinstance(obs, Mapping):
+            raise UserError(
+                f"{self._where}: {method} gave a {type(obs).__name__} as the observation; expected "
+                f"a dict of arrays: {', '.join(self._obs)}."
+            )
+        if obs.keys() != self._obs.keys():
+            missing, more = self._obs.keys() - obs.keys(), obs.keys() - self._obs.keys()
+            name, said = (min(missing), "lacks") if missing else (min(map(str, more)), "has also")
+            raise UserError(
+                f"{self._where}: the observation of {method} {said} {name!r}; its "
+                f"single_observation_space has {', '.join(self._obs)}."
+            )
+        self._check_columns(obs, self._obs, method)
+
+    def check_step(self, returned: object) -> None:
+        """Raises a `UserError` if what a step gave is no `VectorStep` of the right form."""
+        if not isinstance(returned, tuple) or len(returned) != 4:
+            length = f" of {len(returned)}" if isinstance(returned, tuple) else ""
+            raise UserError(
+                f"{self._where}: _step_envs gave a {type(returned).__name__}{length}; expected "
+                "VectorStep(obs, reward, terminated, truncated)."
+            )
+        obs, reward, terminated, truncated = returned
+        self.check_obs(obs, "_step_envs")
+        given = {"reward": reward, "terminated": terminated, "truncated": truncated}
+        self._check_columns(given, self._step, "_step_envs")
+        if (terminated & truncated).any():
+            e = int(np.flatnonzero(terminated & truncated)[0])
+            raise UserError(
+                f"{self._where}: _step_envs gave env {e} as terminated and truncated at once; "
+                "where the task has ended, truncated is False."
+            )
+
+    def _check_columns(
+        self, given: Mapping[str, Any], expected: Mapping[str, Column], method: str
+    ) -> None:
+        for name, column in expected.items():
+            value = given[name]
+            # The short way first: this is done in every step.
+            if (
+                type(value) is not np.ndarray
+                or value.shape != column.shape
+                or value.dtype.kind != column.kind
+            ):
+                fault = column.fault(value)
+                if fault is not None:
+                    raise UserError(f"{self._where}: {name!r} of {method} is {fault}.")
+
+
+def _kind(space: spaces.Space[Any]) -> str:
+    assert space.dtype is not None
+    kind = np.dtype(space.dtype).kind
+    return "i" if kind == "u" else kind
