@@ -296,6 +296,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         if not done.any():
             return obs, reward, terminated, truncated, {}
 
+        self._returned.check_ends(terminated, truncated)
         last_obs, metrics = self._final_obs_and_metrics()
         self._returned.check_obs(last_obs, "_final_obs_and_metrics")
         infos: dict[str, Any] = {

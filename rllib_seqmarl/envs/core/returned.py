@@ -6,11 +6,12 @@ words that name neither environment nor column, or be broadcast without a word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from rllib_seqmarl.errors import UserError
 
@@ -61,6 +62,8 @@ class ReturnForm:
             "terminated": flag,
             "truncated": flag,
         }
+        self._obs_list = [(name, *column) for name, column in self._obs.items()]
+        self._step_list = [(name, *column) for name, column in self._step.items()]
 
     def check_obs(self, obs: object, method: str) -> None:
         """Raises a `UserError` if an observation has not its form.
@@ -69,6 +72,9 @@ class ReturnForm:
             obs: what ``method`` gave.
             method: its name.
         """
+        # The short way first, here and below: this is done in every step.
+        if type(obs) is dict and len(obs) == len(self._obs) and _right(obs, self._obs_list):
+            return
         if not isinstance(obs, Mapping):
             raise UserError(
                 f"{self._where}: {method} gave a {type(obs).__name__} as the observation; expected "
@@ -94,9 +100,14 @@ class ReturnForm:
         obs, reward, terminated, truncated = returned
         self.check_obs(obs, "_step_envs")
         given = {"reward": reward, "terminated": terminated, "truncated": truncated}
-        self._check_columns(given, self._step, "_step_envs")
-        if (terminated & truncated).any():
-            e = int(np.flatnonzero(terminated & truncated)[0])
+        if not _right(given, self._step_list):
+            self._check_columns(given, self._step, "_step_envs")
+
+    def check_ends(self, terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
+        """Raises a `UserError` if an episode, bool [E] each, ended in both ways."""
+        both = terminated & truncated
+        if both.any():
+            e = int(np.flatnonzero(both)[0])
             raise UserError(
                 f"{self._where}: _step_envs gave env {e} as terminated and truncated at once; "
                 "where the task has ended, truncated is False."
@@ -106,16 +117,18 @@ class ReturnForm:
         self, given: Mapping[str, Any], expected: Mapping[str, Column], method: str
     ) -> None:
         for name, column in expected.items():
-            value = given[name]
-            # The short way first: this is done in every step.
-            if (
-                type(value) is not np.ndarray
-                or value.shape != column.shape
-                or value.dtype.kind != column.kind
-            ):
-                fault = column.fault(value)
-                if fault is not None:
-                    raise UserError(f"{self._where}: {name!r} of {method} is {fault}.")
+            fault = column.fault(given[name])
+            if fault is not None:
+                raise UserError(f"{self._where}: {name!r} of {method} is {fault}.")
+
+
+def _right(given: Mapping[str, Any], columns: Sequence[tuple[str, tuple[int, ...], str]]) -> bool:
+    """Whether all columns, by name, shape and kind, are there without a doubt."""
+    for name, shape, kind in columns:
+        value = given.get(name)
+        if type(value) is not np.ndarray or value.shape != shape or value.dtype.kind != kind:
+            return False
+    return True
 
 
 def _kind(space: spaces.Space[Any]) -> str:
