@@ -28,8 +28,10 @@ import itertools
 import json
 import os
 import re
+import site
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import venv
@@ -137,8 +139,13 @@ def install(options: argparse.Namespace) -> str:
         print(f"not installed: {', '.join(packages)}; using what is there.", flush=True)
         return sys.executable
     print(f"installing {', '.join(packages)} into {options.environment}", flush=True)
-    venv.create(options.environment, system_site_packages=True, with_pip=True)
-    python = str(options.environment / "bin" / "python")
+    try:
+        python = make_environment(options.environment)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(
+            f"not installed: {', '.join(packages)} (no environment: {error}); using what is there."
+        )
+        return sys.executable
     # The versions that the tests ran with, of what is installed now; the rest stays as it is.
     names = {re.split(r"[\[=<>]", package)[0] for package in packages} - {"torch", "jax"}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
@@ -156,6 +163,18 @@ def install(options: argparse.Namespace) -> str:
         print(f"not installed: {', '.join(packages)} ({reason}); using what is there.", flush=True)
         return sys.executable
     return python
+
+
+def make_environment(folder: Path) -> str:
+    """A virtual environment that sees the packages of this interpreter; its own interpreter.
+
+    This one may be that of a virtual environment itself, whose packages another does not inherit.
+    """
+    venv.create(folder, with_pip=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    seen = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
+    (packages / "inherited.pth").write_text("\n".join(sorted(seen)) + "\n")
+    return str(folder / "bin" / "python")
 
 
 # -- 2. the tests ---------------------------------------------------------------------------------
