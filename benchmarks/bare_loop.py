@@ -140,7 +140,7 @@ class BareLoop:
             values.append(self.policy.values(of[0], of[2], None, inputs))
             if inputs is not None:
                 prepared.append(inputs)
-        return torch.cat(values), torch.cat(prepared) if prepared else None
+        return torch.cat(values), self.policy.value.join(prepared) if prepared else None
 
     def update(self, c: dict[str, Tensor]) -> None:
         """``epochs`` gradient steps on columns."""
