@@ -185,14 +185,3 @@ class OrderedNeighbours:
         before = (self.neighbours >= 0) & (self.neighbours < position)
         always = torch.ones(batch, agents, 1, dtype=torch.bool, device=position.device)
         return position.expand(batch, -1, -1), before, always
-
-    def table(self) -> Tensor:
-        """bool [B, N, N]: whether the m-th agent attends to the n-th, itself included."""
-        batch, agents, _ = self.neighbours.shape
-        valid = self.neighbours >= 0
-        own = torch.eye(agents, dtype=torch.bool, device=self.neighbours.device)
-        attends = own.repeat(batch, 1, 1)
-        # Written to a column of its own where there is no neighbour, which is then cut off.
-        attends = torch.cat((attends, attends.new_zeros(batch, agents, 1)), dim=2)
-        attends.scatter_(2, torch.where(valid, self.neighbours, agents), True)
-        return attends[..., :agents]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rllib_seqmarl.nets.transformer.model import Decoder, DecoderTrace
-from rllib_seqmarl.nets.transformer.sparse_attention import packed
 from rllib_seqmarl.nets.values.base import JointActions
+from rllib_seqmarl.nets.values.neighbour_greedy import greedy_versions
 from rllib_seqmarl.nets.values.neighbour_rows import Versions, sequence_rows
 
 
@@ -101,15 +101,15 @@ def _rows(x: Tensor, rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def prepare_neighbours(
-    taken: JointActions, continuations: Tensor | None = None, agent_ids: Tensor | None = None
+    taken: JointActions, greedy: bool, agent_ids: Tensor | None = None
 ) -> Tensor:
     """How the sequences go on after their agents' predecessors, as versions of tokens.
 
     Args:
         taken: the joint actions, and the policy.
-        continuations: for each agent i (a^1 .. a^{i-1}, greedy from i on), [B, I, N(, A)]; None:
-            each successor's most likely action given the actions that were taken.
-        agent_ids: agents i, int [I], ascending; None: all.
+        greedy: each successor's most likely action given those before it in the same sequence;
+            otherwise given the actions that were taken.
+        agent_ids: whose sequences there are, int [I], ascending; None: all.
 
     Returns:
         [B, W, 2 + A], A = 1 where actions are discrete. An entry is whose action it is, n, its
@@ -117,26 +117,25 @@ def prepare_neighbours(
         of n. In order of n, then c; entries with c = 0 are empty.
     """
     batch, agents = taken.actions.shape[:2]
-    agent = torch.arange(agents, device=taken.actions.device).unsqueeze(1)  # [N, 1]
-    if continuations is None:
-        own = taken.distribution.choose(taken.parameters(), taken.mask, None).unsqueeze(2)
-        breaks = agent + 1
+    if greedy:
+        position, breaks, actions = greedy_versions(taken, agent_ids)
     else:
-        own = continuations.transpose(1, 2)  # [B, N, I(, A)]
-        ids = agent.squeeze(1) if agent_ids is None else agent_ids
-        breaks = (ids + 1).expand(agents, -1)
-    actions = taken.actions.unsqueeze(2)
-    if taken.decoder.action.discrete:
-        own, actions = own.unsqueeze(-1), actions.unsqueeze(-1)
-    differs = (own != torch.cat((own[:, :, 1:], actions), dim=2)).any(-1)  # [B, N, V]
-    differs[:, -1, -1] = True
-    where = torch.stack((agent.expand_as(breaks), breaks), dim=-1)  # [N, V, 2]
-    entries = torch.cat((where.to(own.dtype).expand(batch, -1, -1, -1), own), dim=-1)
-    entries = entries.flatten(1, 2)
-    numbers = torch.arange(entries.shape[1], device=agent.device).expand(batch, -1)
-    order, present = packed(numbers, differs.flatten(1))
-    entries = entries.gather(1, order.unsqueeze(-1).expand(-1, -1, entries.shape[-1]))
-    return entries * present.unsqueeze(-1)
+        actions = taken.distribution.choose(taken.parameters(), taken.mask, None)
+        differs = actions != taken.actions
+        if not taken.decoder.action.discrete:
+            differs = differs.any(-1)
+        differs[:, -1] = True  # the last agent's own action is in no sequence
+        position = differs.flatten().nonzero().squeeze(1)
+        breaks, actions = position % agents + 1, actions.flatten(0, 1)[position]
+        if taken.decoder.action.discrete:
+            actions = actions.unsqueeze(1)
+    row = position // agents
+    count = row.bincount(minlength=batch)
+    slot = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    where = torch.stack((position % agents, breaks), dim=1).to(actions.dtype)
+    entries = actions.new_zeros(batch, int(count.max()), 2 + actions.shape[1])
+    entries[row, slot] = torch.cat((where, actions), dim=1)
+    return entries
 
 
 def pad_entries(entries: Tensor, count: int) -> Tensor:

@@ -60,10 +60,9 @@ class Versions(NamedTuple):
         moved = self.breaks[begin[pair] + within] + (readers - read)[pair] * self.stride
         return Versions(moved.unique(), self.stride)
 
-    def chosen(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Position and a sequence of the versions in a mask, bool [V]: int [R] each."""
-        breaks = self.breaks[mask]
-        return breaks // self.stride, breaks % self.stride - 1
+    def places(self) -> tuple[Tensor, Tensor]:
+        """The position of each version, and a sequence that has it: int [V] each."""
+        return self.breaks // self.stride, self.breaks % self.stride - 1
 
 
 class Attended(NamedTuple):
@@ -224,7 +223,7 @@ def sequence_rows(
     rows = []
     for index in range(2 * blocks, 0, -1):
         layer, below = layers[index], layers[index - 1]
-        reader, in_sequence = layer.versions.chosen(layer.is_read)
+        reader, in_sequence = Versions(layer.versions.breaks[layer.is_read], tokens.stride).places()
         read, valid = earlier if index == 2 else own_and_earlier
         of_versions = below.look_up(read[reader], valid[reader], in_sequence)
         of_last = below.look_up(seen, is_seen, sequence) if index > 1 else None

@@ -87,12 +87,12 @@ class SequentialValue(ValueFunction):
             int16 [B, I, N] or float [B, I, N, A]; where attention is to neighbours, what
             `prepare_neighbours` returns. See `ValueFunction.prepare`.
         """
-        continuations = None
-        if taken.autoregressive and self.successors != "teacher_forced":
-            continuations = greedy_continuations(taken, self.chunk_size, agent_ids)
+        is_greedy = taken.autoregressive and self.successors != "teacher_forced"
         if taken.neighbours is not None:
-            return prepare_neighbours(taken, continuations, agent_ids)
-        if continuations is None:
+            return prepare_neighbours(taken, is_greedy, agent_ids)
+        if is_greedy:
+            continuations = greedy_continuations(taken, self.chunk_size, agent_ids)
+        else:
             greedy = taken.distribution.choose(taken.parameters(), taken.mask, None)
             continuations = mix_prefix(taken.actions, greedy, agent_ids)
         # Kept for an iteration, N times as many as were taken: in few bytes.
