@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rllib_seqmarl.matmul import multiply_with
 from rllib_seqmarl.nets.decoding.decode import CANDIDATES
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer.model import ActionSpec
@@ -98,7 +99,8 @@ def main() -> None:
     for weights in WEIGHTS:
         for agents in arguments.agents:
             for envs in arguments.envs:
-                times = measure(agents, envs, weights, arguments.budget)
+                with multiply_with("auto"):  # as in a training
+                    times = measure(agents, envs, weights, arguments.budget)
                 ratios = " ".join(f"{times[name] / times['MAT']:9.2f}" for name in others)
                 print(
                     f"{weights:9} {agents:4} {envs:4} {1e3 * times['MAT']:9.2f} {ratios}",

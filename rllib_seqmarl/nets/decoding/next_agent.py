@@ -96,41 +96,53 @@ def _one_by_one(
     ``order``, int [B, N], is known up to ``start``.
     """
     batch, agents = order.shape
-    order = order.clone()
+    score = inputs.next_agent.scorer(inputs.encoded)
     actions, parameters, choices = [], [], []
-    taken = inputs.encoded.new_zeros(batch, agents)
-    taken.scatter_(1, order[:, : start + 1], UNAVAILABLE)
+    taken = inputs.encoded.new_zeros(batch, 1, agents)
+    taken.scatter_(2, order[:, : start + 1].unsqueeze(1), UNAVAILABLE)
+    # What an agent's two decisions add to the heads' outputs, side by side: looked up at once.
+    given = [part for part in (inputs.offset, inputs.choice_noise) if part is not None]
+    added = torch.cat(given, 2) if given else None
+    offset: Tensor | None = None
     agent = order[:, start : start + 1]
+    decided = [order[:, : start + 1]]
     for m in range(start, agents):
         cache.place(agent, m)
         decoded = cache.extend(token, m)
         own = cache.head(decoded)
-        chosen = inputs.decide(own, agent)
+        candidates = taken
+        if added is not None:
+            parts = to_order(added, agent).split([part.shape[2] for part in given], dim=2)
+            offset = parts[0] if inputs.offset is not None else None
+            candidates = taken if inputs.choice_noise is None else taken + parts[-1]
+        chosen = inputs.distribution.decide(own, offset)
         token = inputs.decoder.as_tokens(chosen)
         actions.append(chosen)
         parameters.append(own)
         if m + 1 < agents:
-            logits = inputs.next_agent.logits(decoded, inputs.encoded)
-            scores = inputs.choice_scores(logits, agent).squeeze(1)
-            agent = (scores + taken).argmax(1, keepdim=True)
-            taken.scatter_(1, agent, UNAVAILABLE)
-            order[:, m + 1 : m + 2] = agent
+            logits = score(decoded)
+            agent = (logits + candidates).argmax(2)
+            taken.scatter_(2, agent.unsqueeze(1), UNAVAILABLE)
+            decided.append(agent)
             choices.append(logits)
     return Decisions(
-        torch.cat(actions, 1), torch.cat(parameters, 1), order, _stack(choices, inputs.encoded)
+        torch.cat(actions, 1),
+        torch.cat(parameters, 1),
+        torch.cat(decided, 1),
+        _stack(choices, inputs.encoded),
     )
 
 
 def parallel(inputs: NextAgentInputs) -> Decisions:
     """The fixed point, from the guess that every agent decides as if it were the first."""
     decoder, distribution, encoded = inputs.decoder, inputs.distribution, inputs.encoded
-    offset, next_agent = inputs.offset, inputs.next_agent
+    offset, score = inputs.offset, inputs.next_agent.scorer(encoded)
     batch, agents, _ = encoded.shape
     cache = inputs.cache()
     decoded = cache.as_first(decoder.start_tokens(1))
     parameters = cache.head(decoded)  # in slots, like the actions
     actions = distribution.decide(parameters, offset)
-    search = _OrderSearch(inputs, next_agent.logits(decoded, encoded))
+    search = _OrderSearch(inputs, score(decoded))
     logits = encoded.new_empty(batch, agents - 1, agents)
     moved: Tensor | None = search.order  # where the agents that are now at each position were
     passes = Passes(batch, agents, encoded.device, decoder.action.discrete)
@@ -155,7 +167,7 @@ def parallel(inputs: NextAgentInputs) -> Decisions:
         else:
             # A settled action stays what its successors saw.
             actions[:, window] = torch.where(changed.unsqueeze(-1), chosen, actions[:, window])
-        choices = next_agent.logits(decoded[:, : agents - 1 - start], encoded)
+        choices = score(decoded[:, : agents - 1 - start])
         logits[:, window] = choices
         turned, moved = search.revise(choices, start)
         changed[:, : turned.shape[1]] |= turned

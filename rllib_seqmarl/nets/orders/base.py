@@ -99,9 +99,10 @@ def to_order(x: Tensor, order: Tensor | None) -> Tensor:
     """Agent slots -> decision order: [B, N, ...] -> [B, L, ...], for an order int [B, L]."""
     if order is None:
         return x
-    first_row = torch.arange(len(x), device=x.device).mul_(x.shape[1]).unsqueeze(1)
-    rows = (order + first_row).flatten()  # whole rows are copied faster than element by element
-    return x.flatten(0, 1).index_select(0, rows).unflatten(0, order.shape)
+    batch, agents = x.shape[:2]
+    first_row = torch.arange(0, batch * agents, agents, device=x.device).unsqueeze(1)
+    rows = (order + first_row).view(-1)  # whole rows are copied faster than element by element
+    return x.flatten(0, 1).index_select(0, rows).view(*order.shape, *x.shape[2:])
 
 
 def to_slots(x: Tensor, order: Tensor | None) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,9 @@ class NextAgent(DecisionOrder):
         super().__init__(width, num_agents)
         self.first_agent = first_agent
         self.pointer = head == "pointer"
+        self.out: nn.Linear | nn.Sequential
         if self.pointer:
-            self.out: nn.Module = linear(width, width)
+            self.out = linear(width, width)
         elif num_agents is None:
             raise ValueError("An mlp that says who decides next needs the number of agents.")
         else:
@@ -86,10 +88,28 @@ class NextAgent(DecisionOrder):
         Returns:
             [B, L, N], candidates in slots.
         """
-        out = self.out(decoded)
+        out: Tensor = self.out(decoded)
         if not self.pointer:
             return out
         return out @ encoded.transpose(1, 2) / math.sqrt(encoded.shape[-1])
+
+    def scorer(self, encoded: Tensor) -> Callable[[Tensor], Tensor]:
+        """`logits` of this o_hat, for many calls with the same weights; gradients are not kept."""
+        if isinstance(self.out, nn.Linear):
+            # The layer is multiplied into o_hat: one product per call.
+            scale = math.sqrt(encoded.shape[-1])
+            keys = (encoded @ (self.out.weight / scale)).transpose(1, 2)  # [B, D, N]
+            bias = (encoded @ (self.out.bias / scale)).unsqueeze(1)  # [B, 1, N]
+            return lambda decoded: torch.baddbmm(bias, decoded, keys)
+        hidden, _, norm, last = cast("tuple[nn.Linear, nn.GELU, nn.LayerNorm, nn.Linear]", self.out)
+        shape, eps = tuple(norm.normalized_shape), norm.eps
+        weights = hidden.weight, hidden.bias, norm.weight, norm.bias, last.weight, last.bias
+
+        def score(decoded: Tensor) -> Tensor:
+            x = F.gelu(F.linear(decoded, *weights[:2]))
+            return F.linear(torch.layer_norm(x, shape, *weights[2:4], eps), *weights[4:])
+
+        return score
 
     def evaluate(self, encoded: Tensor, decoded: Tensor, order: Tensor) -> OrderEvaluation:
         """See `DecisionOrder`; log-prob and entropy are those of each agent's choice, [B, N]."""

@@ -47,7 +47,9 @@ class ActionCache(ABC):
 
     def __init__(self, encoded: Tensor) -> None:
         self.encoded = encoded
-        self._slots: Tensor | None = None  # what `place` takes agents from
+        # What belongs to an agent, side by side: where `place` takes agents from and puts them.
+        self._slots: Tensor | None = None
+        self._placed: Tensor | None = None
 
     @abstractmethod
     def extend(self, tokens: Tensor, start: int) -> Tensor:
@@ -85,22 +87,29 @@ class ActionCache(ABC):
             start: the first position that they take, from 0.
         """
         batch, count = agents.shape
-        if self._slots is None:
+        if self._slots is None or self._placed is None:
             self._slots = torch.cat(self._of_agents(), dim=-1)
-            self._replace_agents([part.clone() for part in self._of_agents()])
-        first_row = torch.arange(batch, device=agents.device) * self._slots.shape[1]
-        rows = (agents + first_row.unsqueeze(1)).flatten()
+            self._put(self._slots.clone())
+            assert self._placed is not None
+        total = self._slots.shape[1]
+        first_row = torch.arange(0, batch * total, total, device=agents.device).unsqueeze(1)
+        rows = (agents + first_row).flatten()
         placed = self._slots.flatten(0, 1).index_select(0, rows).view(batch, count, -1)
-        parts = self._of_agents()
-        sizes = [part.shape[-1] for part in parts]
-        for part, own in zip(parts, placed.split(sizes, dim=-1), strict=True):
-            part[:, start : start + count] = own
+        self._placed[:, start : start + count] = placed
 
     def keep(self, rows: Tensor) -> None:
         """Forgets all rows of the batch but these, int [B']."""
-        self._replace_agents([part[rows] for part in self._of_agents()])
-        if self._slots is not None:
+        if self._slots is None or self._placed is None:
+            self._replace_agents([part[rows] for part in self._of_agents()])
+        else:
             self._slots = self._slots[rows]
+            self._put(self._placed[rows])
+
+    def _put(self, placed: Tensor) -> None:
+        """Takes what belongs to agents, side by side, for what is at the positions."""
+        self._placed = placed
+        sizes = [part.shape[-1] for part in self._of_agents()]
+        self._replace_agents(list(placed.split(sizes, dim=-1)))
 
     def _of_agents(self) -> list[Tensor]:
         """What belongs to an agent wherever it stands, each [B, N, ...]: o_hat first."""
