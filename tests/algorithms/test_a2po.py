@@ -111,9 +111,11 @@ def test_orders_are_those_of_their_definition(kind: str, small: Any) -> None:
 def values_of(learner: Any, rollout: Any) -> list[np.ndarray]:
     """Values of each step and of what followed it, [T, E, N], in units of the reward."""
     columns = {name: torch.as_tensor(column) for name, column in rollout.columns.items()}
+    core, steps = learner.core, len(columns["reward"])
     with torch.no_grad():
-        values = learner.rollout_values(rollout, columns, learner.core.critic_input(columns))
-        return [learner.core.value_norm.denormalize(one).double().numpy() for one in values[:2]]
+        inputs = core.actor_input(columns)[:steps], core.critic_input(columns)
+        values = learner.rollout_values(rollout, columns, *inputs)
+        return [core.value_norm.denormalize(one).double().numpy() for one in values[:2]]
 
 
 def corrected(rollout: Any, values: list[np.ndarray], rho: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,6 @@ from rllib_seqmarl.rollout.rollout_batch import (
     ALIVE,
     IS_FIRST,
     LOG_PROB,
-    OBS,
     REWARD,
     TERMINATED,
     TRUNCATED,
@@ -103,17 +102,19 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
         """See `TeamLearner`; rows with the values before the update, advantages and returns."""
         columns = {name: self.to_device(column) for name, column in rollout.columns.items()}
         steps = len(columns[REWARD])
-        kept = [OBS, ACTION_MASK, ACTIONS, LOG_PROB, ALIVE]
+        kept = [ACTION_MASK, ACTIONS, LOG_PROB, ALIVE]
         if self.config.recurrent:
             kept.append(IS_FIRST)
         rows: dict[str, Any] = {k: self.to_rows(columns[k][:steps]) for k in kept if k in columns}
         with torch.no_grad(), self.network_time():
+            obs = self.core.actor_input(columns)[:steps]  # [T, E, N, D]
             critic_input = self.core.critic_input(columns)  # [T + 1, E, V, S]
-            old = self.rollout_values(rollout, columns, critic_input)
+            old = self.rollout_values(rollout, columns, obs, critic_input)
         denormalize = self.core.value_norm.denormalize
         batch = self.batch_class(
             **rows,
             **old.chunk_states,
+            obs=self.to_rows(obs),
             critic_input=self.to_rows(critic_input[:steps]),
             old_values=self.to_rows(old.values),
             trajectory=Trajectory(
@@ -148,13 +149,18 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
         )
 
     def rollout_values(
-        self, rollout: RolloutBatch, columns: dict[str, Tensor], critic_input: Tensor
+        self,
+        rollout: RolloutBatch,
+        columns: dict[str, Tensor],
+        obs: Tensor,
+        critic_input: Tensor,
     ) -> RolloutValues:
         """Values of each step and of the observation that followed it.
 
         Args:
             rollout: T steps of E environments.
             columns: its columns as tensors.
+            obs: what the actors read, [T, E, N, D].
             critic_input: what the critic reads, [T + 1, E, V, S].
         """
         core, steps, final = self.core, len(columns[REWARD]), rollout.final
@@ -170,8 +176,9 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
             values, hidden = core.critic_pass(
                 x.transpose(0, 1), RecurrentState(state[CRITIC_HIDDEN], is_first)
             )
-            obs = columns[OBS][:steps].transpose(0, 1)
-            acting = core.actor(obs, RecurrentState(state[ACTOR_HIDDEN], is_first)).hidden
+            acting = core.actor(
+                obs.transpose(0, 1), RecurrentState(state[ACTOR_HIDDEN], is_first)
+            ).hidden
             assert hidden is not None
             assert acting is not None
             for name, after in ((ACTOR_HIDDEN, acting), (CRITIC_HIDDEN, hidden)):

@@ -48,6 +48,7 @@ class ActorCriticBatch(AdvantageBatch):
     """Rows are steps [B, N, ...] or, with recurrent agents, chunks of L steps [B, L, N, ...].
 
     Attributes:
+        obs: what the actors read (see `ActorModule.actor_input`).
         trajectory: what the advantages were estimated from; of the whole rollout.
         metric_weight: what a gradient step counts in the metrics of an update, for an algorithm
             that takes another number of them than one per minibatch and epoch.
@@ -170,8 +171,15 @@ class ActorModule(TeamModule):
 
     # -- passes ------------------------------------------------------------------------------
 
+    def actor_input(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """What the actors read, from observation columns [..., N, D]: the same shape."""
+        return self.actor.prepare(columns[OBS])
+
     def critic_input(self, columns: Mapping[str, Tensor]) -> Tensor:
         """What the critic reads, from observation columns [..., N, D]: [..., V, S]."""
+        return self.critic.prepare(self._critic_source(columns))
+
+    def _critic_source(self, columns: Mapping[str, Tensor]) -> Tensor:
         obs, source = columns[OBS], self.model_config["state"]
         if source == "observation":
             return obs
@@ -241,7 +249,7 @@ class ActorModule(TeamModule):
         generator: torch.Generator | None = None,
     ) -> dict[str, Any]:
         obs = batch[Columns.OBS]
-        x, mask = obs[OBS], obs.get(ACTION_MASK)
+        x, mask = self.actor_input(obs), obs.get(ACTION_MASK)
         out: dict[str, Any] = {}
         if self.model_config["recurrent"]:
             states, is_first = self.recurrent_state(batch)

@@ -11,6 +11,7 @@ B rows, T steps, n agents (all N, or those asked for), D width of the input, H o
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from rllib_seqmarl.nets.agents.gru import gru
 from rllib_seqmarl.nets.distributions import Gaussian
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
@@ -53,18 +55,16 @@ class StackedParameter(nn.Module):
 
     def of(self, agents: Sequence[int] | None) -> Tensor:
         """[M, ...]: those of ``agents``, of all for None, or [1, ...] where all share one."""
-        if len(self.members) == 1:
-            return self.members[0].unsqueeze(0)
-        if agents is not None:
-            return torch.stack([self.members[agent] for agent in agents])
         # Not through the list itself, which is slow: this is looked up at every step.
         members: list[Tensor] = [p for p in self.members._parameters.values() if p is not None]
+        if len(members) > 1 and agents is not None:
+            return torch.stack([members[agent] for agent in agents])
         if torch.is_grad_enabled():
-            return torch.stack(members)
+            return _stack(members)
         # Every write to a tensor, by an optimiser or by new weights, raises its version.
         versions = [(id(member), member._version) for member in members]
         if self._stacked is None or self._stacked[0] != versions:
-            self._stacked = versions, torch.stack(members)
+            self._stacked = versions, _stack(members)
         return self._stacked[1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -72,8 +72,30 @@ class StackedParameter(nn.Module):
         return super()._apply(fn, recurse)
 
 
+def _stack(members: list[Tensor]) -> Tensor:
+    return members[0].unsqueeze(0) if len(members) == 1 else torch.stack(members)
+
+
+class AgentLayerNorm(nn.Module):
+    """Scale and shift of a layer normalisation, which the linear layer behind it takes in."""
+
+    def __init__(self, num_param_sets: int, width: int) -> None:
+        super().__init__()
+        self.weight = StackedParameter([torch.ones(width) for _ in range(num_param_sets)])
+        self.bias = StackedParameter([torch.zeros(width) for _ in range(num_param_sets)])
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Layer normalisation [..., D] without scale and shift."""
+    return F.layer_norm(x, x.shape[-1:])
+
+
 class AgentLinear(nn.Module):
-    """x W + b with orthogonal W and zero b, as folded tensors [M, L, I] -> [M, L, O]."""
+    """x W + b with orthogonal W and zero b, as folded tensors [M, L, I] -> [M, L, O].
+
+    Behind a layer normalisation with scale g and shift s, x is what is standardised, and
+    (x g + s) W + b is computed as x (g W) + (s W + b): no pass over the rows.
+    """
 
     def __init__(self, num_param_sets: int, inputs: int, outputs: int, gain: float) -> None:
         super().__init__()
@@ -82,30 +104,37 @@ class AgentLinear(nn.Module):
         ]
         self.weight = StackedParameter(weights)
         self.bias = StackedParameter([torch.zeros(outputs) for _ in range(num_param_sets)])
+        self._folded: tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]] | None = None
 
-    def forward(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
+    def parameters_of(
+        self, agents: Sequence[int] | None, norm: AgentLayerNorm | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The weights [M, I, O] and biases [M, 1, O] behind ``norm``."""
+        weight, bias = self.weight.of(agents), self.bias.of(agents)
+        if norm is None:
+            return weight, bias.unsqueeze(1)
+        sources = (weight, bias, norm.weight.of(agents), norm.bias.of(agents))
+        if self._folded is not None and all(map(operator.is_, self._folded[0], sources)):
+            return self._folded[1]
+        _, _, scale, shift = sources
+        bias = torch.baddbmm(bias.unsqueeze(1), shift.unsqueeze(1), weight)
+        folded = scale.unsqueeze(-1) * weight, bias
+        if not torch.is_grad_enabled() and agents is None:
+            self._folded = sources, folded
+        return folded
+
+    def forward(
+        self, x: Tensor, agents: Sequence[int] | None, norm: AgentLayerNorm | None = None
+    ) -> Tensor:
         """See the class."""
-        return torch.baddbmm(self.bias.of(agents).unsqueeze(1), x, self.weight.of(agents))
-
-
-class AgentLayerNorm(nn.Module):
-    """Layer normalisation of folded tensors [M, L, D]."""
-
-    def __init__(self, num_param_sets: int, width: int) -> None:
-        super().__init__()
-        self.weight = StackedParameter([torch.ones(width) for _ in range(num_param_sets)])
-        self.bias = StackedParameter([torch.zeros(width) for _ in range(num_param_sets)])
-
-    def forward(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
-        """See the class."""
-        normal = F.layer_norm(x, x.shape[-1:])
-        return torch.addcmul(
-            self.bias.of(agents).unsqueeze(1), normal, self.weight.of(agents).unsqueeze(1)
-        )
+        weight, bias = self.parameters_of(agents, norm)
+        if len(weight) == 1:  # a product of two matrices: faster than a batch of one
+            return torch.addmm(bias[0], x[0], weight[0]).unsqueeze(0)
+        return torch.baddbmm(bias, x, weight)
 
 
 class AgentGRU(nn.Module):
-    """A GRU cell (Cho et al. 2014, with torch's gates) over folded sequences."""
+    """A GRU cell (Cho et al. 2014, with torch's gates) over folded sequences; see `gru`."""
 
     def __init__(self, num_param_sets: int, width: int) -> None:
         super().__init__()
@@ -113,7 +142,12 @@ class AgentGRU(nn.Module):
         self.state = AgentLinear(num_param_sets, width, 3 * width, 1.0)
 
     def forward(
-        self, x: Tensor, hidden: Tensor, is_first: Tensor, agents: Sequence[int] | None
+        self,
+        x: Tensor,
+        hidden: Tensor,
+        is_first: Tensor,
+        agents: Sequence[int] | None,
+        norm: AgentLayerNorm | None = None,
     ) -> Tensor:
         """All steps of sequences, with the gradient through time.
 
@@ -122,23 +156,16 @@ class AgentGRU(nn.Module):
             hidden: [M, L, H], before the first step.
             is_first: bool [T, L].
             agents: see `StackedParameter.of`.
+            norm: see `AgentLinear`.
 
         Returns:
             The state after each step, [M, T, L, H].
         """
-        sets, steps, rows, _ = x.shape
-        gates = self.input(x.flatten(1, 2), agents).view(sets, steps, rows, -1)
-        weight, bias = self.state.weight.of(agents), self.state.bias.of(agents).unsqueeze(1)
-        states = []
-        for t in range(steps):
-            # Masked, not multiplied: garbage from before the episode may be infinite.
-            hidden = hidden.masked_fill(is_first[t].unsqueeze(-1), 0.0)
-            reset, update, new = gates[:, t].chunk(3, dim=-1)
-            of_reset, of_update, of_new = torch.baddbmm(bias, hidden, weight).chunk(3, dim=-1)
-            candidate = torch.tanh(new + torch.sigmoid(reset + of_reset) * of_new)
-            hidden = torch.lerp(candidate, hidden, torch.sigmoid(update + of_update))
-            states.append(hidden)
-        return torch.stack(states, dim=1)
+        gates = self.input(x.flatten(1, 2), agents, norm).unflatten(1, x.shape[1:3])
+        weight, bias = self.state.parameters_of(agents)
+        if len(weight) == 1:
+            return gru(gates[0], hidden[0], is_first, weight[0], bias[0, 0]).unsqueeze(0)
+        return gru(gates, hidden, is_first, weight, bias[:, 0])
 
 
 class AgentNetwork(nn.Module):
@@ -185,41 +212,44 @@ class AgentNetwork(nn.Module):
         self.head = AgentLinear(num_param_sets, widths[-1], outputs, output_gain)
         self.width = widths[-1]
 
+    def prepare(self, x: Tensor) -> Tensor:
+        """What `forward` reads, from inputs [..., D]: it depends on no parameter."""
+        return x if self.feature_norm is None else standardise(x)
+
     def forward(
         self, x: Tensor, state: RecurrentState | None = None, agents: Sequence[int] | None = None
     ) -> Output:
         """One pass for all agents.
 
         Args:
-            x: [..., n, D]; with recurrence, [B, T, n, D].
+            x: as `prepare` gave it, [..., n, D]; with recurrence, [B, T, n, D].
             state: where the agents are recurrent, and only there.
             agents: the slots of the n agents; None for all N.
         """
+        norm = self.norms[-1]
         if self.recurrence is None:
-            return Output(self._unfold(self.head(self._body(x, agents), agents), x.shape), None)
+            values = self.head(self._body(x, agents), agents, norm)
+            return Output(self._unfold(values, x.shape), None)
         assert state is not None
-        assert self.recurrence_norm is not None
         x = x.transpose(0, 1)  # [T, B, n, D]
         is_first = state.is_first.t().unsqueeze(-1)  # [T, B, 1]
         if self.num_param_sets == 1:
             is_first = is_first.expand(x.shape[:-1])
         folded = self._body(x, agents).unflatten(1, (len(x), -1))  # [M, T, L, H]
         states = self.recurrence(
-            folded, self._fold(state.hidden), is_first.flatten(1), agents
+            folded, self._fold(state.hidden), is_first.flatten(1), agents, norm
         ).flatten(1, 2)
-        values = self.head(self.recurrence_norm(states, agents), agents)
+        values = self.head(standardise(states), agents, self.recurrence_norm)
         return Output(
             self._unfold(values, x.shape).transpose(0, 1),
             self._unfold(states, x.shape).transpose(0, 1),
         )
 
     def _body(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
-        """[..., n, D] -> folded [M, L, H]."""
+        """[..., n, D] -> folded [M, L, H], standardised."""
         x = self._fold(x)
-        if self.feature_norm is not None:
-            x = self.feature_norm(x, agents)
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = norm(self.activation(layer(x, agents)), agents)
+        for layer, norm in zip(self.layers, (self.feature_norm, *self.norms), strict=False):
+            x = standardise(self.activation(layer(x, agents, norm)))
         return x
 
     def _fold(self, x: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ def test_rows_say_what_the_rollout_did(game: str, share: bool, recurrent: bool, 
 
     # What follows the last row is the first row of the next rollout, of which memory is a part.
     columns = {name: torch.as_tensor(column) for name, column in rollout.columns.items()}
-    old, after, _ = learner.rollout_values(rollout, columns, core.critic_input(columns))
+    inputs = core.actor_input(columns)[:T], core.critic_input(columns)
+    old, after, _ = learner.rollout_values(rollout, columns, *inputs)
     next_old = learner.from_rows(later.old_values, E)
     ends = rollout.columns[TERMINATED] | rollout.columns[TRUNCATED]
     assert ends.any()
@@ -108,13 +109,12 @@ def test_chunks_are_truncated_backpropagation_through_time(small: Any) -> None:
     found = gradients(learner.from_rows(core.evaluate(rows).log_prob, E)[..., 0])
     c = {name: torch.as_tensor(column) for name, column in rollout.columns.items()}
     hidden = torch.as_tensor(rollout.recurrent_state[ACTOR_HIDDEN])
+    obs = core.actor_input(c)
     log_probs = []
     for t in range(T):
         if t % L == 0:
             hidden = hidden.detach()
-        out = core.actor(
-            c[OBS][t].unsqueeze(1), RecurrentState(hidden, c[IS_FIRST][t].unsqueeze(1))
-        )
+        out = core.actor(obs[t].unsqueeze(1), RecurrentState(hidden, c[IS_FIRST][t].unsqueeze(1)))
         hidden = out.hidden[:, 0]
         mask, actions = c[ACTION_MASK][t], c[ACTIONS][t]
         log_probs.append(core.categorical.log_prob(out.values[:, 0], mask, actions)[..., 0])
@@ -178,7 +178,7 @@ def test_what_a_value_depends_on(state: str, recurrent: bool, small: Any) -> Non
 
 
 def test_a_critic_of_state_and_observation_reads_both(small: Any) -> None:
-    algorithm, learner = build(small, state="environment_and_observation")
+    algorithm, learner = build(small, state="environment_and_observation", feature_norm=False)
     rollout = algorithm.env_runner.sample()[0]
     read = learner.from_rows(learner.build_train_batch(rollout).critic_input, E)
     c = rollout.columns

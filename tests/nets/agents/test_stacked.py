@@ -116,7 +116,7 @@ def test_a_feed_forward_network_is_that_of_its_layers() -> None:
     for layer, norm in zip(net.layers, net.norms, strict=True):
         y = normalised(torch.tanh(y @ layer.weight.members[0] + layer.bias.members[0]), norm)
     y = y @ net.head.weight.members[0] + net.head.bias.members[0]
-    torch.testing.assert_close(net(x).values, y)
+    torch.testing.assert_close(net(net.prepare(x)).values, y)
 
 
 def test_gru_is_torchs_cell_that_forgets_at_every_first_step() -> None:
