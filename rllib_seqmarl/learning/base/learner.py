@@ -153,6 +153,9 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
         # and wait for the device each time. The config is the learner's own copy.
         self.config.torch_skip_nan_gradients = True
         super().build()
+        # With a seed RLlib asks torch for deterministic algorithms, and torch then also fills all
+        # new memory with NaN: much time for what only finds reads of memory never written to.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self._schedules = {
             name: Scheduler(getattr(self.config, name), framework="torch")
             for name in self.schedules

@@ -23,9 +23,17 @@ T steps, L rows, M sets of parameters. An axis M in front is optional, in all ar
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
+
+from rllib_seqmarl.matmul import multiply_with
+
+#: Multiplications of a product below which torch's BLAS is the faster library: oneDNN takes some
+#: 10 microseconds to begin.
+_SMALL = 2**20
 
 
 def gru(gates: Tensor, hidden: Tensor, is_first: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -48,6 +56,12 @@ def gru(gates: Tensor, hidden: Tensor, is_first: Tensor, weight: Tensor, bias: T
 def _add_product(x: Tensor, left: Tensor, right: Tensor, out: Tensor) -> None:
     """X + left @ right into ``out``, of matrices or of M of them."""
     (torch.addmm if right.ndim == 2 else torch.baddbmm)(x, left, right, out=out)
+
+
+def _products_of_a_step(weight: Tensor, rows: int) -> contextlib.AbstractContextManager[None]:
+    """Inside, [(M,) L, H] @ W is computed by the library that suits its size."""
+    small = weight.numel() * rows < _SMALL
+    return multiply_with("blas") if small else contextlib.nullcontext()
 
 
 def _steps_of(*columns: Tensor) -> tuple[tuple[Tensor, ...], ...]:
@@ -73,21 +87,22 @@ class _GRU(torch.autograd.Function):
         doubled = 2.0 * gates[..., 2 * width :]
         minus_one, bias = gates.new_tensor(-1.0), bias.unsqueeze(-2)
         before = [hidden]
-        for begins, first, xo, xn, a, o, r, z, an, n, h in zip(
-            is_first.any(-1).tolist(),
-            is_first.unsqueeze(-1),
-            *_steps_of(gates[..., : 2 * width], doubled, inner, inner[..., : 2 * width]),
-            *_steps_of(*inner.chunk(3, dim=-1), candidates, states),
-            strict=True,
-        ):
-            if begins:
-                # Masked, not multiplied: garbage from before the episode may be infinite.
-                before[-1] = before[-1].masked_fill(first, 0.0)
-            _add_product(bias, before[-1], weight, out=a)
-            o.add_(xo).sigmoid_()
-            torch.addcmul(xn, r, an, value=2.0, out=n).sigmoid_()
-            torch.add(minus_one, n, alpha=2.0, out=n)
-            before.append(torch.lerp(n, before[-1], z, out=h))
+        with _products_of_a_step(weight, hidden.shape[-2]):
+            for begins, first, xo, xn, a, o, r, z, an, n, h in zip(
+                is_first.any(-1).tolist(),
+                is_first.unsqueeze(-1),
+                *_steps_of(gates[..., : 2 * width], doubled, inner, inner[..., : 2 * width]),
+                *_steps_of(*inner.chunk(3, dim=-1), candidates, states),
+                strict=True,
+            ):
+                if begins:
+                    # Masked, not multiplied: garbage from before the episode may be infinite.
+                    before[-1] = before[-1].masked_fill(first, 0.0)
+                _add_product(bias, before[-1], weight, out=a)
+                o.add_(xo).sigmoid_()
+                torch.addcmul(xn, r, an, value=2.0, out=n).sigmoid_()
+                torch.add(minus_one, n, alpha=2.0, out=n)
+                before.append(torch.lerp(n, before[-1], z, out=h))
         ctx.save_for_backward(before[0], is_first, weight, inner, candidates, states)
         return states
 
@@ -115,12 +130,13 @@ class _GRU(torch.autograd.Function):
         g = (d_hidden, *gradients.unbind(-3))
         g[-1].copy_(direct[-1])
         (zs, das), planes = _steps_of(z, d_a), d_a.unflatten(-1, (3, -1)).unbind(-4)
-        for t in range(len(begins) - 1, -1, -1):
-            planes[t].mul_(g[t + 1].unsqueeze(-2))
-            torch.addcmul(direct[t], g[t + 1], zs[t], out=g[t])
-            _add_product(g[t], das[t], weight, out=g[t])
-            if begins[t]:
-                torch.where(first[t], direct[t], g[t], out=g[t])
+        with _products_of_a_step(weight, hidden.shape[-2]):
+            for t in range(len(begins) - 1, -1, -1):
+                planes[t].mul_(g[t + 1].unsqueeze(-2))
+                torch.addcmul(direct[t], g[t + 1], zs[t], out=g[t])
+                _add_product(g[t], das[t], weight, out=g[t])
+                if begins[t]:
+                    torch.where(first[t], direct[t], g[t], out=g[t])
         rows = d_a.flatten(-3, -2)  # [(M,) T L, 3 H]
         d_weight = before.flatten(-3, -2).transpose(-1, -2) @ rows
         d_bias = rows.sum(-2)
