@@ -2,6 +2,7 @@
 
     python benchmarks/update_time.py --variants '{"matmul": "blas"}' '{"matmul": "onednn"}'
     python benchmarks/update_time.py --algorithm SrSv --against ../rllib-seqmarl-before
+    python benchmarks/update_time.py --variants '{"run": "MAT"}' '{"run": "SrSv"}'
     python benchmarks/update_time.py --profile        # where the time of an update goes
 
 Each variant is a process of its own with its own training. They run one iteration each, in turn,
@@ -36,7 +37,8 @@ def build(arguments: argparse.Namespace, settings: dict[str, Any]) -> Any:
     torch.set_num_threads(1)
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    config = registry.config_class(arguments.algorithm)()
+    settings = {"run": arguments.algorithm, **settings}
+    config = registry.config_class(settings.pop("run"))()
     config.environment(arguments.env, env_config=json.loads(arguments.env_config))
     sizes = {
         "num_envs_per_env_runner": arguments.envs,
