@@ -71,14 +71,13 @@ class SrSvSettings(MATSettings):
         Doc("""how many agents the value loss is taken of, drawn for each micro-batch and scaled to
         the expectation of all agents' loss. Advantages come from all agents' values, and the
         policy loss is of all agents. null, or more than there are: all."""),
-    ] = None
+    ] = 2
     value_agents: Annotated[
         int | None,
         Gt(0),
         Doc("""how many agents have a value in an update, drawn for each: only they are
         trained on. It needs the index order. null, or more than there are: all."""),
     ] = None
-    micro_batch_size = 200
 
 
 class SrSvConfig(MATConfig, SrSvSettings):
