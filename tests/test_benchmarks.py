@@ -17,6 +17,7 @@ ARGUMENTS = {
     "decoders.py": "--agents 3 --batches 1 --budget 0.01",
     "dubins_car_throughput.py": "--seconds 0.01",
     "gpu.py": "--device cpu --short --no-install",
+    "jaxmarl_mappo.py": "--map 3m --envs 2 --steps 4 --epochs 1 --minibatches 1 --rounds 1",
     "learning_curve.py": (
         "tuned_examples/srsv_distinct_actions.yaml --env-steps 20 --out /dev/null "
         '--settings {"num_envs_per_env_runner":2,"num_epochs":1,"evaluation_interval":1}'
@@ -46,6 +47,7 @@ IMPORTED = {
 }
 #: Scripts that need a simulator.
 SIMULATORS = {
+    "jaxmarl_mappo.py": "jaxmarl",
     "mamujoco_throughput.py": "mujoco",
     "mpe_throughput.py": "mpe2",
     "overhead.py": "jaxmarl",
