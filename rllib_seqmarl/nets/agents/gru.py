@@ -116,20 +116,28 @@ class _GRU(torch.autograd.Function):
         before = torch.cat((hidden.unsqueeze(-3), states[..., :-1, :, :]), dim=-3)  # h'
         if any(begins):
             before = before.masked_fill(first, 0.0)
-        of_n = (1.0 - z) * (1.0 - n.square())  # the factor of g in d_xn
-        d_a = torch.empty_like(inner)  # the factors of g, then the gradients
-        of_r, of_z, of_a = d_a.chunk(3, dim=-1)
+        # The factors of g, then the gradients: of a_n, (a_r, x_r), (a_z, x_z) and x_n. So those of
+        # a stand together, in another order than in W, and so do those of x.
+        width = z.shape[-1]
+        factors = torch.empty(*z.shape[:-1], 4 * width, dtype=z.dtype, device=z.device)
+        of_a, of_r, of_z, of_n = factors.chunk(4, dim=-1)
+        # x (1 - y) is x - x y, without new memory in between.
+        torch.addcmul(n.new_ones(()), n, n, value=-1.0, out=of_n)
+        of_n.addcmul_(of_n, z, value=-1.0)
         torch.mul(of_n, r, out=of_a)
-        torch.mul(of_a, a_n, out=of_r).mul_(1.0 - r)
-        torch.mul(before - n, z, out=of_z).mul_(1.0 - z)
+        torch.mul(of_a, a_n, out=of_r)
+        of_r.addcmul_(of_r, r, value=-1.0)
+        torch.sub(before, n, out=of_z).mul_(z)
+        of_z.addcmul_(of_z, z, value=-1.0)
+        d_a, d_x = factors[..., : 3 * width], factors[..., width:]
         gradients = torch.empty_like(states)
         d_hidden = torch.empty_like(hidden)
-        weight = weight.transpose(-1, -2).contiguous()
+        weight = weight.roll(width, -1).transpose(-1, -2).contiguous()
         # What reaches the state before step t: directly, and in all. The first one is no output.
         direct = (torch.zeros_like(hidden), *grad.unbind(-3))
         g = (d_hidden, *gradients.unbind(-3))
         g[-1].copy_(direct[-1])
-        (zs, das), planes = _steps_of(z, d_a), d_a.unflatten(-1, (3, -1)).unbind(-4)
+        (zs, das), planes = _steps_of(z, d_a), factors.unflatten(-1, (4, -1)).unbind(-4)
         with _products_of_a_step(weight, hidden.shape[-2]):
             for t in range(len(begins) - 1, -1, -1):
                 planes[t].mul_(g[t + 1].unsqueeze(-2))
@@ -139,6 +147,4 @@ class _GRU(torch.autograd.Function):
                     torch.where(first[t], direct[t], g[t], out=g[t])
         rows = d_a.flatten(-3, -2)  # [(M,) T L, 3 H]
         d_weight = before.flatten(-3, -2).transpose(-1, -2) @ rows
-        d_bias = rows.sum(-2)
-        d_gates = torch.cat((d_a[..., : of_n.shape[-1] * 2], gradients.mul_(of_n)), dim=-1)
-        return d_gates, d_hidden, None, d_weight, d_bias
+        return d_x, d_hidden, None, d_weight.roll(-width, -1), rows.sum(-2).roll(-width, -1)
