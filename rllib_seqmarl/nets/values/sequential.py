@@ -43,8 +43,16 @@ class PositionValue(nn.Module):
 
     def forward(self, o_hat: Tensor, e: Tensor) -> Tensor:
         """o_hat and e of each position, [..., D] each -> [...]."""
-        hidden = F.gelu(self.hidden(torch.cat((o_hat, e), dim=-1)))
-        return self.out(self.norm(hidden)).squeeze(-1)
+        return self.from_parts(self.from_encoded(o_hat), e)
+
+    def from_encoded(self, o_hat: Tensor) -> Tensor:
+        """What o_hat gives to the hidden layer, which is a sum of two: [..., D] likewise."""
+        return F.linear(o_hat, self.hidden.weight.chunk(2, dim=1)[0], self.hidden.bias)
+
+    def from_parts(self, from_encoded: Tensor, e: Tensor) -> Tensor:
+        """`forward`, where `from_encoded` of each position is known."""
+        hidden = from_encoded + F.linear(e, self.hidden.weight.chunk(2, dim=1)[1])
+        return self.out(self.norm(F.gelu(hidden))).squeeze(-1)
 
 
 class SequentialValue(ValueFunction):
@@ -147,9 +155,11 @@ class SequentialValue(ValueFunction):
         """V of the pairs of some suffixes, [P]."""
         assert trace.output is not None
         e, weights = suffix_pass(decoder, trace, suffixes)  # [R, D], [P, N + 1]
-        encoded = trace.encoded.flatten(0, 1)  # [B N, D]
-        o_hat = torch.cat((encoded, encoded.index_select(0, suffixes.encoded)))
-        scalars = self.position_value(o_hat, torch.cat((trace.output.flatten(0, 1), e)))
+        f = self.position_value
+        of_agent = f.from_encoded(trace.encoded.flatten(0, 1))  # [B N, D]
+        of_prefix = f.from_parts(of_agent, trace.output.flatten(0, 1))  # [B N]
+        own = f.from_parts(of_agent.index_select(0, suffixes.encoded), e)  # [R]
+        scalars = torch.cat((of_prefix, own))
         read = scalars.index_select(0, suffixes.keys.flatten()).view_as(weights)
         return (weights * read).sum(1)
 

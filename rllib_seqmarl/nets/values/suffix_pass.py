@@ -1,7 +1,8 @@
 """The decoder's pass over rows that share a prefix with the policy's pass; see `suffixes`.
 
 It does the sums of `Decoder.forward`. The linear layers around a weighted mean are multiplied out,
-so that keys and values are the input itself.
+so that keys and values are the input itself; and where the input is one of few symbols, a row takes
+in a symbol as often as it stands in the row's sequence, and it is enough to count.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rllib_seqmarl.nets.transformer.ablations import FixedTokenMixer
+from rllib_seqmarl.nets.transformer.ablations import FixedTokenMixer, MeanTokenMixer
 from rllib_seqmarl.nets.transformer.model import Decoder, DecoderTrace, TokenMixer, causal_mask
 from rllib_seqmarl.nets.values.suffixes import Suffixes
 
@@ -60,10 +61,17 @@ def suffix_pass(decoder: Decoder, trace: DecoderTrace, suffixes: Suffixes) -> tu
         The output of the last block, [R, D], and the weights with which each pair's last row reads
         the positions of its sequence in the last cross-attention, mean over heads, [P, N + 1].
     """
-    x = decoder.embed(suffixes.tokens, decoder.symbols())  # [R, D]
+    assert trace.tokens is not None
+    symbols = decoder.symbols()
+    x = decoder.embed(suffixes.tokens, symbols)  # [R, D]
     encoded = trace.encoded.flatten(0, 1).index_select(0, suffixes.encoded)  # [R, D]
-    for block, seen in zip(decoder.layers(), trace.blocks, strict=True):
-        mixed, _ = _mix(block.self_attention, x, seen.self_input, x, suffixes)
+    for index, (block, seen) in enumerate(zip(decoder.layers(), trace.blocks, strict=True)):
+        own = block.self_attention
+        mixed = None
+        if index == 0 and symbols is not None:
+            mixed = _mix_symbols(own, symbols, trace.tokens, suffixes)
+        if mixed is None:
+            mixed, _ = _mix(own, x, seen.self_input, x, suffixes)
         x = block.norm_self(x + mixed)
         mixed, weights = _mix(block.cross_attention, encoded, seen.cross_input, x, suffixes)
         x = block.norm_cross(encoded + mixed)
@@ -107,3 +115,42 @@ def _mix(
         mixed.append((weights @ x).view(count * window, -1))  # [S, W H, D] -> [S W, H D]
         last.append(weights[:, -mixer.heads :].mean(1))
     return F.linear(torch.cat(mixed), *absorbed.out), torch.cat(last)
+
+
+def _mix_symbols(
+    mixer: TokenMixer, symbols: Tensor, prefix: Tensor, suffixes: Suffixes
+) -> Tensor | None:
+    """What a token mixer gives to rows where its input is one of K symbols: [R, D].
+
+    The weight of a symbol is the softmax of its score plus the logarithm of its count. None where
+    weights do not depend on the symbols alone.
+
+    Args:
+        mixer: the layer.
+        symbols: [K, D].
+        prefix: which symbol stands where in the prefix, int [B, N].
+        suffixes: the rows.
+    """
+    width, heads, absorbed = mixer.width, mixer.heads, AbsorbedProjections.of(mixer)
+    if absorbed.query is not None:
+        # Of each symbol for each, [K, H, K].
+        scores = F.linear(symbols, *absorbed.query).unflatten(-1, (heads, -1)) @ symbols.T
+    elif isinstance(mixer, MeanTokenMixer):
+        scores = symbols.new_zeros(len(symbols), heads, len(symbols))
+    else:
+        return None
+    tokens = torch.cat((prefix.flatten(), suffixes.tokens))
+    one_hot = torch.eye(len(symbols), dtype=symbols.dtype, device=symbols.device)
+    counts = one_hot[tokens[suffixes.keys]].cumsum(1)  # [P, N + 1, K], up to each position
+    by_window = counts.split([count for count, _ in suffixes.windows])
+    counts = torch.cat(
+        [
+            c[:, -window:].flatten(0, 1)
+            for c, (_, window) in zip(by_window, suffixes.windows, strict=True)
+        ]
+    )
+    scores = F.embedding(suffixes.tokens, scores.flatten(1)).unflatten(1, (heads, -1))
+    weights = (scores + counts.log().unsqueeze(1)).softmax(-1)  # [R, H, K]
+    weight, bias = absorbed.out
+    value = symbols @ weight.view(width, heads, width).permute(1, 2, 0)  # [H, K, D]
+    return torch.addmm(bias, weights.flatten(1), value.flatten(0, 1))
