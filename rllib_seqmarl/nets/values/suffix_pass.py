@@ -8,12 +8,14 @@ in a symbol as often as it stands in the row's sequence, and it is enough to cou
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
+from rllib_seqmarl.nets.softmax import log_softmax, softmax
 from rllib_seqmarl.nets.transformer.ablations import FixedTokenMixer, MeanTokenMixer
 from rllib_seqmarl.nets.transformer.model import Decoder, DecoderTrace, TokenMixer, causal_mask
 from rllib_seqmarl.nets.values.suffixes import Suffixes
@@ -108,13 +110,47 @@ def _mix(
         if isinstance(mixer, FixedTokenMixer):
             weights = mixer.position_weights(visible, positions[-window:], positions)
             weights = weights.transpose(0, 1).flatten(0, 1).expand(count, -1, -1)
+            mixed.append((weights @ x).view(count * window, -1))  # [S, W H, D] -> [S W, H D]
+            last.append(weights[:, -mixer.heads :].mean(1))
         else:
             bias = x.new_zeros(visible.shape).masked_fill_(~visible, float("-inf"))
             bias = bias.repeat_interleave(mixer.heads, 0)  # [W H, N + 1]
-            weights = torch.baddbmm(bias, q.reshape(count, -1, mixer.width), x.mT).softmax(-1)
-        mixed.append((weights @ x).view(count * window, -1))  # [S, W H, D] -> [S W, H D]
-        last.append(weights[:, -mixer.heads :].mean(1))
+            q = q.reshape(count, -1, mixer.width)  # [S, W H, D]
+            taken_in, read = _Attention.apply(q, x, bias, mixer.heads)
+            mixed.append(taken_in.view(count * window, -1))  # [S W, H D]
+            last.append(read.mean(1))
     return F.linear(torch.cat(mixed), *absorbed.out), torch.cat(last)
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q x^T + bias) x, and the weights of the last rows.
+
+    q is [S, L, D], x [S, K, D], the bias [L, K]; of the weights, those of the last M of L rows are
+    returned, [S, M, K].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, q: Tensor, x: Tensor, bias: Tensor, last: int
+    ) -> tuple[Tensor, Tensor]:
+        weights = softmax(torch.baddbmm(bias, q, x.mT))
+        ctx.save_for_backward(q, x, weights)
+        ctx.set_materialize_grads(False)
+        return weights @ x, weights[:, -last:].clone()
+
+    @staticmethod
+    def backward(
+        ctx: BackwardCFunction, gradient: Tensor, of_last: Tensor | None
+    ) -> tuple[Tensor, Tensor, None, None]:
+        q, x, weights = cast("tuple[Tensor, ...]", ctx.saved_tensors)
+        gradient = gradient.contiguous()
+        of_weights = gradient @ x.mT  # [S, L, K]
+        if of_last is not None:
+            of_weights[:, -of_last.shape[1] :] += of_last
+        mean = (of_weights * weights).sum(-1, keepdim=True)
+        of_scores = of_weights.sub_(mean).mul_(weights)
+        of_x = torch.baddbmm(of_scores.mT @ q, weights.mT, gradient)
+        return of_scores @ x, of_x, None, None
 
 
 def _mix_symbols(
@@ -150,7 +186,7 @@ def _mix_symbols(
         ]
     )
     scores = F.embedding(suffixes.tokens, scores.flatten(1)).unflatten(1, (heads, -1))
-    weights = (scores + counts.log().unsqueeze(1)).softmax(-1)  # [R, H, K]
+    weights = log_softmax(scores + counts.log().unsqueeze(1)).exp()  # [R, H, K]
     weight, bias = absorbed.out
     value = symbols @ weight.view(width, heads, width).permute(1, 2, 0)  # [H, K, D]
     return torch.addmm(bias, weights.flatten(1), value.flatten(0, 1))
