@@ -6,8 +6,8 @@
     python benchmarks/update_time.py --profile        # where the time of an update goes
 
 Each variant is a process of its own with its own training. They run one iteration each, in turn,
-round after round, so that what else the machine does meets all of them; the median of their seconds
-is compared. Sampling is the environments and the policy, update everything between a rollout and
+round after round, so that what else the machine does meets all of them; their shortest seconds are
+compared. Sampling is the environments and the policy, update everything between a rollout and
 the new weights. ``--against`` adds this script's settings run with the package of another checkout.
 """
 
@@ -17,7 +17,6 @@ import argparse
 import json
 import logging
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -111,9 +110,9 @@ class Worker:
         print("next", file=self.process.stdin, flush=True)
         self.rounds.append(json.loads(self.read()))
 
-    def median(self, part: str) -> float:
+    def shortest(self, part: str) -> float:
         """Seconds of a part of the iteration."""
-        return statistics.median(one[part] for one in self.rounds)
+        return min(one[part] for one in self.rounds)
 
     def stop(self) -> None:
         """Lets the process end."""
@@ -145,9 +144,9 @@ def compare(arguments: argparse.Namespace) -> None:
     for worker in workers:
         cells = []
         for part in parts:
-            seconds = worker.median(part)
-            cells.append(f"{part} {seconds:.3f} ({workers[0].median(part) / seconds:.2f})")
-        speed = env_steps / worker.median("iteration")
+            seconds = worker.shortest(part)
+            cells.append(f"{part} {seconds:.3f} ({workers[0].shortest(part) / seconds:.2f})")
+        speed = env_steps / worker.shortest("iteration")
         print(f"{worker.name:24} {speed:,.0f} steps/s  {'  '.join(cells)}")
 
 

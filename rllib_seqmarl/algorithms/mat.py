@@ -86,6 +86,7 @@ class MATSettings(SequentialSettings):
         Doc("ratio of an action with several dimensions (see `losses`)."),
     ] = "per_dim"
     lr = 5e-4
+    micro_batch_size = 800
     num_epochs = 15
     grad_clip = 10.0
 
