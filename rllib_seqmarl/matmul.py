@@ -29,6 +29,9 @@ Choice = Literal["auto", "blas", "onednn"]
 #: products stay below 1e-6; bfloat16, with 8 bits, errs by more than 1e-3.
 TOLERANCE = 1e-5
 
+#: Rows of a product with a matrix of width 64 from which oneDNN is the faster one.
+FEW_ROWS = 320
+
 #: Rows, summands and columns of the products that are tried: with many rows as in a forward pass,
 #: with many summands as in the gradient of a weight, and of few rows.
 _TRIED = ((1024, 64, 64), (64, 1024, 192), (8, 64, 64), (256, 200, 64))
@@ -49,6 +52,27 @@ def multiply_with(choice: Choice) -> Iterator[None]:
         yield
         return
     before, switch.fp32_precision = switch.fp32_precision, precision
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
+
+
+@contextlib.contextmanager
+def multiply_few_rows(rows: int) -> Iterator[None]:
+    """Products of float32 matrices with so few rows go to torch's BLAS, whatever the choice is.
+
+    oneDNN takes longer to begin than such a product takes: with 32 rows of 64 numbers, as where 32
+    environments decide agent by agent, three times as long.
+
+    Args:
+        rows: of the products inside; from `FEW_ROWS` on, nothing changes.
+    """
+    switch = _switch()
+    if switch is None or rows >= FEW_ROWS or switch.fp32_precision == "ieee":
+        yield
+        return
+    before, switch.fp32_precision = switch.fp32_precision, "ieee"
     try:
         yield
     finally:

@@ -70,3 +70,18 @@ def test_a_policy_and_its_gradients_are_the_same_with_every_library() -> None:
         for one, reference in zip(found[choice], exact, strict=True):
             scale = reference.abs().max()
             assert (one - reference).abs().max() <= 1e-5 * scale + 1e-9, choice
+
+
+def test_few_rows_stay_with_the_blas() -> None:
+    switch = getattr(torch.backends.mkldnn, "matmul", None)
+    if switch is None:
+        pytest.skip("an older torch has its BLAS only")
+    x, y = torch.randn(32, 64), torch.randn(64, 64)
+    with matmul.multiply_with("auto"):
+        chosen, expected = switch.fp32_precision, x @ y
+        with matmul.multiply_few_rows(matmul.FEW_ROWS):
+            assert switch.fp32_precision == chosen
+        with matmul.multiply_few_rows(len(x)):
+            assert switch.fp32_precision == "ieee"
+            torch.testing.assert_close(x @ y, expected)
+        assert switch.fp32_precision == chosen

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rllib_seqmarl.matmul import multiply_few_rows
 from rllib_seqmarl.nets.decoding.decode import Choices, Decoded, Decoding
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
 from rllib_seqmarl.nets.networks import Network, check_network, value_class
@@ -123,34 +124,35 @@ class SequentialPolicy(nn.Module):
             previous: the orders of the step before, see `OrderInputs`.
             neighbours: int [B, N, K]; None: agents attend to all.
         """
-        encoded = self._encode(obs, neighbours)
-        order = order_log_prob = choices = None
-        if isinstance(self.order, NextAgent):
-            noise = None if deterministic else self.order.noise(encoded, generator)
-            choices = Choices(self.order, noise)
-        else:
-            assert isinstance(self.order, ChosenOrder)
-            inputs = OrderInputs(obs, encoded, deterministic, generator, previous)
-            order, order_log_prob = self.order.choose(inputs)
-        encoded = to_order(encoded, order)
-        mask = None if mask is None else to_order(mask, order)
-        noise = None
-        if not deterministic:
-            noise = self.distribution.noise(obs.shape[:2], obs.device, generator)
-        attended = neighbours_in_order(neighbours, order)
-        if self.autoregressive and isinstance(self.decoder, ActionDecoder):
-            decoded = self.decode(
-                self.decoder, self.distribution, encoded, mask, noise, choices, attended
-            )
-        else:
-            parameters = self.decoder.head(self._simultaneous(encoded, attended).output)
-            actions = self.distribution.choose(parameters, mask, noise)
-            decoded = Decoded(actions, self.distribution.log_prob(parameters, mask, actions))
-        if decoded.order is not None and decoded.order_log_prob is not None:
-            order = decoded.order
-            order_log_prob = to_slots(decoded.order_log_prob, order)
-        actions, log_prob = to_slots(decoded.actions, order), to_slots(decoded.log_prob, order)
-        return Decision(actions, log_prob, order, order_log_prob)
+        with multiply_few_rows(obs.shape[0] * obs.shape[1]):
+            encoded = self._encode(obs, neighbours)
+            order = order_log_prob = choices = None
+            if isinstance(self.order, NextAgent):
+                noise = None if deterministic else self.order.noise(encoded, generator)
+                choices = Choices(self.order, noise)
+            else:
+                assert isinstance(self.order, ChosenOrder)
+                inputs = OrderInputs(obs, encoded, deterministic, generator, previous)
+                order, order_log_prob = self.order.choose(inputs)
+            encoded = to_order(encoded, order)
+            mask = None if mask is None else to_order(mask, order)
+            noise = None
+            if not deterministic:
+                noise = self.distribution.noise(obs.shape[:2], obs.device, generator)
+            attended = neighbours_in_order(neighbours, order)
+            if self.autoregressive and isinstance(self.decoder, ActionDecoder):
+                decoded = self.decode(
+                    self.decoder, self.distribution, encoded, mask, noise, choices, attended
+                )
+            else:
+                parameters = self.decoder.head(self._simultaneous(encoded, attended).output)
+                actions = self.distribution.choose(parameters, mask, noise)
+                decoded = Decoded(actions, self.distribution.log_prob(parameters, mask, actions))
+            if decoded.order is not None and decoded.order_log_prob is not None:
+                order = decoded.order
+                order_log_prob = to_slots(decoded.order_log_prob, order)
+            actions, log_prob = to_slots(decoded.actions, order), to_slots(decoded.log_prob, order)
+            return Decision(actions, log_prob, order, order_log_prob)
 
     # -- learning ----------------------------------------------------------------------------
 

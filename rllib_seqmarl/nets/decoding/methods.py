@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rllib_seqmarl.matmul import multiply_few_rows
 from rllib_seqmarl.nets.distributions import TOLERANCE, ActionDistribution
 from rllib_seqmarl.nets.transformer.kv_cache import ActionCache, action_cache
 from rllib_seqmarl.nets.transformer.model import ActionDecoder
@@ -94,12 +95,13 @@ def _one_by_one(
     actions, parameters = [], []
     agents = cache.encoded.shape[1]
     offsets = [None] * agents if offset is None else offset.split(1, dim=1)
-    for m in range(start, agents):
-        own = cache.head(cache.extend(token, m))
-        chosen = inputs.distribution.decide(own, offsets[m])
-        token = inputs.decoder.as_tokens(chosen)
-        actions.append(chosen)
-        parameters.append(own)
+    with multiply_few_rows(len(token)):
+        for m in range(start, agents):
+            own = cache.head(cache.extend(token, m))
+            chosen = inputs.distribution.decide(own, offsets[m])
+            token = inputs.decoder.as_tokens(chosen)
+            actions.append(chosen)
+            parameters.append(own)
     return torch.cat(actions, 1), torch.cat(parameters, 1)
 
 
@@ -125,7 +127,8 @@ def parallel(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
             actions[:, start:], parameters[:, start:] = rest
             break
         window = slice(start, stop)
-        new = cache.head(cache.extend(tokens[:, window], start))
+        with multiply_few_rows(len(tokens) * (stop - start)):
+            new = cache.head(cache.extend(tokens[:, window], start))
         chosen = distribution.decide(new, None if offset is None else offset[:, window])
         distance = distribution.distance(chosen, actions[:, window])  # [B', L]
         changed = distance > 1.0

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rllib_seqmarl.matmul import multiply_few_rows
 from rllib_seqmarl.nets.decoding.methods import DecodeInputs, Passes
 from rllib_seqmarl.nets.distributions import UNAVAILABLE
 from rllib_seqmarl.nets.orders.base import ranks, to_order
@@ -106,25 +107,26 @@ def _one_by_one(
     offset: Tensor | None = None
     agent = order[:, start : start + 1]
     decided = [order[:, : start + 1]]
-    for m in range(start, agents):
-        cache.place(agent, m)
-        decoded = cache.extend(token, m)
-        own = cache.head(decoded)
-        candidates = taken
-        if added is not None:
-            parts = to_order(added, agent).split([part.shape[2] for part in given], dim=2)
-            offset = parts[0] if inputs.offset is not None else None
-            candidates = taken if inputs.choice_noise is None else taken + parts[-1]
-        chosen = inputs.distribution.decide(own, offset)
-        token = inputs.decoder.as_tokens(chosen)
-        actions.append(chosen)
-        parameters.append(own)
-        if m + 1 < agents:
-            logits = score(decoded)
-            agent = (logits + candidates).argmax(2)
-            taken.scatter_(2, agent.unsqueeze(1), UNAVAILABLE)
-            decided.append(agent)
-            choices.append(logits)
+    with multiply_few_rows(batch):
+        for m in range(start, agents):
+            cache.place(agent, m)
+            decoded = cache.extend(token, m)
+            own = cache.head(decoded)
+            candidates = taken
+            if added is not None:
+                parts = to_order(added, agent).split([part.shape[2] for part in given], dim=2)
+                offset = parts[0] if inputs.offset is not None else None
+                candidates = taken if inputs.choice_noise is None else taken + parts[-1]
+            chosen = inputs.distribution.decide(own, offset)
+            token = inputs.decoder.as_tokens(chosen)
+            actions.append(chosen)
+            parameters.append(own)
+            if m + 1 < agents:
+                logits = score(decoded)
+                agent = (logits + candidates).argmax(2)
+                taken.scatter_(2, agent.unsqueeze(1), UNAVAILABLE)
+                decided.append(agent)
+                choices.append(logits)
     return Decisions(
         torch.cat(actions, 1),
         torch.cat(parameters, 1),
