@@ -29,6 +29,7 @@ ARGUMENTS = {
     "mpe_throughput.py": "--seconds 0.01 --envs 2",
     "order_cost.py": "--agents 3 --envs 2 --budget 0.01",
     "overhead.py": "--map 3m --iterations 1 --envs 2 --steps 8 --epochs 1",
+    "peers.py": "--help",  # the official code is fetched by the user
     "scaling.py": (
         "--env distinct_actions --parts throughput --runners 0 1 --learners 0 --rounds 1 "
         '--settings {"num_envs_per_env_runner":2,"rollout_fragment_length":4,"num_epochs":1}'
