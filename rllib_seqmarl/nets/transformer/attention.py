@@ -18,9 +18,9 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx
 from rllib_seqmarl.matmul import multiply_with
 from rllib_seqmarl.nets.softmax import softmax
 
-#: Keys up to which all scores are held as matrices; beyond, torch's fused attention is as fast,
-#: and its memory grows with S and not with its square.
-MAX_KEYS = 256
+#: Scores L S of one head up to which they are held as matrices; beyond, torch's fused attention is
+#: as fast, and its memory grows with S and not with its square.
+MAX_SCORES = 256 * 256
 
 #: Multiplications L S d of one head up to which its products are small: the fused attention is then
 #: the faster one in a forward pass without gradients, and torch's BLAS the faster library. Above,
@@ -48,7 +48,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor
     """
     queries, keys = query.shape[2], key.shape[2]
     causal = causal and queries > 1
-    if keys > MAX_KEYS or (_small(query, key) and not torch.is_grad_enabled()):
+    if queries * keys > MAX_SCORES or (_small(query, key) and not torch.is_grad_enabled()):
         if causal and queries == keys:
             return F.scaled_dot_product_attention(query, key, value, is_causal=True)
         mask = causal_mask(queries, keys, query.device) if causal else None

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from rllib_seqmarl.nets.transformer.attention import (
-    MAX_KEYS,
+    MAX_SCORES,
     attention,
     causal_mask,
 )
 
-SIZES = [(3, 3), (1, 5), (2, 5), (8, 8), (27, 27), (4, 20), (MAX_KEYS + 1, MAX_KEYS + 1)]
+LONG = math.isqrt(MAX_SCORES) + 1
+SIZES = [
+    (3, 3),
+    (1, 5),
+    (2, 5),
+    (8, 8),
+    (27, 27),
+    (4, 20),
+    (1, 300),
+    (LONG, LONG),
+    (9, MAX_SCORES // 8),
+]
 
 
 @pytest.mark.parametrize(("queries", "keys"), SIZES)
