@@ -63,7 +63,8 @@ class SrSvSettings(MATSettings):
         Gt(0),
         Doc("""decoder positions, over a micro-batch, that the value computes at once.
         It bounds memory where agents are many; the gradient is the same, at the price of a second
-        forward pass where there are more. null: no bound."""),
+        forward pass where there are more. null: no bound. With attention to neighbours there are
+        few, and no bound is taken."""),
     ] = 131_072
     value_loss_agents: Annotated[
         int | None,

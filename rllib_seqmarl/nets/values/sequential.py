@@ -66,7 +66,8 @@ class SequentialValue(ValueFunction):
 
     where e^{j-1} is the decoder's output at the position whose newest token is a^{j-1}.
 
-    The N sequences share a prefix each with the policy's own pass, see `Suffixes`.
+    The N sequences share a prefix each with the policy's own pass, see `Suffixes`; with attention
+    to neighbours they share still more, see `neighbour_rows`.
 
     Args:
         sizes: of the policy's networks.
