@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -74,16 +78,17 @@ def call_after_init(function: Callable[[], None]) -> None:
     worker._post_init_hooks.append(function)
 
 
-class _TuneFinder(MetaPathFinder):
-    """Calls a function when Ray Tune's registry has been imported."""
+class _Finder(MetaPathFinder):
+    """Calls a function when a module has been imported."""
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def __init__(self, module: str, callback: Callable[[], None]) -> None:
+        self.module = module
         self.callback = callback
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != "ray.tune.registry":
+        if name != self.module:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -105,10 +110,16 @@ def when_tune_is_imported(callback: Callable[[], None]) -> None:
     Names of algorithms and environments are needed where `ray.tune` is used. Importing it here
     would make everybody wait for it who asks for a network or for ``rllib --help``.
     """
-    if "ray.tune.registry" in sys.modules:
+    _when_imported("ray.tune.registry", callback)
+
+
+def _when_imported(module: str, callback: Callable[[], None]) -> None:
+    """Calls ``callback`` now, or when the module is imported; only the first one waits for it."""
+    waiting = [finder.module for finder in sys.meta_path if isinstance(finder, _Finder)]
+    if module in sys.modules:
         callback()
-    elif not any(isinstance(finder, _TuneFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _TuneFinder(callback))
+    elif module not in waiting:
+        sys.meta_path.insert(0, _Finder(module, callback))
 
 
 def import_rllib() -> None:
@@ -125,6 +136,74 @@ def import_rllib() -> None:
     finally:
         if hidden:
             del sys.modules["flax"]
+    _seed_without_compiler()
+
+
+def _seed_without_compiler() -> None:
+    """Lets RLlib's seeding make torch deterministic without importing torch's compiler.
+
+    ``torch.use_deterministic_algorithms`` imports it, which takes two seconds, in order to set an
+    option of it; the option is set when somebody else imports the compiler.
+    """
+    from ray.rllib.utils.debug import deterministic
+
+    original = deterministic.set_torch_seed
+    if original.__module__ == __name__:
+        return
+
+    def set_torch_seed(seed: int | None = None) -> None:
+        import torch
+
+        with mock.patch.object(torch, "use_deterministic_algorithms", _use_deterministic):
+            original(seed)
+
+    deterministic.set_torch_seed = set_torch_seed
+
+
+def _use_deterministic(mode: bool) -> None:
+    import torch
+
+    def tell_compiler() -> None:
+        config: Any = sys.modules["torch._inductor.config"]
+        config.deterministic = torch.are_deterministic_algorithms_enabled()
+
+    torch.set_deterministic_debug_mode("error" if mode else "default")
+    _when_imported("torch._inductor.config", tell_compiler)
+
+
+def start_local(
+    *, num_cpus: int | None, log_to_driver: bool, logging_level: int, address: str | None
+) -> None:
+    """``ray.init`` of a Ray of this machine, with the processes that a training needs.
+
+    Whatever ``include_dashboard`` says, Ray also starts a server for the dashboard, which waits,
+    the autoscaler's monitor, and one that reads log files; each imports Ray, and ``ray.init`` waits
+    for the first. The agent of the node, which Ray cannot do without, is started as where the
+    packages of the dashboard are not installed. Workers are not started ahead: Ray Tune gives those
+    of its trials an environment of their own, so that they are new ones.
+    """
+    import ray
+    from ray._private import services, utils
+    from ray._private.node import Node
+
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    not_wanted = ImportError("the dashboard is not wanted")
+    with ExitStack() as patches:
+        patch = partial(mock.patch.object, new=lambda *args, **settings: None)
+        patches.enter_context(patch(Node, "start_monitor"))
+        if not log_to_driver:
+            patches.enter_context(patch(Node, "start_log_monitor"))
+        no_server = mock.patch.object(services, "start_api_server", lambda *a, **s: ("", None))
+        minimal = mock.patch.object(utils, "get_dashboard_dependency_error", lambda: not_wanted)
+        patches.enter_context(no_server)
+        patches.enter_context(minimal)
+        ray.init(
+            address=address,
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=log_to_driver,
+            logging_level=logging_level,
+        )
 
 
 _names: dict[tuple[str, str], object] = {}

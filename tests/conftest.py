@@ -18,14 +18,19 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 TESTS = Path(__file__).parent
 
-#: Files of minutes. They come first, so that no process is left alone with one at the end.
+#: Files of minutes. They come first, so that no process is left alone with one at the end; pytest
+#: takes files in this order because of ``--no-loadscope-reorder``.
 LONG = (
     "test_all_algorithms.py",
     "test_benchmarks.py",
     "test_cli_runs.py",
+    "test_tuned_examples.py",
     "test_cluster.py",
     "test_extras.py",
     "test_faults_resume.py",
+    "test_search_runs.py",
+    "test_parallel_trials.py",
+    "test_faults.py",
 )
 
 

@@ -37,6 +37,9 @@ ARGUMENTS = {
     "seeded_figures.py": "--runs COMA",
     "smax_throughput.py": "--seconds 0.01 --maps 3m --envs 2",
     "srsv_cost.py": "--agents 3 --rows 8 --rounds 1",
+    "startup.py": (
+        "--example mat_distinct_actions --parts import help evaluate --rounds 1 --episodes 2"
+    ),
     "structure.py": "--algorithms",
     "update_time.py": "--env distinct_actions --env-config {} --envs 2 --steps 4 --rounds 1",
 }

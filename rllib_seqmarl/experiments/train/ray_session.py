@@ -125,10 +125,9 @@ def connection(options: RunOptions) -> Iterator[bool]:
     level = logging.INFO if options.verbose else logging.ERROR
     try:
         if local:
-            ray.init(
+            _ray_compat.start_local(
                 address=address,
                 num_cpus=options.ray_num_cpus,
-                include_dashboard=False,
                 log_to_driver=options.verbose,
                 logging_level=level,
             )
