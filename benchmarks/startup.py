@@ -3,8 +3,8 @@
     python benchmarks/startup.py --against ../other_checkout
 
 Every command is a process of its own. With ``--against`` the two checkouts take turns, so that
-whatever else the machine does meets both. "train" and "evaluate" find in their cache folder what a run
-before them left there, "cold" is a training with an empty one. CPU seconds are those of all
+whatever else the machine does meets both. "train" and "evaluate" find in their cache folder what a
+run before them left there, "cold" is a training with an empty one. CPU seconds are those of all
 processes of the command, and depend least on what else runs; of both, the least of all rounds is
 printed.
 """

@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -188,15 +187,15 @@ def start_local(
 
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     not_wanted = ImportError("the dashboard is not wanted")
-    with ExitStack() as patches:
-        patch = partial(mock.patch.object, new=lambda *args, **settings: None)
-        patches.enter_context(patch(Node, "start_monitor"))
+    patch = mock.patch.object
+    with ExitStack() as without:
+        without.enter_context(patch(services, "start_api_server", return_value=("", None)))
+        without.enter_context(
+            patch(utils, "get_dashboard_dependency_error", return_value=not_wanted)
+        )
+        without.enter_context(patch(Node, "start_monitor"))
         if not log_to_driver:
-            patches.enter_context(patch(Node, "start_log_monitor"))
-        no_server = mock.patch.object(services, "start_api_server", lambda *a, **s: ("", None))
-        minimal = mock.patch.object(utils, "get_dashboard_dependency_error", lambda: not_wanted)
-        patches.enter_context(no_server)
-        patches.enter_context(minimal)
+            without.enter_context(patch(Node, "start_log_monitor"))
         ray.init(
             address=address,
             num_cpus=num_cpus,

@@ -3,6 +3,9 @@
 import ast
 import importlib
 import inspect
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +66,60 @@ def test_what_is_inherited_is_there(path: str) -> None:
     source = inspect.getsource(getattr(importlib.import_module(module), name))
     for member in _ray_compat.INHERITED[path]:
         assert f"self.{member}" in source or f"def {member}(" in source, member
+
+
+SEEDED = """
+import sys
+import rllib_seqmarl.learning
+import torch
+from ray.rllib.utils.debug import update_global_seed_if_necessary
+
+update_global_seed_if_necessary("torch", 3)
+drawn = torch.rand(2)
+assert torch.are_deterministic_algorithms_enabled()
+assert torch.initial_seed() == 3
+assert "torch._inductor" not in sys.modules
+import torch._inductor.config as compiler
+assert compiler.deterministic
+torch.use_deterministic_algorithms(False)
+assert not compiler.deterministic
+update_global_seed_if_necessary("torch", 3)
+assert compiler.deterministic and torch.are_deterministic_algorithms_enabled()
+assert torch.equal(torch.rand(2), drawn)
+"""
+
+
+def test_seeding_does_not_import_the_compiler_and_tells_it_later() -> None:
+    run = subprocess.run([sys.executable, "-c", SEEDED], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+LOCAL_RAY = """
+import logging
+import psutil, ray
+from rllib_seqmarl import _ray_compat
+_ray_compat.start_local(
+    num_cpus=2, log_to_driver=False, logging_level=logging.ERROR, address="local"
+)
+
+@ray.remote(num_cpus=1, runtime_env={"env_vars": {"SET_FOR_IT": "1"}})
+def ask():
+    import os
+    return os.environ["SET_FOR_IT"]
+
+before = [" ".join(child.cmdline()[:3]) for child in psutil.Process().children(recursive=True)]
+assert ray.get(ask.remote()) == "1"
+assert ray.cluster_resources()["CPU"] == 2
+print("\\n".join(before))
+"""
+
+
+def test_a_local_ray_starts_what_is_needed_and_nothing_else() -> None:
+    run = subprocess.run([sys.executable, "-c", LOCAL_RAY], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    started = run.stdout.lower().splitlines()
+    # An agent is called by its file until it has named itself.
+    dashboard, environments = "dashboardagent|dashboard/agent", "runtimeenvagent|env/agent"
+    for kind in ("/gcs_server ", "/raylet ", dashboard, environments):
+        assert sum(bool(re.search(kind, line)) for line in started) == 1, (kind, started)
+    assert len(started) == 4, started
