@@ -7,6 +7,7 @@ passes here therefore work on plain weights, looked up once per joint action, an
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from functools import singledispatch
@@ -16,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rllib_seqmarl.matmul import multiply_with
+from rllib_seqmarl.nets.transformer.attention import MAX_SCORES, causal_mask
 from rllib_seqmarl.nets.transformer.model import (
     ActionDecoder,
     Attention,
     Decoder,
     DecoderBlock,
     TokenMixer,
-    causal_mask,
 )
 from rllib_seqmarl.nets.transformer.sparse_attention import (
     AttendedPositions,
@@ -333,9 +335,12 @@ def _flash_attention(query: Tensor, entries: Tensor) -> Tensor:
     count, stop = query.shape[1], entries.shape[1]
     query, entries = query.unsqueeze(1), entries.unsqueeze(1)  # one head
     mask = None if count == stop else causal_mask(count, stop, query.device)
-    mixed = F.scaled_dot_product_attention(
-        query, entries, entries, attn_mask=mask, is_causal=mask is None, scale=1.0
-    )
+    # It multiplies row by row of the batch, for which oneDNN takes long to begin.
+    small = count * stop < MAX_SCORES
+    with multiply_with("blas") if small else contextlib.nullcontext():
+        mixed = F.scaled_dot_product_attention(
+            query, entries, entries, attn_mask=mask, is_causal=mask is None, scale=1.0
+        )
     return mixed.squeeze(1)
 
 
