@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rllib_seqmarl.matmul import multiply_with
 from rllib_seqmarl.nets.transformer.kv_cache import action_cache
 from rllib_seqmarl.nets.transformer.model import (
     GAIN_BEFORE_GELU,
@@ -188,8 +189,10 @@ def greedy_continuations(
     device = taken.encoded.device
     ids = torch.arange(agents, device=device) if agent_ids is None else agent_ids
     continued = taken.actions.unsqueeze(1).repeat(1, len(ids), 1, *_ones(taken.actions))
-    for rows, some in _chunks(batch, len(ids), agents, chunk_size):
-        continued[rows, some] = _continue(taken.batch_rows(rows), ids[some])
+    # Position by position, oneDNN would copy all keys before each product of theirs.
+    with multiply_with("blas"):
+        for rows, some in _chunks(batch, len(ids), agents, chunk_size):
+            continued[rows, some] = _continue(taken.batch_rows(rows), ids[some])
     return continued
 
 
