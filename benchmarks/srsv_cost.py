@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--agents", type=int, nargs="+", default=AGENTS)
     parser.add_argument("--rows", type=int, help="rows of a minibatch; default 6400 / N")
-    parser.add_argument("--micro-batch", type=int, default=400, help="rows")
+    parser.add_argument("--micro-batch", type=int, default=800, help="rows")
     parser.add_argument("--greedy-share", type=float, default=0.6, help="of taken actions")
     parser.add_argument("--chunk", type=int, default=131_072, help="value_chunk_size")
     parser.add_argument("--blocks", type=int, default=1)

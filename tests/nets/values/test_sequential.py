@@ -7,11 +7,13 @@ import torch
 from helpers.policies import A, B, make_policy, observe
 from torch import Tensor
 
+from rllib_seqmarl.nets.decoding.decode import decode
 from rllib_seqmarl.nets.orders.base import to_order, to_slots
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.values import sequential_reference as reference
 from rllib_seqmarl.nets.values.base import JointActions
 from rllib_seqmarl.nets.values.sequential import SUCCESSORS
+from rllib_seqmarl.nets.values.suffixes import Suffixes
 
 
 def reference_values(
@@ -178,3 +180,32 @@ def test_sequential_values_of_some_agents_are_those_of_all(
     torch.testing.assert_close(
         policy.values(obs, actions, None, of_some, agent_ids=some), evaluation.values
     )
+
+
+@pytest.mark.parametrize("greedy", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_sequences_that_are_the_same_are_computed_once(blocks: int, greedy: float) -> None:
+    """Values and rows, from no continuation that goes on as it was taken to all of them."""
+    agents = 6
+    policy = make_policy(value="sequential", num_blocks=blocks)
+    obs, mask = observe(agents, True)
+    noise = 1e4 * policy.distribution.noise((B, agents), obs.device, None)
+    noise[torch.rand(B, agents) < greedy] = 0.0
+    encoded = policy.encoder(obs)
+    decoded = decode(policy.decoder, policy.distribution, encoded, mask, noise, "cached")
+    actions = decoded.actions.clone()
+    prepared = policy.prepare_value(obs, mask, actions)
+    values = policy.values(obs, actions, None, prepared)
+    expected = reference_values(policy, obs, mask, actions, None)[1]
+    torch.testing.assert_close(values, expected, atol=1e-9, rtol=0)
+    tokens = policy.decoder.as_tokens(prepared)
+    taken = policy.decoder.shift(actions)
+    separate = Suffixes.of(tokens, taken, torch.arange(agents), rows_per_window=0)
+    together = Suffixes.of(tokens, taken, torch.arange(agents), rows_per_window=10**6)
+    assert len(together.windows) == 1
+    broken = (policy.prepare_value(obs, mask, actions)[:, 0] != actions).any()
+    assert broken == (greedy < 1)
+    if greedy == 1:  # only the positions that read values are left
+        assert len(separate.tokens) == B * agents
+    assert len(separate.tokens) <= len(together.tokens)
+    assert len(separate.tokens) <= B * agents * (agents + 1) // 2
