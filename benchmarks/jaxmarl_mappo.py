@@ -1,4 +1,4 @@
-"""Recurrent MAPPO against JaxMARL's MAPPO-RNN on SMAX: whole iterations on one core.
+"""Recurrent MAPPO against JaxMARL's MAPPO-RNN on SMAX: whole iterations with one thread.
 
     git clone https://github.com/FLAIROx/JaxMARL CHECKOUT
     git -C CHECKOUT checkout c793d095618c6d3edfb5632802348f57b70a4b94
@@ -13,8 +13,8 @@ the state with the agent's number, for every agent. Here the critic reads the st
 team (``environment``), or for every agent the state with its observation
 (``environment_and_observation``).
 
-Each runs in a process of its own, all on the same core, and they take turns, iteration by
-iteration. Printed are environment steps per second of processor time, by the median iteration.
+Each runs in a process of its own with one thread, and they take turns, iteration by iteration.
+Printed are environment steps per second of processor time, by the median iteration.
 Compare the ratios: they carry over to other machines, the rates do not.
 """
 
@@ -41,6 +41,7 @@ def take_turns(since: float | None) -> float:
 
 def jaxmarl(options: argparse.Namespace) -> None:
     """JaxMARL's script; its one call for every iteration, to Weights & Biases, is the turn."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # XLA has one thread per core
     import jax
     import yaml
 
@@ -119,8 +120,6 @@ def main() -> None:
     if options.part:
         (jaxmarl if options.part == "jaxmarl" else ours)(options)
         return
-    core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
     parts = {}
     for part in ("jaxmarl", *CRITICS) if options.checkout else CRITICS:
         command = [sys.executable, __file__, *sys.argv[1:], "--part", part]
@@ -146,8 +145,8 @@ def main() -> None:
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
-    print(f"{options.map}, {options.envs} envs x {options.steps} steps, width {options.width}, ")
-    print(f"{options.epochs} epochs of {options.minibatches} minibatches, one core:")
+    print(f"{options.map}, {options.envs} envs x {options.steps} steps, width {options.width},")
+    print(f"{options.epochs} epochs of {options.minibatches} minibatches, one thread:")
     rates = {
         part: options.envs * options.steps / statistics.median(found)
         for part, found in seconds.items()
