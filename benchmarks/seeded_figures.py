@@ -23,14 +23,13 @@ CONTINUOUS = ("distinct_actions", {"continuous": True, "episode_length": 3, "min
 CUE = ("private_cue", {})
 CARS = ("dubins_car", {"num_agents": 6, "neighbours": True})
 LOCAL = {"attention": "neighbours"}
-ALL_VALUES = {"value_loss_agents": None}
 CHUNKS = {"recurrent": True, "chunk_length": 5}
 
 #: Name of a run -> algorithm, environment, settings.
 RUNS: dict[str, tuple[str, tuple[str, dict[str, Any]], dict[str, Any]]] = {
     "MAT": ("MAT", TOY, {}),
-    "SrSv": ("SrSv", TOY, ALL_VALUES),
-    "SrSv drawn values": ("SrSv", TOY, {}),
+    "SrSv": ("SrSv", TOY, {}),
+    "SrSv drawn values": ("SrSv", TOY, {"value_loss_agents": 2}),
     "PMAT": ("PMAT", TOY, {}),
     "AOAD-MAT": ("AOAD-MAT", TOY, {}),
     "MAPPO": ("MAPPO", TOY, {}),
@@ -48,19 +47,19 @@ RUNS: dict[str, tuple[str, tuple[str, dict[str, Any]], dict[str, Any]]] = {
     "MAT decoder value": ("MAT", TOY, {"value": "decoder"}),
     "MAT gru": ("MAT", TOY, {"network": "gru"}),
     "MAT decentralised": ("MAT", TOY, {"network": "mat_dec"}),
-    "SrSv continuous": ("SrSv", CONTINUOUS, {**ALL_VALUES, "num_heads": 2}),
+    "SrSv continuous": ("SrSv", CONTINUOUS, {"num_heads": 2}),
     "SrSv per minibatch": (
         "SrSv",
         TOY,
-        {**ALL_VALUES, "successors": "greedy_per_minibatch", "num_blocks": 2},
+        {"successors": "greedy_per_minibatch", "num_blocks": 2},
     ),
-    "SrSv teacher forced": ("SrSv", TOY, {**ALL_VALUES, "successors": "teacher_forced"}),
-    "SrSv without pi": ("SrSv", CUE, {**ALL_VALUES, "use_successor_policy": False}),
-    "SrSv on cars": ("SrSv", CARS, {**ALL_VALUES, **LOCAL, "num_blocks": 2, "value_agents": 4}),
-    "SrSv mlp": ("SrSv", TOY, {**ALL_VALUES, "network": "mlp"}),
-    "SrSv gnn": ("SrSv", TOY, {**ALL_VALUES, "network": "gnn"}),
-    "SrSv encoder": ("SrSv", TOY, {**ALL_VALUES, "network": "encoder"}),
-    "SrSv decoder": ("SrSv", TOY, {**ALL_VALUES, "network": "decoder"}),
+    "SrSv teacher forced": ("SrSv", TOY, {"successors": "teacher_forced"}),
+    "SrSv without pi": ("SrSv", CUE, {"use_successor_policy": False}),
+    "SrSv on cars": ("SrSv", CARS, {**LOCAL, "num_blocks": 2, "value_agents": 4}),
+    "SrSv mlp": ("SrSv", TOY, {"network": "mlp"}),
+    "SrSv gnn": ("SrSv", TOY, {"network": "gnn"}),
+    "SrSv encoder": ("SrSv", TOY, {"network": "encoder"}),
+    "SrSv decoder": ("SrSv", TOY, {"network": "decoder"}),
     "PMAT as published": ("PMAT", CUE, {"train_in_sampled_order": False, "share_hidden": True}),
     "PMAT with SrSv's value": ("PMAT", TOY, {"value": "sequential", "order_entropy_coeff": 0.01}),
     "AOAD-MAT sum": (

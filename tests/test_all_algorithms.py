@@ -28,7 +28,6 @@ CONTINUOUS = {"continuous": True, "episode_length": 3, "min_gap": 0.2}
 CONTINUOUS_TOO = [name for name in ALGORITHMS if registry.config_class(name).continuous_actions]
 #: And those whose data take another way under some settings: name -> algorithm and settings.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ALGORITHMS} | {
-    "SrSv": ("SrSv", {"value_loss_agents": None}),  # its gradients are not drawn
     "MAPPO-recurrent": ("MAPPO", {"recurrent": True, "chunk_length": 5}),
     "A2PO-shared": ("A2PO", {"share_parameters": True, "recurrent": True, "chunk_length": 5}),
 }

@@ -72,7 +72,7 @@ class SrSvSettings(MATSettings):
         Doc("""how many agents the value loss is taken of, drawn for each micro-batch and scaled to
         the expectation of all agents' loss. Advantages come from all agents' values, and the
         policy loss is of all agents. null, or more than there are: all."""),
-    ] = 2
+    ] = None
     value_agents: Annotated[
         int | None,
         Gt(0),

@@ -105,8 +105,7 @@ def test_chunks_and_a_sample_of_the_whole_team_give_the_same_step(
 ) -> None:
     gradients = []
     for these in ({}, settings):
-        these = {"num_epochs": 1, "value_loss_agents": None, **these}
-        algorithm, learner = build(small, **these)
+        algorithm, learner = build(small, num_epochs=1, **these)
         algorithm.train()
         gradients.append([p.grad.clone() for p in learner.core.parameters()])
         algorithm.stop()

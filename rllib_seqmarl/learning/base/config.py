@@ -70,9 +70,6 @@ _MOVED = {
     "order_entropy_coeff": "PMAT or AOAD-MAT",
 }
 
-#: Settings that configs of earlier versions lack -> what those versions did.
-_FORMER = {"value_loss_agents": None}
-
 
 @settings
 class TeamSettings:
@@ -413,10 +410,9 @@ def _default_config(config: AlgorithmConfig) -> dict[str, Any]:
 
 
 def _todays_state(cls: type, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of a config of an earlier version: today's names, no settings of others."""
+    """The attributes of a config of version 0.1 under today's names, without others' settings."""
     values, _ = translate(cls, state, "config key")
     known = _declared(cls)
-    values = {name: former for name, former in _FORMER.items() if name in known} | values
     return {name: value for name, value in values.items() if name in known or name not in _MOVED}
 
 
