@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
+from rllib_seqmarl.matmul import multiply_with
 from rllib_seqmarl.nets.softmax import log_softmax, softmax
 from rllib_seqmarl.nets.transformer.ablations import FixedTokenMixer, MeanTokenMixer
 from rllib_seqmarl.nets.transformer.model import Decoder, DecoderTrace, TokenMixer, causal_mask
@@ -103,9 +104,11 @@ def _mix(
     by_window = keys.split([count for count, _ in suffixes.windows])
     if absorbed.query is not None:
         query = F.linear(query, *absorbed.query)  # [R, H D]
-    queries = query.split([count * window for count, window in suffixes.windows])
+    sizes = [count * window for count, window in suffixes.windows]
+    more = len(query) - sum(sizes)  # rows of no window
+    queries = query.split([*sizes, more])
     mixed, last = [], []
-    for x, q, (count, window) in zip(by_window, queries, suffixes.windows, strict=True):
+    for x, q, (count, window) in zip(by_window, queries[:-1], suffixes.windows, strict=True):
         visible = causal_mask(window, positions.numel(), x.device)
         if isinstance(mixer, FixedTokenMixer):
             weights = mixer.position_weights(visible, positions[-window:], positions)
@@ -119,7 +122,7 @@ def _mix(
             taken_in, read = _Attention.apply(q, x, bias, mixer.heads)
             mixed.append(taken_in.view(count * window, -1))  # [S W, H D]
             last.append(read.mean(1))
-    return F.linear(torch.cat(mixed), *absorbed.out), torch.cat(last)
+    return F.linear(F.pad(torch.cat(mixed), (0, 0, 0, more)), *absorbed.out), torch.cat(last)
 
 
 class _Attention(torch.autograd.Function):
@@ -133,10 +136,11 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, q: Tensor, x: Tensor, bias: Tensor, last: int
     ) -> tuple[Tensor, Tensor]:
-        weights = softmax(torch.baddbmm(bias, q, x.mT))
-        ctx.save_for_backward(q, x, weights)
         ctx.set_materialize_grads(False)
-        return weights @ x, weights[:, -last:].clone()
+        with multiply_with("blas"):  # oneDNN would prepare itself anew for every S
+            weights = softmax(torch.baddbmm(bias, q, x.mT))
+            ctx.save_for_backward(q, x, weights)
+            return weights @ x, weights[:, -last:].clone()
 
     @staticmethod
     def backward(
@@ -144,13 +148,14 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, None, None]:
         q, x, weights = cast("tuple[Tensor, ...]", ctx.saved_tensors)
         gradient = gradient.contiguous()
-        of_weights = gradient @ x.mT  # [S, L, K]
-        if of_last is not None:
-            of_weights[:, -of_last.shape[1] :] += of_last
-        mean = (of_weights * weights).sum(-1, keepdim=True)
-        of_scores = of_weights.sub_(mean).mul_(weights)
-        of_x = torch.baddbmm(of_scores.mT @ q, weights.mT, gradient)
-        return of_scores @ x, of_x, None, None
+        with multiply_with("blas"):
+            of_weights = gradient @ x.mT  # [S, L, K]
+            if of_last is not None:
+                of_weights[:, -of_last.shape[1] :] += of_last
+            mean = (of_weights * weights).sum(-1, keepdim=True)
+            of_scores = of_weights.sub_(mean).mul_(weights)
+            of_x = torch.baddbmm(of_scores.mT @ q, weights.mT, gradient)
+            return of_scores @ x, of_x, None, None
 
 
 def _mix_symbols(
@@ -185,6 +190,8 @@ def _mix_symbols(
             for c, (_, window) in zip(by_window, suffixes.windows, strict=True)
         ]
     )
+    # Rows of no window count every symbol once: weights of nothing would not be finite.
+    counts = F.pad(counts, (0, 0, 0, len(suffixes.tokens) - len(counts)), value=1.0)
     scores = F.embedding(suffixes.tokens, scores.flatten(1)).unflatten(1, (heads, -1))
     weights = log_softmax(scores + counts.log().unsqueeze(1)).exp()  # [R, H, K]
     weight, bias = absorbed.out

@@ -18,22 +18,28 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: Sequences that begin later are begun earlier, together with others, where that costs fewer rows
 #: than this: rows are cheap, and windows of another length cost calls.
 ROWS_PER_WINDOW = 256
 
+#: Rows are filled up to a multiple of this, by rows that nobody reads: oneDNN prepares itself anew
+#: for every number of rows, which takes longer than the product of some thousand.
+ROW_STEP = 512
+
 
 class Suffixes(NamedTuple):
     """The rows of the sequences of some agents: P pairs of batch row and agent, R rows.
 
     A row is one position of one sequence. Pairs are sorted by their windows; the rows of a pair lie
-    side by side, the one that reads its value last.
+    side by side, the one that reads its value last. At the end stand rows of no window, which fill
+    R up to a multiple of `ROW_STEP`.
 
     Attributes:
         places: int [P], which of the B x N values each is.
-        windows: for each window, the number of pairs S and of positions W; R = sum S W.
+        windows: for each window, the number of pairs S and of positions W; sum S W <= R.
         tokens: of each row, int [R] or float [R, A].
         encoded: int [R], which of the B x N rows of o_hat is query and residual of each row.
         keys: int [P, N + 1], for every position of the pair's sequence, a row of the prefix (below
@@ -100,11 +106,14 @@ class Suffixes(NamedTuple):
         of_rows = batch * agents - agents + last[lead]
         keys = torch.where(positions <= begin[lead], of_prefix, of_rows) + positions
         keys[:, agents] = batch * agents + last[pairs]
+        tokens = continuations.flatten(0, 2)[of_row * agents + position - 1].to(taken.dtype)
+        encoded = of_row.div(count, rounding_mode="floor") * agents + agent
+        more = -rows % ROW_STEP
         return cls(
             places=pairs.div(count, rounding_mode="floor") * agents + agent_ids[pairs % count],
             windows=windows,
-            tokens=continuations.flatten(0, 2)[of_row * agents + position - 1].to(taken.dtype),
-            encoded=of_row.div(count, rounding_mode="floor") * agents + agent,
+            tokens=torch.cat((tokens, tokens.new_zeros(more, *tokens.shape[1:]))),
+            encoded=F.pad(encoded, (0, more)),
             keys=keys,
         )
 

@@ -13,7 +13,7 @@ from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.values import sequential_reference as reference
 from rllib_seqmarl.nets.values.base import JointActions
 from rllib_seqmarl.nets.values.sequential import SUCCESSORS
-from rllib_seqmarl.nets.values.suffixes import Suffixes
+from rllib_seqmarl.nets.values.suffixes import ROW_STEP, Suffixes
 
 
 def reference_values(
@@ -205,7 +205,9 @@ def test_sequences_that_are_the_same_are_computed_once(blocks: int, greedy: floa
     assert len(together.windows) == 1
     broken = (policy.prepare_value(obs, mask, actions)[:, 0] != actions).any()
     assert broken == (greedy < 1)
+    rows, more = (sum(s * w for s, w in suffixes.windows) for suffixes in (separate, together))
     if greedy == 1:  # only the positions that read values are left
-        assert len(separate.tokens) == B * agents
-    assert len(separate.tokens) <= len(together.tokens)
-    assert len(separate.tokens) <= B * agents * (agents + 1) // 2
+        assert rows == B * agents
+    assert rows <= more
+    assert rows <= B * agents * (agents + 1) // 2
+    assert len(separate.tokens) == len(separate.encoded) == -(-rows // ROW_STEP) * ROW_STEP
