@@ -46,16 +46,8 @@ def multiply_with(choice: Choice) -> Iterator[None]:
     Raises:
         UserError: as of `library`.
     """
-    precision = "bf16" if library(choice) == "onednn" else "ieee"
-    switch = _switch()
-    if switch is None:  # of an older torch, which has its BLAS only
+    with _switched_to(library(choice)):
         yield
-        return
-    before, switch.fp32_precision = switch.fp32_precision, precision
-    try:
-        yield
-    finally:
-        switch.fp32_precision = before
 
 
 @contextlib.contextmanager
@@ -68,15 +60,8 @@ def multiply_few_rows(rows: int) -> Iterator[None]:
     Args:
         rows: of the products inside; from `FEW_ROWS` on, nothing changes.
     """
-    switch = _switch()
-    if switch is None or rows >= FEW_ROWS or switch.fp32_precision == "ieee":
+    with contextlib.nullcontext() if rows >= FEW_ROWS else _switched_to("blas"):
         yield
-        return
-    before, switch.fp32_precision = switch.fp32_precision, "ieee"
-    try:
-        yield
-    finally:
-        switch.fp32_precision = before
 
 
 @cache
@@ -123,17 +108,28 @@ def _switch() -> _Switch | None:
     return cast("_Switch | None", getattr(torch.backends.mkldnn, "matmul", None))
 
 
+@contextlib.contextmanager
+def _switched_to(chosen: Library) -> Iterator[None]:
+    """Inside, this library multiplies; in an older torch without the switch, its BLAS always."""
+    switch = _switch()
+    if switch is None:
+        yield
+        return
+    precision = "bf16" if chosen == "onednn" else "ieee"
+    before, switch.fp32_precision = switch.fp32_precision, precision
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
+
+
 @cache
 def _why_not_onednn() -> str | None:
     """Why oneDNN must not multiply here; None where it may."""
-    switch = _switch()
-    if switch is None:
+    if _switch() is None:
         return "it needs torch 2.9 or later, built with oneDNN"
-    before, switch.fp32_precision = switch.fp32_precision, "bf16"
-    try:
+    with _switched_to("onednn"):
         exact = is_exact(torch.matmul)
-    finally:
-        switch.fp32_precision = before
     return None if exact else "on this processor it would round the factors to bfloat16"
 
 

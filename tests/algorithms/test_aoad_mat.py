@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.learners import learner_of
+from helpers.learners import with_moved_weights
 
 from rllib_seqmarl.errors import UserError
 
@@ -14,14 +14,7 @@ from rllib_seqmarl.errors import UserError
 def build(small: Any, **settings: Any) -> tuple[Any, Any, Any, Any]:
     """Algorithm, a minibatch with dead agents, and its loss with weights away from ratio 1."""
     algorithm = small("AOAD-MAT", env_config={"episode_length": 3}, **settings).build_algo()
-    learner = learner_of(algorithm)
-    batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
-    batch.alive[::3, 1] = False
-    batch = learner.prepare_minibatch(batch)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in learner.core.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    learner, batch = with_moved_weights(algorithm)
     forward = learner.core.forward_train(batch)
     loss = learner.compute_loss_for_module(
         module_id="default_policy", config=learner.config, batch=batch, fwd_out=forward

@@ -9,21 +9,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import parts
-from helpers.learners import learner_of
+from helpers.learners import learner_of, with_moved_weights
 
 from rllib_seqmarl.errors import UserError
 
 
 def test_loss_is_the_formula(small: Any) -> None:
     algorithm = small("MAT", env_config={"episode_length": 3}, num_epochs=1).build_algo()
-    learner = learner_of(algorithm)
-    batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
-    batch.alive[::3, 1] = False
-    batch = learner.prepare_minibatch(batch)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in learner.core.parameters():  # away from ratio 1 and unclipped values
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    learner, batch = with_moved_weights(algorithm)
     forward = learner.core.forward_train(batch)
     loss = learner.compute_loss_for_module(
         module_id="default_policy", config=learner.config, batch=batch, fwd_out=forward

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.learners import learner_of
+from helpers.learners import learner_of, with_moved_weights
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
@@ -144,14 +144,7 @@ def test_loss_of_drawn_values_is_expected_to_be_that_of_all(
     sizes = {"num_envs_per_env_runner": 2, "use_value_active_mask": True}
     config = small("SrSv", env_config=game, order=order, **sizes, **settings)
     algorithm = config.build_algo()
-    learner = learner_of(algorithm)
-    batch = learner.build_train_batch(algorithm.env_runner.sample()[0])
-    batch.alive[::3, 1] = False
-    batch = learner.prepare_minibatch(batch)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in learner.core.parameters():  # away from ratio 1 and unclipped values
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    learner, batch = with_moved_weights(algorithm)
     loss, gradients = value_gradients(learner, batch)
     drawn = [torch.tensor(ids) for ids in combinations(range(4), count)]
     found = [value_gradients(learner, learner.with_value_loss_of(batch, ids)) for ids in drawn]

@@ -200,7 +200,7 @@ def _continue(taken: JointActions, ids: Tensor) -> Tensor:
     """`greedy_continuations` of some agents, all at once."""
     decoder, actions, mask = taken.decoder, taken.actions, taken.mask
     batch, agents = actions.shape[:2]
-    cache = action_cache(decoder, taken.encoded, taken.neighbours)
+    cache = action_cache(decoder, taken.encoded)
     parameters = cache.head(cache.extend(decoder.shift(actions), 0))
     greedy = taken.distribution.choose(parameters, mask, None)
     positions = torch.arange(agents, device=actions.device)

@@ -137,7 +137,7 @@ class _Attention(torch.autograd.Function):
         ctx: FunctionCtx, q: Tensor, x: Tensor, bias: Tensor, last: int
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        with multiply_with("blas"):  # oneDNN would prepare itself anew for every S
+        with multiply_with("blas"):  # oneDNN would prepare itself again for every S
             weights = softmax(torch.baddbmm(bias, q, x.mT))
             ctx.save_for_backward(q, x, weights)
             return weights @ x, weights[:, -last:].clone()

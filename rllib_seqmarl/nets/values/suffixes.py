@@ -25,7 +25,7 @@ from torch import Tensor
 #: than this: rows are cheap, and windows of another length cost calls.
 ROWS_PER_WINDOW = 256
 
-#: Rows are filled up to a multiple of this, by rows that nobody reads: oneDNN prepares itself anew
+#: Rows are filled up to a multiple of this, by rows that nobody reads: oneDNN prepares itself again
 #: for every number of rows, which takes longer than the product of some thousand.
 ROW_STEP = 512
 
