@@ -6,7 +6,7 @@ words that name neither environment nor column, or be broadcast without a word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,8 +62,6 @@ class ReturnForm:
             "terminated": flag,
             "truncated": flag,
         }
-        self._obs_list = [(name, *column) for name, column in self._obs.items()]
-        self._step_list = [(name, *column) for name, column in self._step.items()]
 
     def check_obs(self, obs: object, method: str) -> None:
         """Raises a `UserError` if an observation has not its form.
@@ -73,7 +71,7 @@ class ReturnForm:
             method: its name.
         """
         # The short way first, here and below: this is done in every step.
-        if type(obs) is dict and len(obs) == len(self._obs) and _right(obs, self._obs_list):
+        if type(obs) is dict and len(obs) == len(self._obs) and _right(obs, self._obs):
             return
         if not isinstance(obs, Mapping):
             raise UserError(
@@ -100,7 +98,7 @@ class ReturnForm:
         obs, reward, terminated, truncated = returned
         self.check_obs(obs, "_step_envs")
         given = {"reward": reward, "terminated": terminated, "truncated": truncated}
-        if not _right(given, self._step_list):
+        if not _right(given, self._step):
             self._check_columns(given, self._step, "_step_envs")
 
     def check_ends(self, terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
@@ -122,9 +120,9 @@ class ReturnForm:
                 raise UserError(f"{self._where}: {name!r} of {method} is {fault}.")
 
 
-def _right(given: Mapping[str, Any], columns: Sequence[tuple[str, tuple[int, ...], str]]) -> bool:
+def _right(given: Mapping[str, Any], columns: Mapping[str, Column]) -> bool:
     """Whether all columns, by name, shape and kind, are there without a doubt."""
-    for name, shape, kind in columns:
+    for name, (shape, kind) in columns.items():
         value = given.get(name)
         if type(value) is not np.ndarray or value.shape != shape or value.dtype.kind != kind:
             return False
