@@ -29,8 +29,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from rllib_seqmarl.envs.adapters.actions import TeamActions
 from rllib_seqmarl.envs.adapters.snapshot import dump, fault_of_copies, load
-from rllib_seqmarl.envs.adapters.spaces import MASK, Slot, TeamActions, slots, vector
+from rllib_seqmarl.envs.adapters.spaces import MASK, Slot, slots, vector
 from rllib_seqmarl.envs.core.config import TeamEnvConfig
 from rllib_seqmarl.envs.core.contract import Observation, observation_space, random_actions
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
@@ -115,7 +116,7 @@ class DictGame(SingleEnv):
         )
         self._known = frozenset(agents)
         self._share = 1.0 / len(agents) if config.reward == "mean" else 1.0
-        self._actions = TeamActions(self._slots)
+        self._actions = TeamActions({slot.agent: slot.action for slot in self._slots}, self._where)
         self.action_space = self._actions.space
         self._masked = self._actions.discrete or not self._actions.exists.all()
         self._own_size = max(slot.obs_size for slot in self._slots)

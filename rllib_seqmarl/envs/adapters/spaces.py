@@ -1,8 +1,7 @@
-"""From one space per agent to the arrays of a team: slots, padding, masks, scaling.
+"""From one space per agent to the arrays of a team: slots and the vectors of observations.
 
 Agent m of the game's own list has slot m, for ever. Observations become float32 vectors, padded
-with zeros to the widest; actions are either one of A (a `Discrete` space each) or A numbers in
-[-1, 1] (a `Box` each), padded to the largest, with a mask over what an agent lacks.
+with zeros to the widest. Actions are in `adapters.actions`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rllib_seqmarl.envs.core.contract import continuous_actions, discrete_actions
+from rllib_seqmarl.envs.adapters.actions import agent_action, short
 from rllib_seqmarl.errors import UserError
 
 MASK = "action_mask"
@@ -66,60 +65,10 @@ def slots(
         UserError: an observation that is no vector, without ``flatten`` or not to be flattened;
             a kind of action that a team has not, or discrete and continuous agents in one team.
     """
-    found = [
+    return [
         _slot(agent, observation_space(agent), action_space(agent), flatten, f"{where}: {agent!r}")
         for agent in agents
     ]
-    kinds = {isinstance(slot.action, spaces.Discrete): slot.agent for slot in found}
-    if len(kinds) > 1:
-        raise UserError(
-            f"{where}: {kinds[True]!r} has discrete actions and {kinds[False]!r} continuous ones; "
-            "all agents of a team must have the same kind."
-        )
-    return found
-
-
-class TeamActions:
-    """The actions of a team as one array, and what the game takes for them.
-
-    Attributes:
-        discrete: one of A actions per agent, or A numbers in [-1, 1].
-        space: of the team's actions.
-        exists: bool [N, A], which of the A actions or dimensions an agent has.
-    """
-
-    def __init__(self, team: Sequence[Slot]) -> None:
-        """Takes slots whose actions are all of one kind."""
-        self._spaces = [slot.action for slot in team]
-        self._sizes = [slot.num_actions for slot in team]
-        count, most = len(team), max(self._sizes)
-        self.discrete = isinstance(self._spaces[0], spaces.Discrete)
-        self.space = (discrete_actions if self.discrete else continuous_actions)(count, most)
-        self.exists: NDArray[np.bool_] = np.arange(most) < np.array(self._sizes)[:, None]
-        if self.discrete:
-            self._first = np.array([int(space.start) for space in self._spaces])
-        else:
-            self._low, self._high = np.zeros((2, count, most))
-            for m, space in enumerate(self._spaces):
-                self._low[m, : self._sizes[m]] = space.low
-                self._high[m, : self._sizes[m]] = space.high
-
-    def decode(self, actions: NDArray[Any]) -> list[Any]:
-        """What the game takes, by slot.
-
-        [-1, 1] becomes an agent's bounds; what lies outside (a Gaussian sample) is clipped first.
-
-        Args:
-            actions: int [N] or float32 [N, A].
-        """
-        if self.discrete:
-            return list((actions + self._first).tolist())
-        share = (np.clip(actions, -1.0, 1.0) + 1.0) / 2.0
-        bounded = share * self._high + (1.0 - share) * self._low
-        return [
-            row[:size].astype(space.dtype)
-            for row, size, space in zip(bounded, self._sizes, self._spaces, strict=True)
-        ]
 
 
 def vector(space: object, flatten: bool, what: str) -> tuple[int, Reader]:
@@ -140,7 +89,7 @@ def vector(space: object, flatten: bool, what: str) -> tuple[int, Reader]:
     size = spaces.flatdim(space)
     if not flatten:
         raise UserError(
-            f"{what} is {_short(space)}, not a vector: use a vector form of the game if it has "
+            f"{what} is {short(space)}, not a vector: use a vector form of the game if it has "
             f"one, or set env_config 'flatten: true', which makes {size:,} numbers of it."
         )
     return size, _flattened(space)
@@ -170,21 +119,10 @@ def _slot(agent: Hashable, obs: object, action: object, flatten: bool, where: st
             obs, reader = spaces.Dict(rest), partial(_members, tuple(rest))
     size, to_vector = vector(obs, flatten, f"{where}: the observation")
     read = (lambda given: to_vector(reader(given))) if mask_in_obs else to_vector
-    if isinstance(action, spaces.Discrete):
-        return Slot(agent, size, read, action, int(action.n), mask_in_obs)
-    if not isinstance(action, spaces.Box) or len(action.shape) != 1 or action.dtype.kind != "f":
-        raise UserError(
-            f"{where}: the action space is {_short(action)}; a team takes Discrete ones, or Box "
-            "ones of one axis of floats. Wrap the game so that it offers one of them."
-        )
-    if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
-        raise UserError(
-            f"{where}: the action space {_short(action)} has no finite bounds, to which [-1, 1] "
-            "could be scaled. Wrap the game so that it has."
-        )
-    if mask_in_obs:
-        raise UserError(f"{where}: an {MASK!r} has no meaning for the continuous {_short(action)}.")
-    return Slot(agent, size, read, action, int(action.shape[0]), False)
+    kind, count = agent_action(action, where)
+    if mask_in_obs and isinstance(kind, spaces.Box):
+        raise UserError(f"{where}: an {MASK!r} has no meaning for the continuous {short(kind)}.")
+    return Slot(agent, size, read, kind, count, mask_in_obs)
 
 
 def _unchanged(given: object) -> object:
@@ -204,10 +142,3 @@ def _concatenated(
 
 def _members(names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in names}
-
-
-def _short(space: object) -> str:
-    """A space in a few words, without bounds."""
-    if isinstance(space, spaces.Box):
-        return f"{space.dtype} {space.shape}"
-    return str(space)
