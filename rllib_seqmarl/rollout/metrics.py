@@ -36,6 +36,9 @@ EpisodeStatistics = dict[str, NDArray[np.float32]]
 #: Where the seconds of an iteration went, of runners, of learners, and of the whole.
 TIME_SPLIT = "time_split"
 
+#: CPU seconds of a runner's or learner's own process since its last report.
+CPU_TIME = "cpu_time_s"
+
 #: Names of the mean, the least and the most of what every environment reports.
 _EPISODE_METRICS = {
     "episode_return": (EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX),
@@ -84,6 +87,18 @@ def log_steps(logger: MetricsLogger, env_steps: int) -> None:
     logger.log_value(
         NUM_ENV_STEPS_SAMPLED_LIFETIME, env_steps, reduce="lifetime_sum", with_throughput=True
     )
+
+
+class CpuClock:
+    """Counts the CPU seconds of this process: those of all its threads, of no other process."""
+
+    def __init__(self) -> None:
+        self._last = time.process_time()
+
+    def lap(self) -> float:
+        """Seconds since the last call, at first since the clock was made."""
+        last, self._last = self._last, time.process_time()
+        return self._last - last
 
 
 class RunnerMetrics:

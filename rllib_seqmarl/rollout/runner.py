@@ -42,6 +42,8 @@ from rllib_seqmarl.envs.core.contract import random_actions as uniform_actions
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.matmul import multiply_with
 from rllib_seqmarl.rollout.metrics import (
+    CPU_TIME,
+    CpuClock,
     EpisodeStatistics,
     RunnerMetrics,
     TeamEpisode,
@@ -126,6 +128,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._is_first: Bools = np.zeros(0, bool)
         self._recurrent_state: dict[str, Tensor] = {}  # each [E, N, ...]; empty without recurrence
         self._recorder = RunnerMetrics()
+        self._cpu_clock = CpuClock()
         self._error: str | None = None
         self._warning = ""
         self._callbacks = [cls() for cls in force_list(self.config.callbacks_class)]
@@ -416,6 +419,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             episodes = self.config.metrics_num_episodes_for_smoothing
             window = math.ceil(episodes / (self.config.num_env_runners or 1))
         self._recorder.log(self.metrics, window)
+        if self.worker_index:  # the trial counts its own process, in which the others are
+            self.metrics.log_value(CPU_TIME, self._cpu_clock.lap(), reduce="sum")
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, reduce="mean", window=1)
         reduced: dict[str, Any] = self.metrics.reduce()
         return reduced

@@ -40,6 +40,8 @@ _TOP = (
     "time_total_s",
     "time_this_iter_s",
     "time_since_restore",
+    "cpu_time_total_s",
+    "cpu_time_this_iter_s",
     "iterations_since_restore",
     "num_env_steps_sampled_lifetime",
 )

@@ -33,11 +33,15 @@ from ray.rllib.utils.metrics import (
 from rllib_seqmarl import _ray_compat, manifest, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.group import RemoteRunners
-from rllib_seqmarl.rollout.metrics import TIME_SPLIT, mean_name
+from rllib_seqmarl.rollout.metrics import CPU_TIME, TIME_SPLIT, CpuClock, mean_name
 from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, shard
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
 Metrics = dict[str, Any]
+
+#: CPU seconds of a trial's process, its runners' and its learners', since its beginning (through
+#: restores, like Ray Tune's ``time_total_s``) and since the last result.
+CPU_TIME_TOTAL, CPU_TIME_THIS_ITER = "cpu_time_total_s", "cpu_time_this_iter_s"
 
 #: How long to wait until runners have taken the last weights. RLlib sends none to a runner that
 #: has yet to confirm its last ones, which right after a rollout would be left out by chance.
@@ -84,6 +88,7 @@ class TeamAlgorithm(Algorithm):
         self._evaluation_runners = _remote(
             self.eval_env_runner_group, "evaluation runner", self.evaluation_config
         )
+        self._cpu_clock = CpuClock()
 
     def __repr__(self) -> str:
         # RLlib's own needs a config, and hides the mistake in it by failing in turn.
@@ -235,7 +240,7 @@ class TeamAlgorithm(Algorithm):
             self.metrics.log_value((TIME_SPLIT, name), seconds, reduce="mean", window=1)
 
     def step(self) -> Metrics:
-        """One iteration and, when due, an evaluation; the result names the simulator.
+        """One iteration and, when due, an evaluation; the result names algorithm and simulator.
 
         ``notice`` holds warnings for the user: what a restore could not bring back, and which
         runners hang or failed. Empty if there are none.
@@ -245,7 +250,29 @@ class TeamAlgorithm(Algorithm):
         for runners in self._runners, self._evaluation_runners:
             warnings += runners.pop_warnings() if runners is not None else []
         notice = " ".join(filter(None, warnings))
-        return {**result, "simulator": self.config.simulator, "notice": notice}
+        return {
+            **result,
+            **self._log_cpu_time(result),
+            "algorithm": repr(self),
+            "simulator": self.config.simulator,
+            "notice": notice,
+        }
+
+    def _log_cpu_time(self, result: Metrics) -> Metrics:
+        """CPU seconds of this process and of those that worked for it, in all and of a result."""
+        seconds = self._cpu_clock.lap()
+        for path in (
+            (ENV_RUNNER_RESULTS,),
+            (EVALUATION_RESULTS, ENV_RUNNER_RESULTS),
+            (LEARNER_RESULTS, DEFAULT_MODULE_ID),
+        ):
+            group: Metrics = result
+            for name in path:
+                group = group.get(name, {})
+            seconds += group.get(CPU_TIME, 0.0)
+        # A lifetime sum is part of checkpoints.
+        self.metrics.log_value(CPU_TIME_TOTAL, seconds, reduce="lifetime_sum")
+        return {CPU_TIME_TOTAL: self.metrics.peek(CPU_TIME_TOTAL), CPU_TIME_THIS_ITER: seconds}
 
     def get_metadata(self) -> dict[str, Any]:
         """What a checkpoint says of itself: RLlib's metadata and what it was trained on."""

@@ -43,7 +43,7 @@ from rllib_seqmarl.learning.base.batch import TrainBatch
 from rllib_seqmarl.learning.base.module import TeamModule
 from rllib_seqmarl.matmul import multiply_with
 from rllib_seqmarl.returns import ValueNorm
-from rllib_seqmarl.rollout.metrics import TIME_SPLIT
+from rllib_seqmarl.rollout.metrics import CPU_TIME, TIME_SPLIT, CpuClock
 from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, concatenate
 
 #: Parts of a learner's state. Checkpoints of version 0.1 call the second one "kept".
@@ -168,6 +168,7 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
         self.extra_state = {}
         self._metric_sums: dict[str, Tensor] = {}
         self._network_seconds = 0.0
+        self._cpu_clock = CpuClock()
 
     def configure_optimizers_for_module(
         self, module_id: str, config: AlgorithmConfig | None = None
@@ -227,6 +228,10 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
         ):
             self.metrics.log_value(
                 (DEFAULT_MODULE_ID, TIME_SPLIT, part), value, reduce="mean", window=1
+            )
+        if self.config.num_learners:  # else it is in the trial's process, which is counted there
+            self.metrics.log_value(
+                (DEFAULT_MODULE_ID, CPU_TIME), self._cpu_clock.lap(), reduce="sum"
             )
         metrics: dict[str, Any] = self.metrics.reduce()
         return metrics

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from rllib_seqmarl.errors import UserError
@@ -57,3 +60,55 @@ def test_learners_that_share_rollouts_step_as_one_with_all_of_them(small: Any) -
         np.testing.assert_array_equal(first[name], second[name])
         atol = 1e-4 * np.abs(gradient).max() + 1e-8
         np.testing.assert_allclose(first[name], gradient, atol=atol)
+
+
+def _cpu_seconds(pids: list[int]) -> float:
+    """What the system has counted for processes."""
+    times = [psutil.Process(pid).cpu_times() for pid in pids]
+    return sum(time.user + time.system for time in times)
+
+
+@pytest.mark.parametrize(("num_env_runners", "num_learners"), [(0, 0), (2, 1)])
+def test_cpu_seconds_are_those_of_all_processes(
+    num_env_runners: int, num_learners: int, small: Any
+) -> None:
+    config = small(
+        "MAPPO",
+        num_env_runners=num_env_runners,
+        num_learners=num_learners,
+        rollout_fragment_length=100,
+        evaluation_interval=1,
+        evaluation_duration=8,
+    )
+    algorithm = config.build_algo()
+    pids = [os.getpid()]
+    if num_env_runners:
+        pids += algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: os.getpid(), local_env_runner=False
+        )
+        pids += [one.get() for one in algorithm.learner_group.foreach_learner(lambda _: os.getpid())]
+    assert len(set(pids)) == 1 + num_env_runners + num_learners
+    results, counted = [algorithm.train()], [_cpu_seconds(pids)]
+    for _ in range(5):
+        results.append(algorithm.train())
+    counted.append(_cpu_seconds(pids))
+    reported = [result["cpu_time_this_iter_s"] for result in results]
+    totals = [result["cpu_time_total_s"] for result in results]
+    # The system counts in hundredths; a runner's last milliseconds come with its next report.
+    assert totals[-1] - totals[0] == pytest.approx(counted[1] - counted[0], rel=0.1, abs=0.1)
+    assert totals == pytest.approx(np.cumsum(reported))
+    algorithm.stop()
+
+
+def test_cpu_seconds_go_on_after_a_restore(small: Any, tmp_path: Path) -> None:
+    algorithm = small("MAT").build_algo()
+    algorithm.train()
+    before = algorithm.train()
+    algorithm.save_to_path(str(tmp_path))
+    algorithm.stop()
+    restored = type(algorithm).from_checkpoint(str(tmp_path))
+    after = restored.train()
+    restored.stop()
+    assert after["cpu_time_this_iter_s"] > 0
+    expected = before["cpu_time_total_s"] + after["cpu_time_this_iter_s"]
+    assert after["cpu_time_total_s"] == pytest.approx(expected)
