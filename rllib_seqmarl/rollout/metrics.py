@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +114,7 @@ class RunnerMetrics:
     def __init__(self) -> None:
         self.finished: list[EpisodeStatistics] = []
         self.seconds = {"environment": 0.0, "decode": 0.0, "sampling_other": 0.0}
-        self._evaluated: list[EpisodeStatistics] = []
+        self._reported: list[EpisodeStatistics] = []
 
     @contextlib.contextmanager
     def time(self, part: str) -> Iterator[None]:
@@ -128,22 +130,21 @@ class RunnerMetrics:
         names = finished[0] if finished else ()
         return {name: np.concatenate([one[name] for one in finished]) for name in names}
 
-    def pop_evaluated(self) -> list[EpisodeStatistics]:
-        """Statistics that were logged without a window since the last call."""
-        evaluated, self._evaluated = self._evaluated, []
-        return evaluated
+    def pop_reported(self) -> list[EpisodeStatistics]:
+        """Statistics of the episodes that were logged since the last call."""
+        reported, self._reported = self._reported, []
+        return reported
 
     def log(self, logger: MetricsLogger, window: int | None) -> None:
         """Logs episodes and seconds, and begins again.
 
         Args:
             logger: of the runner.
-            window: over how many episodes metrics are smoothed; None: over these and no others,
-                as in an evaluation.
+            window: the mean is of at most so many episodes; None: of all, as in an evaluation.
         """
         finished = self.pop_episodes()
-        if window is None and finished:
-            self._evaluated.append(finished)
+        if finished:
+            self._reported.append(finished)
         episodes = len(next(iter(finished.values()))) if finished else 0
         logger.log_value(NUM_EPISODES, episodes, reduce="sum")
         logger.log_value(NUM_EPISODES_LIFETIME, episodes, reduce="lifetime_sum")
@@ -157,3 +158,55 @@ class RunnerMetrics:
         for part, seconds in self.seconds.items():
             logger.log_value((TIME_SPLIT, part), seconds, reduce="mean", window=1)
             self.seconds[part] = 0.0
+
+
+class RecentEpisodes:
+    """The last episodes of all runners, over which a training's metrics are smoothed.
+
+    Args:
+        size: how many.
+        game: what is played; episodes of another game are not taken over from a checkpoint.
+    """
+
+    def __init__(self, size: int, game: str) -> None:
+        self._size = size
+        self._game = game
+        self._statistics: EpisodeStatistics = {}
+
+    def add(self, finished: Iterable[EpisodeStatistics]) -> None:
+        """Takes in episodes, those that ended first first."""
+        for episodes in finished:
+            known = self._statistics
+            self._statistics = {
+                name: np.concatenate([known[name], values] if name in known else [values])[
+                    -self._size :
+                ]
+                for name, values in episodes.items()
+            }
+
+    def put_into(self, reported: dict[str, Any]) -> None:
+        """Puts mean, least and most into results in the place of those of an iteration alone.
+
+        Where no episode ended in an iteration, those say NaN; before the first one nothing is said.
+        """
+        for name in [key for key, value in reported.items() if _is_nan(value)]:
+            del reported[name]
+        for name, values in self._statistics.items():
+            reported[mean_name(name)] = float(values.astype(np.float64).mean())
+            for key, extreme in zip(
+                _EPISODE_METRICS.get(name, ("",))[1:], (values.min(), values.max()), strict=False
+            ):
+                reported[key] = float(extreme)
+
+    def get_state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"game": self._game, "statistics": self._statistics}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over what `get_state` gave, if it is of this game."""
+        if state["game"] == self._game:
+            self._statistics = {k: v[-self._size :] for k, v in state["statistics"].items()}
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -425,10 +425,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         reduced: dict[str, Any] = self.metrics.reduce()
         return reduced
 
-    def pop_evaluated(self) -> tuple[list[EpisodeStatistics], str | None]:
-        """Statistics of all episodes reported by evaluations since the last call, and an error."""
+    def pop_reported(self) -> tuple[list[EpisodeStatistics], str | None]:
+        """Statistics of all episodes that `get_metrics` reported since the last call, an error."""
         error, self._error = self._error, None
-        return self._recorder.pop_evaluated(), error
+        return self._recorder.pop_reported(), error
 
     def pop_warning(self) -> str:
         """What a user should know of the last restore; empty if nothing, or when already told."""

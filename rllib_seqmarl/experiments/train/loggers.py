@@ -1,24 +1,47 @@
-"""Where results are written beside Ray Tune's result.json and TensorBoard's files."""
+"""Where results are written beside TensorBoard's files."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
 import io
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ray.air.constants import EXPR_PROGRESS_FILE
 from ray.tune.experiment import Trial
-from ray.tune.logger import CSVLoggerCallback, LoggerCallback
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, LoggerCallback
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints.storage import ExperimentFolder
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.metrics import flatten
 from rllib_seqmarl.experiments.train.ray_session import RunOptions
+
+
+class Results(JsonLoggerCallback):
+    """Ray Tune's ``result.json``, as JSON that every program reads.
+
+    What is no finite number is null there; Tune's own writes NaN and Infinity, which JSON lacks.
+    """
+
+    def log_trial_result(self, iteration: int, trial: Trial, result: Mapping[str, Any]) -> None:
+        """Adds a line."""
+        super().log_trial_result(iteration, trial, _finite(result))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float | np.floating) and not math.isfinite(value):
+        return None
+    return value
 
 
 class ProgressTable(CSVLoggerCallback):

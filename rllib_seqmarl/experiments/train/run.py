@@ -190,7 +190,7 @@ def _run(
 
     from rllib_seqmarl.experiments.checkpoints import resuming
     from rllib_seqmarl.experiments.spec import check as configs
-    from rllib_seqmarl.experiments.train.loggers import ProgressTable
+    from rllib_seqmarl.experiments.train.loggers import ProgressTable, Results
     from rllib_seqmarl.experiments.train.progress import Progress
     from rllib_seqmarl.experiments.train.report import Outcome
     from rllib_seqmarl.experiments.train.shutdown import EndOfLoop, TrialControl
@@ -242,7 +242,7 @@ def _run(
                 random_state=seed if isinstance(seed, int) else None,
             ),
             callbacks=[
-                *(ProgressTable(), *trackers),
+                *(Results(), ProgressTable(), *trackers),
                 *(progress, EndOfLoop(control, signals, folder)),
             ],
             # A trial that failed goes on from its last good checkpoint.

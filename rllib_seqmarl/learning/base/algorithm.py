@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,14 @@ from ray.rllib.utils.metrics import (
 from rllib_seqmarl import _ray_compat, manifest, registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.group import RemoteRunners
-from rllib_seqmarl.rollout.metrics import CPU_TIME, TIME_SPLIT, CpuClock, mean_name
+from rllib_seqmarl.rollout.metrics import (
+    CPU_TIME,
+    TIME_SPLIT,
+    CpuClock,
+    EpisodeStatistics,
+    RecentEpisodes,
+    mean_name,
+)
 from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, shard
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 
@@ -42,6 +49,9 @@ Metrics = dict[str, Any]
 #: CPU seconds of a trial's process, its runners' and its learners', since its beginning (through
 #: restores, like Ray Tune's ``time_total_s``) and since the last result.
 CPU_TIME_TOTAL, CPU_TIME_THIS_ITER = "cpu_time_total_s", "cpu_time_this_iter_s"
+
+#: Key in a checkpoint's state.
+RECENT_EPISODES = "recent_episodes"
 
 #: How long to wait until runners have taken the last weights. RLlib sends none to a runner that
 #: has yet to confirm its last ones, which right after a rollout would be left out by chance.
@@ -59,8 +69,11 @@ def _remote(
     return RemoteRunners(group, name, config)
 
 
-def _sample_and_report(runner: TeamEnvRunner) -> tuple[list[RolloutBatch], Metrics]:
-    return runner.sample(), runner.get_metrics()
+def _sample_and_report(
+    runner: TeamEnvRunner,
+) -> tuple[list[RolloutBatch], Metrics, list[EpisodeStatistics]]:
+    rollouts, metrics = runner.sample(), runner.get_metrics()
+    return rollouts, metrics, runner.pop_reported()[0]
 
 
 def _evaluate(
@@ -83,6 +96,9 @@ class TeamAlgorithm(Algorithm):
             # Before any weight is drawn: the initialisation depends on the number of threads.
             torch.set_num_threads(threads)
         self._iterations_without_rollout = 0
+        self._recent_episodes = RecentEpisodes(
+            config.metrics_num_episodes_for_smoothing, repr((config.env, config.env_config))
+        )
         super().setup(config)
         self._runners = _remote(self.env_runner_group, "runner", self.config)
         self._evaluation_runners = _remote(
@@ -145,7 +161,7 @@ class TeamAlgorithm(Algorithm):
             runners.request_async(_sample_and_report)
         else:
             results = runners.request(_sample_and_report, timeout)
-        rollouts = [rollout for sampled, _ in results for rollout in sampled]
+        rollouts = [rollout for sampled, *_ in results for rollout in sampled]
         for rollout in rollouts:
             if rollout.error is not None:
                 raise UserError(rollout.error)
@@ -157,7 +173,9 @@ class TeamAlgorithm(Algorithm):
                 f"no runner answered in {self._iterations_without_rollout} iterations on end: "
                 f"{warnings[-1] if warnings else 'see their logs.'}"
             )
-        return rollouts, [metrics for _, metrics in results]
+        for *_, episodes in results:
+            self._recent_episodes.add(episodes)
+        return rollouts, [metrics for _, metrics, _ in results]
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """RLlib's; where all runners are gone, it waits until one is back.
@@ -185,9 +203,9 @@ class TeamAlgorithm(Algorithm):
         results: Metrics = super().evaluate(parallel_train_future)
         if self._evaluation_runners is not None:
             timeout = self.config.evaluation_sample_timeout_s
-            popped = self._evaluation_runners.request(TeamEnvRunner.pop_evaluated, timeout)
+            popped = self._evaluation_runners.request(TeamEnvRunner.pop_reported, timeout)
         else:
-            popped = [(self.eval_env_runner or self.env_runner).pop_evaluated()]
+            popped = [(self.eval_env_runner or self.env_runner).pop_reported()]
         for _, error in popped:
             if error is not None:
                 raise UserError(error)
@@ -247,6 +265,7 @@ class TeamAlgorithm(Algorithm):
         """
         warnings = [self.env_runner.pop_warning()]
         result = super().step()
+        self._recent_episodes.put_into(result.setdefault(ENV_RUNNER_RESULTS, {}))
         for runners in self._runners, self._evaluation_runners:
             warnings += runners.pop_warnings() if runners is not None else []
         notice = " ".join(filter(None, warnings))
@@ -273,6 +292,25 @@ class TeamAlgorithm(Algorithm):
         # A lifetime sum is part of checkpoints.
         self.metrics.log_value(CPU_TIME_TOTAL, seconds, reduce="lifetime_sum")
         return {CPU_TIME_TOTAL: self.metrics.peek(CPU_TIME_TOTAL), CPU_TIME_THIS_ITER: seconds}
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: object,
+    ) -> dict[str, Any]:
+        """RLlib's state, and the episodes over which metrics are smoothed."""
+        state: dict[str, Any] = super().get_state(
+            components, not_components=not_components, **kwargs
+        )
+        return {**state, RECENT_EPISODES: self._recent_episodes.get_state()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `get_state` gave."""
+        super().set_state(state)
+        if RECENT_EPISODES in state:  # version 0.2 does not write them
+            self._recent_episodes.set_state(state[RECENT_EPISODES])
 
     def get_metadata(self) -> dict[str, Any]:
         """What a checkpoint says of itself: RLlib's metadata and what it was trained on."""

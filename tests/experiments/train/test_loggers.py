@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import sys
 from pathlib import Path
@@ -107,12 +108,17 @@ def test_a_missing_package_is_named_before_anything_runs(package, tmp_path, caps
 def test_results_in_tables_and_tensorboard(tmp_path, no_ray):
     from tensorboardX.proto.event_pb2 import Event
 
-    assert train(tmp_path, "--ray-num-cpus", "1") == 0
+    name = "evaluation/env_runners/episode_return_mean"
+    # Not known after the first iteration, so that the score of a checkpoint would be NaN then.
+    score = ("--checkpoint-score-attr", name)
+    assert train(tmp_path, "--ray-num-cpus", "1", *score) == 0
 
     (folder,) = (tmp_path / "results" / "small").glob("MAT_*")
+    lines = (folder / "result.json").read_text().splitlines()
+    results = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert results[0]["checkpoint_score"] is None
     with (folder / "progress.csv").open(newline="") as stream:
         first, second = csv.DictReader(stream)
-    name = "evaluation/env_runners/episode_return_mean"
     assert first[name] == ""
     assert 0 <= float(second[name]) <= 1
     assert first["training_iteration"] == "1"
