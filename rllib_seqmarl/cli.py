@@ -1,4 +1,4 @@
-"""The ``rllib`` command: train, evaluate, export, example, algo, env, import-mat.
+"""The ``rllib`` command: train, evaluate, export, compare, plot, example, algo, env, import-mat.
 
 This front only parses. Nothing heavy is imported before it is known what to do, so that
 ``rllib --help`` answers at once; the work is in :mod:`rllib_seqmarl.experiments`.
@@ -42,6 +42,13 @@ its only trial. A .safetensors file (see rllib export) does as well, and cannot 
 _EXPORT = """\
 Write the policy of a checkpoint to a .safetensors file: weights, and the JSON from which the policy
 is built. A checkpoint can run code on the machine of whoever loads it; this file cannot.
+"""
+
+_COMPARE = """\
+Compare runs by their result.json, finished or under way: DIR gets curves.png (mean over the seeds
+with 95 % intervals, a panel per environment), profile.png, summary.md and summary.csv: final value,
+probability of improvement, area under the curve, and the environment steps, wall time and CPU time
+until 25, 50, 75 and 100 % of a threshold are first reached.
 """
 
 
@@ -96,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_train,
         _add_evaluate,
         _add_export,
+        _add_compare,
+        _add_plot,
         _add_example,
         _add_import_mat,
         _add_describe,
@@ -337,6 +346,77 @@ def _export(args: argparse.Namespace) -> int:
     from rllib_seqmarl.experiments.evaluate import command as evaluate
 
     return evaluate.export_policy(args.checkpoint, args.file)
+
+
+# --- compare, plot ------------------------------------------------------------------------------
+
+
+def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "compare", help="learning curves and statistics of many runs", description=_COMPARE
+    )
+    command.set_defaults(run=_compare)
+    add = command.add_argument
+    add("folders", nargs="+", metavar="FOLDER", help="of a trial, an experiment, or of several")
+    add("--out", required=True, metavar="DIR", help="folder of what is written")
+    add(
+        "--metric",
+        metavar="NAME",
+        help="what is compared (default: the win rate of evaluations, else that of training, else "
+        "the return, whichever all runs have)",
+    )
+    add(
+        "--group",
+        default="algorithm,env",
+        metavar="KEYS",
+        help="runs that agree in these are averaged; settings, too, e.g. algorithm,env,config/lr "
+        "(default: algorithm,env)",
+    )
+    add(
+        "--aggregate",
+        choices=("mean", "iqm"),
+        default="mean",
+        help="mean over the runs, or mean of their middle half (default: mean)",
+    )
+    add(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="the value whose 25, 50, 75 and 100 %% are to be reached (default: the best final "
+        "value of a group)",
+    )
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments.compare import command
+
+    return command.compare(
+        args.folders,
+        out=args.out,
+        metric=args.metric,
+        group=args.group,
+        aggregate=args.aggregate,
+        threshold=args.threshold,
+    )
+
+
+def _add_plot(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "plot",
+        help="draw one run",
+        description="Draw one run: win rate and return, where its seconds went, losses.",
+    )
+    command.set_defaults(run=_plot)
+    command.add_argument("run_folder", metavar="CHECKPOINT_OR_TRIAL", help="a folder")
+    command.add_argument(
+        "--out", metavar="FILE", help=".png, .pdf or .svg (default: the trial's name, .png)"
+    )
+
+
+def _plot(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments.compare import command
+
+    return command.plot(args.run_folder, args.out)
 
 
 # --- example -----------------------------------------------------------------------------------

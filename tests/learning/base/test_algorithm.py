@@ -86,7 +86,9 @@ def test_cpu_seconds_are_those_of_all_processes(
         pids += algorithm.env_runner_group.foreach_env_runner(
             lambda runner: os.getpid(), local_env_runner=False
         )
-        pids += [one.get() for one in algorithm.learner_group.foreach_learner(lambda _: os.getpid())]
+        pids += [
+            one.get() for one in algorithm.learner_group.foreach_learner(lambda _: os.getpid())
+        ]
     assert len(set(pids)) == 1 + num_env_runners + num_learners
     results, counted = [algorithm.train()], [_cpu_seconds(pids)]
     for _ in range(5):

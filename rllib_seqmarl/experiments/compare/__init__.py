@@ -1,0 +1,1 @@
+"""``rllib compare`` and ``rllib plot``: learning curves and statistics of runs."""

@@ -1,0 +1,197 @@
+"""Learning curves and performance profiles as pictures; the only place that uses matplotlib."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+
+matplotlib.use("Agg")  # draws to files: no window, no display
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import FuncFormatter
+
+from rllib_seqmarl.experiments.compare import statistics
+from rllib_seqmarl.experiments.compare.comparison import Comparison
+from rllib_seqmarl.experiments.compare.runs import ENV_STEPS, Run
+from rllib_seqmarl.experiments.compare.summary import number, steps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Readable on white and apart for colour-blind eyes (Okabe & Ito 2008); then with other dashes.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_DASHES = ("-", "--", ":", "-.")
+_PANEL = (4.2, 3.1)  # inches
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "savefig.dpi": 160,
+}
+#: What is drawn of a learner, where it reports it.
+_LEARNER = "learners/default_policy/"
+_OF_LEARNER = (
+    "entropy",
+    "approx_kl",
+    "explained_variance",
+    "gradients_default_optimizer_global_norm",
+)
+
+
+def draw_curves(comparison: Comparison, file: Path) -> None:
+    """One panel per environment: aggregates of the groups with their 95 % intervals."""
+    looks = _looks(comparison.labels)
+    environments = comparison.environments
+    with plt.style.context(_STYLE):
+        figure, panels = _panels(len(environments))
+        for panel, env in zip(panels, environments, strict=False):
+            for group in env.groups:
+                colour, dashes = looks[group.label]
+                panel.plot(group.steps, group.middle, dashes, color=colour, label=group.label)
+                if group.low is not None and group.high is not None:
+                    panel.fill_between(
+                        group.steps, group.low, group.high, color=colour, alpha=0.18, linewidth=0
+                    )
+            if env.threshold > env.base:
+                panel.axhline(env.threshold, color="#888888", linewidth=0.9, dashes=(2, 2))
+            panel.set_title(env.label)
+            _axes(panel, metric_label(comparison.metric))
+        _legend(figure, panels)
+        _save(figure, file)
+
+
+def draw_profile(comparison: Comparison, file: Path) -> None:
+    """The share of runs of each group that end above a share of the threshold."""
+    looks = _looks(comparison.labels)
+    scores = {label: comparison.scores(label) for label in comparison.labels}
+    highest = max((x.max() for found in scores.values() for x in found or ()), default=1.0)
+    levels = np.linspace(0.0, max(1.0, 1.02 * highest), 201)
+    with plt.style.context(_STYLE):
+        figure, (panel,) = _panels(1)
+        for label, found in scores.items():
+            if found is None:
+                continue
+            colour, dashes = looks[label]
+            share, low, high = statistics.profile(found, levels)
+            panel.plot(levels, share, dashes, color=colour, label=label)
+            if low is not None and high is not None:
+                panel.fill_between(levels, low, high, color=colour, alpha=0.18, linewidth=0)
+        panel.set(ylim=(-0.02, 1.02), ylabel="share of runs that end above")
+        panel.set_xlabel(f"{metric_label(comparison.metric)} (share of the threshold)")
+        _legend(figure, [panel])
+        _save(figure, file)
+
+
+def draw_run(run: Run, file: Path) -> None:
+    """One run: its win rate and return, where its seconds went, and what its learner reports."""
+    names = [
+        name for name in ("win_rate", "episode_return_mean") if f"env_runners/{name}" in run.metrics
+    ]
+    of_learner = sorted(
+        name
+        for name in run.metrics
+        if name.startswith(_LEARNER)
+        and (name.endswith("loss") or name.removeprefix(_LEARNER) in _OF_LEARNER)
+    )
+    with plt.style.context(_STYLE):
+        figure, panels = _panels(len(names) + 1 + len(of_learner), columns=3)
+        rest = iter(panels)
+        for name in names:
+            panel = next(rest)
+            for metric, label, look in (
+                (f"env_runners/{name}", "training", 0),
+                (f"evaluation/env_runners/{name}", "evaluation", 1),
+            ):
+                if metric in run.metrics:
+                    curve = run.curve(metric)
+                    panel.plot(curve.steps, curve.values, color=COLOURS[look], label=label)
+            _axes(panel, metric_label(name))
+            panel.legend(loc="best", fontsize=8)
+        _time_split(run, next(rest))
+        for name in of_learner:
+            panel = next(rest)
+            curve = run.curve(name)
+            panel.plot(curve.steps, curve.values, color=COLOURS[0], linewidth=1.2)
+            _axes(panel, _words(name.removeprefix(_LEARNER)))
+        figure.suptitle(f"{run.algorithm} on {run.env}", fontsize=12)
+        _save(figure, file)
+
+
+def _time_split(run: Run, panel: Axes) -> None:
+    """Seconds of every iteration by what they were spent on, and CPU seconds beside them."""
+    parts = sorted(name for name in run.metrics if name.startswith("time_split/"))
+    x = run.column(ENV_STEPS)
+    seconds = [np.nan_to_num(run.column(name)) for name in parts]
+    labels = [_words(name.removeprefix("time_split/")) for name in parts]
+    panel.stackplot(x, *seconds, labels=labels, colors=COLOURS, alpha=0.75, linewidth=0)
+    panel.plot(x, run.column("time_this_iter_s"), color="#000000", linewidth=1.0, label="all")
+    cpu = run.column("cpu_time_this_iter_s")
+    if np.isfinite(cpu).any():
+        panel.plot(x, cpu, ":", color="#000000", linewidth=1.2, label="CPU seconds")
+    _axes(panel, "seconds per iteration")
+    panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+
+
+def metric_label(metric: str) -> str:
+    """``evaluation/env_runners/win_rate`` -> ``win rate (evaluation)``."""
+    name = _words(metric.rpartition("/")[2].removesuffix("_mean"))
+    return f"{name} (evaluation)" if metric.startswith("evaluation/") else name
+
+
+def _words(name: str) -> str:
+    return name.replace("gradients_default_optimizer_global_norm", "gradient_norm").replace(
+        "_", " "
+    )
+
+
+def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and dashes of each group, the same in all panels."""
+    looks = [(colour, dashes) for dashes in _DASHES for colour in COLOURS]
+    return dict(zip(labels, cycle(looks), strict=False))
+
+
+def _panels(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, in rows of three at most."""
+    columns = columns or min(count, 3)
+    rows = math.ceil(count / columns)
+    size = (_PANEL[0] * columns, _PANEL[1] * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    panels = list(axes.flat)
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    return figure, panels[:count]
+
+
+def _axes(panel: Axes, label: str) -> None:
+    panel.set(xlabel="environment steps", ylabel=label)
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: steps(x)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: number(y)))
+    panel.margins(x=0.01)
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Beside the panels, each group once."""
+    lines = {}
+    for panel in panels:
+        for line, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            lines[label] = line
+    labels = sorted(lines)
+    figure.legend([lines[label] for label in labels], labels, loc="outside right center")
+
+
+def _save(figure: Figure, file: Path) -> None:
+    figure.savefig(file)
+    plt.close(figure)
