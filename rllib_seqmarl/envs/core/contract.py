@@ -107,7 +107,8 @@ class TeamVectorEnv(VectorEnv, ABC):
     action mask leaves only its no-op. All arrays handed out belong to the caller.
 
     An environment with scripted baselines names them in ``scripted_policies`` and fills in
-    ``scripted_actions``; one that can be drawn fills in ``render_frame``.
+    ``scripted_actions``; one that can be drawn fills in ``render_frame``, and
+    ``render_final_frame`` where the end of an episode is worth a frame.
 
     Attributes:
         num_agents: N.
@@ -222,6 +223,13 @@ class TeamVectorEnv(VectorEnv, ABC):
             UserError: this environment cannot be drawn.
         """
         raise UserError(f"the environment ({self.simulator}) cannot be drawn.")
+
+    def render_final_frame(self, e: int = 0) -> NDArray[np.uint8] | None:
+        """The env as it was when the last step ended its episode, before the next one began.
+
+        Asked only right after such a step. None where the environment does not keep it.
+        """
+        return None
 
     def cannot_save_reason(self) -> str | None:
         """Why `get_state` cannot hold the envs, in one clause; None where it can.

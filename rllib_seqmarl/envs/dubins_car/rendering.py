@@ -1,49 +1,39 @@
 """A frame of one DubinsCar env: cars, goals, boxes, trails, and the counts in a line of text.
 
-Everything is drawn larger and then averaged down, which smooths the edges. Sizes are true to
-scale as long as they are at least a few pixels, so that 8 cars show their real extent and 1,024
-cars on 45 x 45 units can still be seen; cars that touch in such a frame need not touch in the
-simulation, and those that do are marked. Needs Pillow, which is imported when the first frame is
-drawn.
+Sizes are true to scale as long as they are at least a few pixels, so that 8 cars show their real
+extent and 1,024 cars on 45 x 45 units can still be seen; cars that touch in such a frame need not
+touch in the simulation, and those that do are marked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_seqmarl.envs.core.rendering import check_pillow
-
-if TYPE_CHECKING:
-    from PIL.ImageDraw import ImageDraw
-
-Colour = tuple[int, int, int]
-Point = NDArray[np.float64]  # x and y in pixels of the large frame
-
-#: Cars and their goals take these in turn; red is kept for collisions.
-CAR_COLOURS: tuple[Colour, ...] = (
-    (31, 111, 196),
-    (240, 140, 20),
-    (38, 150, 70),
-    (142, 80, 190),
-    (0, 172, 190),
-    (225, 95, 175),
-    (150, 100, 50),
-    (110, 130, 20),
-    (60, 70, 150),
-    (90, 190, 110),
+from rllib_seqmarl.envs.core.rendering import (
+    AGENT_COLOURS,
+    ALARM,
+    BORDER,
+    GROUND,
+    OVERSAMPLING,
+    PALE_TEXT,
+    TEXT,
+    Canvas,
+    Colour,
+    LegendEntry,
+    Point,
+    agent_colour,
+    faded,
 )
-PAGE, GROUND, BORDER = (236, 238, 241), (255, 255, 255), (170, 176, 184)
-BOX, BOX_EDGE = (186, 192, 201), (120, 128, 140)
-TEXT, COLLISION, HALTED = (40, 44, 52), (226, 26, 36), (120, 124, 130)
 
-#: Edge of a frame in pixels (below which is the line of text), and how much larger it is drawn.
-SIZE, LEGEND_HEIGHT, OVERSAMPLING = 720, 34, 3
+#: Cars and their goals take these in turn.
+CAR_COLOURS = AGENT_COLOURS
+BOX, BOX_EDGE = (186, 192, 201), (120, 128, 140)
+COLLISION, HALTED = ALARM, PALE_TEXT
+
 #: Least radii of a car, of a goal's ring and of the ring of a collision, in pixels.
 MIN_CAR, MIN_GOAL, MIN_COLLISION = 3.0, 4.0, 6.5
 #: Width of a goal's ring in pixels, and the opacity of what must not push itself forward.
@@ -101,45 +91,22 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
     Raises:
         UserError: Pillow is not installed.
     """
-    check_pillow("drawing")
-    from PIL import Image, ImageDraw
-
-    size = (SIZE * OVERSAMPLING, (SIZE + LEGEND_HEIGHT) * OVERSAMPLING)
-    large = Image.new("RGB", size, PAGE)
-    _Canvas(ImageDraw.Draw(large), scene).draw()
-    return np.array(large.reduce(OVERSAMPLING))
+    canvas = _Canvas(scene)
+    canvas.draw()
+    return canvas.frame()
 
 
-class _Canvas:
+class _Canvas(Canvas):
     """The scene in the pixels of the large frame."""
 
-    def __init__(self, pen: ImageDraw, scene: Scene) -> None:
-        self.pen = pen
-        self.scene = scene
+    def __init__(self, scene: Scene) -> None:
         self.margin = 0.03 * scene.side
-        self.scale = SIZE * OVERSAMPLING / (scene.side + 2 * self.margin)  # pixels per unit
-        self.colours = [CAR_COLOURS[i % len(CAR_COLOURS)] for i in range(len(scene.positions))]
+        most = scene.side + self.margin
+        super().__init__((-self.margin, -self.margin), (most, most))
+        self.scene = scene
+        self.colours = [agent_colour(car) for car in range(len(scene.positions))]
         self.centres = self.pixels(scene.positions)
         self.car_radius = self.length(scene.car_radius, MIN_CAR)
-
-    def pixels(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Coordinates of the area [..., 2] as pixels."""
-        x, y = points[..., 0], self.scene.side - points[..., 1]
-        return (np.stack([x, y], axis=-1).astype(np.float64) + self.margin) * self.scale
-
-    def length(self, length: float, least: float) -> float:
-        """A length in pixels, ``least`` (of the final frame) at least."""
-        return max(length * self.scale, least * OVERSAMPLING)
-
-    def ring(self, centre: Point, radius: float, colour: Colour, width: float) -> None:
-        self.pen.circle(centre.tolist(), radius, outline=colour, width=round(width * OVERSAMPLING))
-
-    def disc(self, centre: Point, radius: float, colour: Colour) -> None:
-        self.pen.circle(centre.tolist(), radius, fill=colour)
-
-    def polygon(self, corners: NDArray[np.float64], colour: Colour, edge: Colour) -> None:
-        points = [tuple(corner) for corner in corners.tolist()]
-        self.pen.polygon(points, fill=colour, outline=edge, width=OVERSAMPLING)
 
     def draw(self) -> None:
         corners = self.pixels(np.array([[0.0, 1.0], [1.0, 0.0]]) * self.scene.side)
@@ -164,7 +131,7 @@ class _Canvas:
             strength = TRAIL_STRENGTH * (segment + 1) / len(ends)
             for car, colour in enumerate(self.colours):
                 points = path[begin : end + 1, car].ravel().tolist()
-                self.pen.line(points, _faded(colour, strength), width, "curve")
+                self.pen.line(points, faded(colour, strength), width, "curve")
 
     def draw_goals(self) -> None:
         radius = self.length(self.scene.goal_radius, MIN_GOAL)
@@ -175,7 +142,7 @@ class _Canvas:
                 continue
             if len(self.colours) <= MAX_LINKS:
                 link = [*self.centres[car], *centre]
-                self.pen.line(link, _faded(colour, LINK_STRENGTH), OVERSAMPLING)
+                self.pen.line(link, faded(colour, LINK_STRENGTH), OVERSAMPLING)
             self.ring(centre, radius, colour, GOAL_LINE)
 
     def draw_cars(self) -> None:
@@ -194,7 +161,7 @@ class _Canvas:
             self.mark_colliding(centre, radius)
 
     def mark_reached(self, centre: Point, radius: float, colour: Colour = TEXT) -> None:
-        self.disc(centre, radius, _faded(colour, REACHED_STRENGTH))
+        self.disc(centre, radius, faded(colour, REACHED_STRENGTH))
         self.ring(centre, radius, colour, GOAL_LINE)
 
     def mark_collided(self, centre: Point, radius: float) -> None:
@@ -208,12 +175,10 @@ class _Canvas:
 
     def draw_legend(self) -> None:
         """A line of text below the area: the time, then counts behind the marks they count."""
-        from PIL import ImageFont
-
         scene = self.scene
         cars = len(scene.positions)
         outside = np.any((scene.positions < 0.0) | (scene.positions > scene.side), axis=1)
-        entries: list[tuple[Callable[[Point, float], None] | None, str]] = [
+        entries: list[LegendEntry] = [
             (None, f"step {scene.step} ({scene.seconds:.2f} s)"),
             (self.mark_reached, f"reached {scene.reached.sum()}/{cars}"),
             (self.mark_colliding, f"colliding {scene.colliding.sum()}"),
@@ -223,22 +188,4 @@ class _Canvas:
             entries.append((self.mark_frozen, f"frozen {scene.frozen.sum()}"))
         if outside.any():
             entries.append((None, f"outside {outside.sum()}"))
-
-        font = ImageFont.load_default(15 * OVERSAMPLING)
-        radius = 5.5 * OVERSAMPLING
-        x, y = self.margin * self.scale, (SIZE + 0.4 * LEGEND_HEIGHT) * OVERSAMPLING
-        for mark, text in entries:
-            if mark is not None:
-                mark(np.array([x + radius, y]), radius)
-                x += 3.0 * radius
-            self.pen.text((x, y), text, TEXT, font, anchor="lm")
-            x += self.pen.textlength(text, font) + 20 * OVERSAMPLING
-
-
-def _faded(colour: Colour, strength: float) -> Colour:
-    """``colour`` as it looks on the ground with that opacity."""
-    red, green, blue = (
-        round(strength * part + (1.0 - strength) * ground)
-        for part, ground in zip(colour, GROUND, strict=True)
-    )
-    return red, green, blue
+        self.legend(entries, left=self.margin * self.scale / OVERSAMPLING)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from rllib_seqmarl.envs.core.contract import (
 )
 from rllib_seqmarl.envs.mamujoco.config import MANY_SEGMENT_SWIMMER, MAMuJoCoConfig
 from rllib_seqmarl.envs.mamujoco.layout import factorization, find_layout
+from rllib_seqmarl.envs.mamujoco.rendering import Stage, draw
 
 #: What the next step and observation depend on beside MuJoCo's integration state: quantities of
 #: the last simulation step, which rewards compare with those of the next one.
@@ -70,6 +71,15 @@ def _robots(scenario: str, partition: str, count: int) -> list[Any]:
         path = str(Path(folder) / "swimmer.xml")
         gen_asset(int(agents) * int(joints), path)
         return build("Swimmer", xml_file=path)
+
+
+class _Pose(NamedTuple):
+    """What a frame of a robot is drawn of."""
+
+    qpos: NDArray[np.float64]
+    control: NDArray[np.float64]  # of the actuators, in the last step
+    step: int
+    fell: bool
 
 
 class MAMuJoCo(TeamVectorEnv):
@@ -124,6 +134,10 @@ class MAMuJoCo(TeamVectorEnv):
         self._center, self._half_range = (lower + upper) / 2, (upper - lower) / 2
         self._data = [robot.data for robot in self.robots]
         self._last_obs: Observation = {}
+        self._scenario = scenario
+        self._stage: Stage | None = None  # made for the first frame
+        self._at_end: dict[int, _Pose] = {}
+        self.metadata["render_fps"] = self.robots[0].metadata["render_fps"]
 
     def _reset_envs(self) -> Observation:
         seeds = self.np_random.integers(2**31, size=self.num_envs)
@@ -161,6 +175,10 @@ class MAMuJoCo(TeamVectorEnv):
         ended = np.flatnonzero(terminated | truncated)
         if len(ended):
             self._last_obs = obs
+            self._at_end = {
+                e: self._pose(e, int(self._episode_length[e]) + 1, bool(terminated[e]))
+                for e in ended.tolist()
+            }
             for e in ended:
                 self.robots[e].reset()
             obs = self._observe()
@@ -169,6 +187,26 @@ class MAMuJoCo(TeamVectorEnv):
     def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
         average = self._episode_return / np.maximum(self._episode_length, 1)
         return self._last_obs, {"average_step_reward": average.astype(np.float32)}
+
+    def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
+        """See `TeamVectorEnv.render_frame`."""
+        return self._draw(self._pose(e, int(self._episode_length[e])))
+
+    def render_final_frame(self, e: int = 0) -> NDArray[np.uint8]:
+        """See `TeamVectorEnv.render_final_frame`."""
+        return self._draw(self._at_end[e])
+
+    def _pose(self, e: int, step: int, fell: bool = False) -> _Pose:
+        data = self._data[e]
+        return _Pose(data.qpos.copy(), data.ctrl.copy(), step, fell)
+
+    def _draw(self, pose: _Pose) -> NDArray[np.uint8]:
+        if self._stage is None:
+            drivers = self._layout.slots // self._layout.action_sizes.max()
+            model = self.robots[0].model
+            self._stage = Stage(model, self._scenario, drivers, self._max_episode_steps)
+        drive = (pose.control - self._center) / self._half_range
+        return draw(self._stage.scene(pose.qpos, drive, pose.step, pose.fell))
 
     def _get_envs_state(self) -> dict[str, Any]:
         import mujoco

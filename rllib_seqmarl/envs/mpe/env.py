@@ -21,7 +21,8 @@ from rllib_seqmarl.envs.core.contract import (
 )
 from rllib_seqmarl.envs.core.generators import EnvGenerators
 from rllib_seqmarl.envs.mpe.config import MPEConfig
-from rllib_seqmarl.envs.mpe.particles import Particles
+from rllib_seqmarl.envs.mpe.particles import TIME_STEP, Particles
+from rllib_seqmarl.envs.mpe.rendering import Scene, draw
 
 NUM_ACTIONS = 5
 #: Direction of the force of each action under each set of rules, [5, 2].
@@ -98,6 +99,7 @@ class ParticleTask(TeamVectorEnv):
             old_velocity=not self._sqddpg,
         )
         self._forces = DIRECTIONS[config.rules] * bodies.acceleration[:, None, None]  # [M, 5, 2]
+        self._radii = bodies.radii
         self._start_range = np.where(np.arange(discs) < moving, 1.0, bodies.landmark_range)
         self._moving = np.arange(moving)
         # For each agent the slots of all others that move, [N, M - 1].
@@ -110,6 +112,8 @@ class ParticleTask(TeamVectorEnv):
         self._scripted = np.zeros((num_envs, config.episode_length, moving - num_agents), np.int8)
         self._rngs = EnvGenerators(num_envs)
         self._tally = np.zeros(num_envs)
+        self._at_end = self._places()
+        self.metadata["render_fps"] = 1.0 / TIME_STEP
 
     @staticmethod
     @abstractmethod
@@ -196,6 +200,7 @@ class ParticleTask(TeamVectorEnv):
                 name: value.astype(np.float32) for name, value in self._episode_metrics().items()
             }
             self._last = (obs, metrics)
+            self._at_end = self._places()
             self._start(np.flatnonzero(done))
             obs = self._observe()
         reward = (reward * active).astype(np.float32)
@@ -205,6 +210,37 @@ class ParticleTask(TeamVectorEnv):
         obs, metrics = self._last
         per_step = self._episode_return / np.maximum(self._episode_length, 1)
         return obs, {"step_reward": per_step.astype(np.float32), **metrics}
+
+    def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
+        """See `TeamVectorEnv.render_frame`."""
+        return draw(self._scene(e, self._places()))
+
+    def render_final_frame(self, e: int = 0) -> NDArray[np.uint8]:
+        """See `TeamVectorEnv.render_final_frame`."""
+        return draw(self._scene(e, self._at_end))
+
+    def _places(self) -> tuple[NDArray[Any], ...]:
+        """Positions, velocities and steps of all envs now; what a frame is drawn of."""
+        particles = self._particles
+        return particles.positions.copy(), particles.velocities.copy(), self._time.copy()
+
+    def _scene(self, e: int, places: tuple[NDArray[Any], ...]) -> Scene:
+        """What is to be seen in one of E envs."""
+        positions, velocities, time = (array[e] for array in places)
+        agents, moving = self.num_agents, len(self._moving)
+        distances = np.linalg.norm(positions - positions[:moving, None], axis=-1)  # [M, P]
+        touching = (distances < self._particles.contact)[:, :moving] & ~np.eye(moving, dtype=bool)
+        return Scene(
+            positions=positions,
+            velocities=velocities,
+            radii=self._radii,
+            num_agents=agents,
+            obstacles=moving > agents,
+            covered=distances[:agents, moving:].min(axis=0) < COVERED,
+            touching=touching.any(axis=1),
+            step=int(time),
+            max_steps=self._config.episode_length,
+        )
 
     def _get_envs_state(self) -> dict[str, Any]:
         return {

@@ -23,9 +23,10 @@ from rllib_seqmarl.envs.core.contract import (
     discrete_actions,
     observation_space,
 )
-from rllib_seqmarl.envs.smax.battle import Array, Battle, Rules
+from rllib_seqmarl.envs.smax.battle import NUM_MOVES, Array, Battle, Rules, Units
 from rllib_seqmarl.envs.smax.config import METRICS, SMAXConfig
 from rllib_seqmarl.envs.smax.observation import observe
+from rllib_seqmarl.envs.smax.rendering import Scene, draw
 from rllib_seqmarl.envs.smax.scenarios import SCENARIOS
 from rllib_seqmarl.envs.smax.simulator import HeuristicEnemySMAX, Scenario, jax, jnp
 from rllib_seqmarl.envs.smax.step import start, step
@@ -58,12 +59,14 @@ class StepOutput(NamedTuple):
         last_obs: the observation before that; zero unless an env finished.
         reward: float32 [E].
         flags: bool [3, E]: terminated, truncated, won.
+        last_battle: the battles before finished envs started their next episode.
     """
 
     obs: dict[str, Array]
     last_obs: dict[str, Array]
     reward: Array
     flags: Array
+    last_battle: Battle
 
 
 class SMAXTeamEnv(TeamVectorEnv):
@@ -166,6 +169,39 @@ class SMAXTeamEnv(TeamVectorEnv):
             "dead_ratio": 1.0 - last_obs["alive"].mean(axis=1, dtype=np.float32),
         }
 
+    def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
+        """See `TeamVectorEnv.render_frame`."""
+        return draw(self._scene(self._state.battle, e, over=False))
+
+    def render_final_frame(self, e: int = 0) -> NDArray[np.uint8]:
+        """See `TeamVectorEnv.render_final_frame`."""
+        return draw(self._scene(self._output.last_battle, e, over=True))
+
+    def _scene(self, battles: Battle, e: int, over: bool) -> Scene:
+        """What is to be seen in one of E battles."""
+        rules, smax = self._rules, self.jaxmarl_env
+        battle = Battle(*(np.asarray(array)[..., e] for array in battles))
+        constants = Units(*(table[battle.unit_type] for table in rules.tables))
+        aims = battle.attack - NUM_MOVES
+        targets = np.where(
+            np.arange(len(aims)) < rules.allies, rules.allies + aims, rules.allies - 1 - aims
+        )
+        # A weapon that went off in the last step has cooled down for less than that step since.
+        seconds = smax.time_per_step * smax.world_steps_per_env_step
+        fired = battle.cooldown > constants.max_cooldown - seconds - 1e-4
+        return Scene(
+            size=rules.size,
+            num_allies=rules.allies,
+            positions=np.stack([battle.x, battle.y], axis=-1),
+            unit_types=battle.unit_type,
+            health=battle.health / constants.max_health,
+            targets=np.where(aims >= 0, targets, -1),
+            fired=fired & (aims >= 0),
+            step=int(battle.time),
+            max_steps=smax.max_steps + 1,
+            over=over,
+        )
+
     def _get_envs_state(self) -> dict[str, Any]:
         return {
             "key": np.array(self._state.key),
@@ -215,6 +251,7 @@ class SMAXTeamEnv(TeamVectorEnv):
             flags=jnp.stack(
                 [ended & ~both_left, ended & both_left, outcome.allies_left & ~both_left]
             ),
+            last_battle=battle,
         )
         return BattleState(after_reset, key.at[1].add(ended.astype(jnp.uint32))), output
 

@@ -90,7 +90,7 @@ def evaluate(
         env_config=dict(env_config),
         seed=seed,
         scripted_policies=_names(scripted_policies),
-        before_step=None if video is None else video.add_frame,
+        watchers=[] if video is None else [video],
     )
     _say(console, _title(result))
     console.print(_table(result))

@@ -7,7 +7,7 @@ return of the policy stands beside returns without learning.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
@@ -25,6 +25,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.core.contract import METRIC_NAMES, TeamVectorEnv
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.evaluate.watcher import Watcher
 from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.names import tell_once
 from rllib_seqmarl.rollout.rollout_batch import ACTIONS, Columns
@@ -153,11 +154,11 @@ class EpisodePlayer(TeamEnvRunner):
 
     Attributes:
         scripted_policy: its name, where a scripted policy plays.
-        before_step: called with the environments before each step of the first episode of env 0.
+        watchers: who sees the first episode of env 0; nobody once it is over.
     """
 
     scripted_policy: str | None = None
-    before_step: Callable[[TeamVectorEnv], None] | None = None
+    watchers: Sequence[Watcher] = ()
 
     def play(self, episodes: int, explore: bool) -> Episodes:
         """The same episodes with every call, as far as actions are equal."""
@@ -169,17 +170,31 @@ class EpisodePlayer(TeamEnvRunner):
 
     def _choose_actions(self, explore: bool, random_actions: bool) -> Columns:
         assert self.env is not None
-        if self.before_step is not None:
-            self.before_step(self.env)
         if self.scripted_policy is not None:
             return {ACTIONS: self.env.scripted_actions(self.scripted_policy)}
-        return super()._choose_actions(explore, random_actions)
+        decided = super()._choose_actions(explore, random_actions)
+        for watcher in self.watchers:
+            watcher.on_step(self, decided)
+        return decided
 
     def _step(self, actions: NDArray[Any], counted: Bools | None = None) -> StepResult:
         result = super()._step(actions, counted)
         if self._is_first[0]:
-            self.before_step = None
+            for watcher in self.watchers:
+                watcher.on_episode_end(self)
+            self.watchers = ()
         return result
+
+
+class _BeforeStep(Watcher):
+    """Calls a function with the environments."""
+
+    def __init__(self, call: Callable[[TeamVectorEnv], None]) -> None:
+        self.call = call
+
+    def on_step(self, player: EpisodePlayer, decided: Columns) -> None:
+        assert player.env is not None
+        self.call(player.env)
 
 
 def evaluate_checkpoint(path: str, **settings: Any) -> Evaluation:
@@ -199,6 +214,7 @@ def evaluate_policy(
     seed: int | None = None,
     scripted_policies: Collection[str] | None = None,
     before_step: Callable[[TeamVectorEnv], None] | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Evaluation:
     """Plays ``episodes`` whole episodes, an equal share in each of E environments.
 
@@ -212,6 +228,7 @@ def evaluate_policy(
             policy; None: all that it has.
         before_step: called with the environments before each step of the policy's first episode
             in env 0.
+        watchers: see that episode, too.
 
     Raises:
         UserError: no episode to play, no checkpoint, settings that do not fit it, or a
@@ -244,7 +261,9 @@ def evaluate_policy(
         names = env.scripted_policies if scripted_policies is None else scripted_policies
         for name in set(names) - set(env.scripted_policies):
             env.scripted_actions(name)  # refuses it, and says which there are
-        player.before_step = before_step
+        if before_step is not None:
+            watchers = (*watchers, _BeforeStep(before_step))
+        player.watchers = watchers
         played = player.play(episodes, explore)
         scripted = {}
         for name in names:

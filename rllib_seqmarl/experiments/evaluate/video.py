@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 
 from rllib_seqmarl.envs.core.rendering import check_pillow
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.evaluate.watcher import Watcher
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from rllib_seqmarl.envs.core.contract import TeamVectorEnv
+    from rllib_seqmarl.envs.core.rendering import Frame
+    from rllib_seqmarl.experiments.evaluate.evaluation import EpisodePlayer
+    from rllib_seqmarl.rollout.rollout_batch import Columns
 
 SUFFIXES = (".gif", ".png")
 
@@ -28,8 +32,11 @@ LAST_FRAME_MS = 2000
 PALETTE_FRAMES = 8
 
 
-class Video:
-    """Renders env 0 before every ``every``-th step, and makes a file of the frames."""
+class Video(Watcher):
+    """Renders env 0 before every ``every``-th step, and makes a file of the frames.
+
+    The end of the episode is the last frame, where the environment keeps it.
+    """
 
     def __init__(self, path: Path, every: int) -> None:
         """Checks what can be checked before anything is played.
@@ -58,16 +65,35 @@ class Video:
         Raises:
             UserError: the environment cannot be drawn.
         """
+        if self._still or self._steps % self._every == 0:
+            self._add(env.render_frame(0))
+        self._steps += 1
+        self._steps_per_second = env.metadata.get("render_fps", STEPS_PER_SECOND)
+
+    def add_final_frame(self, env: TeamVectorEnv) -> None:
+        """To be called after the last step of the episode."""
+        frame = env.render_final_frame(0)
+        if frame is not None:
+            self._add(frame)
+
+    def on_step(self, player: EpisodePlayer, decided: Columns) -> None:
+        """See `Watcher.on_step`."""
+        assert player.env is not None
+        self.add_frame(player.env)
+
+    def on_episode_end(self, player: EpisodePlayer) -> None:
+        """See `Watcher.on_episode_end`."""
+        assert player.env is not None
+        self.add_final_frame(player.env)
+
+    def _add(self, frame: Frame) -> None:
         from PIL import Image
 
         if self._still:
             self._frames.clear()
-        if self._still or self._steps % self._every == 0:
-            stream = io.BytesIO()
-            Image.fromarray(env.render_frame(0)).save(stream, "PNG", compress_level=1)
-            self._frames.append(stream.getvalue())
-        self._steps += 1
-        self._steps_per_second = env.metadata.get("render_fps", STEPS_PER_SECOND)
+        stream = io.BytesIO()
+        Image.fromarray(frame).save(stream, "PNG", compress_level=1)
+        self._frames.append(stream.getvalue())
 
     def encode(self) -> bytes:
         """The content of the file."""

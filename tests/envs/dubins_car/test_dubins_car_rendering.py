@@ -11,14 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from rllib_seqmarl import registry
+from rllib_seqmarl.envs.core.rendering import GROUND, LEGEND_HEIGHT, SIZE
 from rllib_seqmarl.envs.dubins_car.rendering import (
     BOX,
     CAR_COLOURS,
     COLLISION,
-    GROUND,
     HALTED,
-    LEGEND_HEIGHT,
-    SIZE,
     Scene,
     draw,
 )
