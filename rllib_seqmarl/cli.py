@@ -22,8 +22,10 @@ Train with Ray Tune: the experiments of a file (train file FILE), or one describ
 (train --algo MAT --env smac --config '{"lr": 5e-4}').
 
 Results go to STORAGE_PATH/EXPERIMENT/TRIAL (default: ~/ray_results). A folder that already
-holds results is never written to, except to go on with --resume. Several experiments of one
-file run one after the other, the trials of one experiment side by side as resources allow.
+holds results is never written to, except to go on with --resume: the next experiment of a file is
+called EXPERIMENT-2. --resume takes the latest, and a changed `stop` trains longer or shorter.
+Several experiments of one file run one after the other, the trials of one experiment side by side
+as resources allow.
 
 Ctrl-C or SIGTERM: every trial finishes its iteration and writes a checkpoint (a second one stops
 at once). Exit status: 0 all trials finished, 1 a trial failed, 2 something in the input is
@@ -31,7 +33,8 @@ wrong, 130 and 143 stopped by Ctrl-C and SIGTERM.
 """
 _FILE = """\
 Train the experiments of FILE: .yaml or .yml (experiment name: {run, env, stop, config, ...}, as Ray
-took it up to 2.40), or .py that defines `config` (an AlgorithmConfig) and maybe `stop`.
+took it up to 2.40), or .py that defines `config` (an AlgorithmConfig) and maybe `stop`. The name of
+a tuned example (see rllib example list) stands for its file.
 """
 _EVALUATE = """\
 Play episodes with a trained policy and print the mean of every metric, beside those of the
@@ -134,7 +137,9 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
         argument_default=argparse.SUPPRESS,
     )
     file.set_defaults(run=_train_file)
-    file.add_argument("file", metavar="FILE", help="a .yaml, .yml or .py file")
+    file.add_argument(
+        "file", metavar="FILE", help="a .yaml, .yml or .py file, or the name of a tuned example"
+    )
     _add_train_options(file)
 
 
@@ -232,12 +237,13 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _train_file(args: argparse.Namespace) -> int:
+    from rllib_seqmarl.experiments.examples import find
     from rllib_seqmarl.experiments.spec.experiment import load_file
     from rllib_seqmarl.experiments.train import run
 
     if args.algo is not None or args.config is not None:
         raise UserError("--algo and --config describe an experiment without a file.")
-    return run.train(load_file(args.file, _overrides(args)), _run_options(args))
+    return run.train(load_file(find(args.file), _overrides(args)), _run_options(args))
 
 
 def _run_options(args: argparse.Namespace) -> RunOptions:
@@ -431,6 +437,8 @@ def _add_example(commands: argparse._SubParsersAction[_Parser]) -> None:
     listing = forms.add_parser("list", help="names and descriptions")
     listing.set_defaults(run=_example_list)
     listing.add_argument("-f", "--filter", default="", metavar="TEXT", help="only those with TEXT")
+    listing.add_argument("-a", "--algo", metavar="NAME", help="only those of this algorithm")
+    listing.add_argument("-e", "--env", metavar="NAME", help="only those in this environment")
 
     get = forms.add_parser("get", help="print the file")
     get.set_defaults(run=_example_get)
@@ -445,12 +453,14 @@ def _add_example(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _example_list(args: argparse.Namespace) -> int:
     from rllib_seqmarl.experiments.examples import examples
 
-    found = examples(args.filter)
+    found = examples(args.filter, args.algo, args.env)
     if not found:
-        raise UserError(f"no example contains {args.filter!r}.")
+        raise UserError("there is no such example; `rllib example list` shows all.")
     width = max(len(example.name) for example in found)
     for example in found:
         print(f"{example.name:<{width}}  {example.description}")
+        if example.expected:
+            print(f"{'':<{width}}  Expected: {example.expected}")
     print("\nShow one with `rllib example get ID`, train it with `rllib example run ID`.")
     return 0
 

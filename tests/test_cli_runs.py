@@ -132,6 +132,24 @@ def test_train_then_evaluate_as_it_says(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_finished_training_is_made_longer_and_a_second_one_has_a_name_of_its_own(tmp_path):
+    file, storage = tmp_path / "f.yaml", tmp_path / "results"
+    file.write_text(SMALL)
+    arguments = ("train", "file", str(file), "--storage-path", str(storage), "--ray-num-cpus", "1")
+
+    assert rllib(*arguments, "--stop", '{"training_iteration": 1}').returncode == 0
+    longer = rllib(*arguments, "--resume")  # the file says 3
+
+    assert longer.returncode == 0, longer.stdout
+    assert "small: trials stop at training_iteration 3 (before: training_iteration 1)." in (
+        longer.stdout
+    )
+    assert iterations(storage / "small") == [1, 2, 3]
+    second = rllib(*arguments, "--stop", '{"training_iteration": 1}')
+    assert "this one is called small-2." in second.stdout
+    assert len(list((storage / "small-2").glob("MAT_*"))) == 1
+
+
 def test_evaluate_beside_scripted_policies_and_as_a_video(tmp_path):
     cars = {"num_agents": 2, "episode_length": 20, "max_travel": 1.0, "num_rays": 4}
     config = {

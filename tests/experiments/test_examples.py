@@ -12,7 +12,7 @@ import pytest
 
 import rllib_seqmarl
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.examples import example, examples
+from rllib_seqmarl.experiments.examples import example, examples, find
 from rllib_seqmarl.experiments.spec.check import algorithm_class, check
 from rllib_seqmarl.experiments.spec.experiment import Overrides, from_mapping
 from rllib_seqmarl.experiments.spec.files import load_yaml
@@ -26,6 +26,36 @@ def test_every_example_has_a_description():
     for found in examples():
         assert 10 < len(found.description) < 100, found.name
         assert found.path.exists()
+
+
+def test_examples_of_an_algorithm_and_of_an_environment():
+    of_seca = {found.name for found in examples(algorithm="seca", environment="mpe")}
+    assert of_seca == {"seca_mpe_cooperative_navigation", "seca_mpe_predator_prey"}
+    assert "pbt_mat_smac_2s3z" in {found.name for found in examples(algorithm="MAT")}
+    assert "pbt_mat_smac_2s3z" in {found.name for found in examples(environment="smac")}
+    for found in examples():
+        assert found.algorithms, found.name
+        assert found.environments, found.name
+    with pytest.raises(UserError, match="Did you mean 'mpe'"):
+        examples(environment="mp")
+    with pytest.raises(UserError, match="Did you mean 'SeCA'"):
+        examples(algorithm="SecaA")
+
+
+def test_what_is_expected_of_an_example_stands_in_its_head():
+    known = {found.name: found.expected for found in examples() if found.expected}
+    assert len(known) > 25
+    assert known["pmat_private_cue"].startswith("return 1.00 after 96,000 env steps")
+
+
+def test_an_example_by_its_name_in_place_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("mat_smac") == find("mat_smac.yaml") == str(example("mat_smac").path)
+    assert find("elsewhere/mat_smac.yaml") == "elsewhere/mat_smac.yaml"
+    (tmp_path / "mat_smac.yaml").touch()
+    assert find("mat_smac.yaml") == "mat_smac.yaml"
+    with pytest.raises(UserError, match="Did you mean 'mat_smac'"):
+        find("mat_smak")
 
 
 def test_filter_and_lookup():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,6 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.checkpoints.tune_state import (
+    forget_decisions,
+    replace,
+    set_stop,
+    trial_ids,
+)
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.metrics import flatten
 from rllib_seqmarl.experiments.spec.sampling import Sampler
@@ -25,9 +31,8 @@ _SETTINGS = "experiment.json"
 _STATE = "experiment_state-*.json"
 _STATE_COPY = "last_good_state.json"
 _COPY_EVERY_S = 5.0
-#: What Ray Tune means to do with a trial once its checkpoint is written. It keeps this in its
-#: state, and would stop a trial whose checkpoint could not be written right after the next one.
-_DECISIONS = ("_cached_trial_decisions", "_queued_trial_decisions")
+#: When a trial ends: ``--resume`` may change that, too.
+_ENDS = ("stop", "time_budget_s")
 
 #: Settings of where, by how many processes and with what patience the work is done: those that
 #: ``--resume`` may change.
@@ -68,6 +73,7 @@ class ExperimentFolder:
             after it alone.
         moved: settings of `WORKPLACE` that are not what they were -> before and now, None for the
             default; known after `check_resume`.
+        notes: what else has changed, a line each; known after `check_resume`.
     """
 
     def __init__(self, spec: ExperimentSpec) -> None:
@@ -76,6 +82,7 @@ class ExperimentFolder:
         self._copied: tuple[float, float] = (0.0, 0.0)
         self.path: Path | None = None
         self.moved: dict[str, tuple[Any, Any]] = {}
+        self.notes: list[str] = []
         if "://" in storage:
             self.storage = storage.rstrip("/")
         else:
@@ -89,6 +96,14 @@ class ExperimentFolder:
         """Whether Ray Tune has left a state here."""
         return self._state() is not None
 
+    def numbers_there(self) -> list[int]:
+        """Of ``name``, ``name-2``, ``name-3``, ... those that hold results, as numbers from 1."""
+        if self.path is None or not self.path.parent.is_dir():
+            return []
+        pattern = re.compile(rf"{re.escape(self.path.name)}(?:-([2-9]|[1-9]\d+))?")
+        found = ((pattern.fullmatch(entry.name), entry) for entry in self.path.parent.iterdir())
+        return sorted(int(match[1] or 1) for match, entry in found if match and _holds_any(entry))
+
     def check_new(self) -> None:
         """Makes sure that nothing here would be mixed with the results of a new experiment.
 
@@ -99,7 +114,7 @@ class ExperimentFolder:
             return
         if not self.path.is_dir():
             raise UserError(f"{self.path} is a file; the experiment's folder would be there.")
-        if any(entry.name != _SETTINGS for entry in self.path.iterdir()):
+        if _holds_any(self.path):
             raise UserError(
                 f"{self.path} holds the results of an experiment of this name: go on with it with "
                 "--resume, or start a new one under another name with --experiment-name NAME."
@@ -120,7 +135,7 @@ class ExperimentFolder:
             UserError: it cannot be written.
         """
         settings = json.dumps(_settings(self._spec), indent=2)
-        self._write(lambda path: _replace(path / _SETTINGS, settings))
+        self._write(lambda path: replace(path / _SETTINGS, settings))
 
     def _write(self, write: Callable[[Path], None]) -> None:
         if self.path is None:
@@ -144,15 +159,16 @@ class ExperimentFolder:
         self._check_settings(self.path / _SETTINGS)
         state = self._state()
         assert state is not None
-        trials = _trials(state)
-        if trials is None and (trials := _trials(self.path / _STATE_COPY)) is not None:
-            _replace(state, (self.path / _STATE_COPY).read_text(encoding="utf-8"))
+        trials = trial_ids(state)
+        if trials is None and (trials := trial_ids(self.path / _STATE_COPY)) is not None:
+            replace(state, (self.path / _STATE_COPY).read_text(encoding="utf-8"))
         if trials is None:
             raise UserError(
                 f"{state} is damaged: start a new experiment from the last checkpoint of each "
                 "trial with --restore CHECKPOINT --experiment-name NAME."
             )
-        _forget_decisions(state)
+        forget_decisions(state)
+        self.notes = set_stop(state, self._spec.stop)
         return trials
 
     def keep_copy_of_state(self) -> None:
@@ -164,10 +180,10 @@ class ExperimentFolder:
         if state is None or state.stat().st_mtime == self._copied[1]:
             return
         changed = state.stat().st_mtime
-        if _trials(state) is not None:
+        if trial_ids(state) is not None:
             # A disk that is full is said by the checkpoint that cannot be written.
             with contextlib.suppress(OSError):
-                _replace(self.path / _STATE_COPY, state.read_text(encoding="utf-8"))
+                replace(self.path / _STATE_COPY, state.read_text(encoding="utf-8"))
                 self._copied = (now, changed)
 
     def _state(self) -> Path | None:
@@ -177,11 +193,16 @@ class ExperimentFolder:
         return max(self.path.glob(_STATE), default=None, key=lambda path: path.name)
 
     def _check_settings(self, path: Path) -> None:
+        """Makes sure that only those settings have changed that may."""
         try:
-            before = flatten(json.loads(path.read_text(encoding="utf-8")))
+            started = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             return  # started by other means than this command: Tune's state says it all
-        now = flatten(json.loads(json.dumps(_settings(self._spec))))
+        today = json.loads(json.dumps(_settings(self._spec)))
+        before, now = (
+            flatten({k: v for k, v in settings.items() if k not in _ENDS})
+            for settings in (started, today)
+        )
         for key in sorted({*before, *now}):
             then, this = before.get(key), now.get(key)
             if then == this:
@@ -194,10 +215,15 @@ class ExperimentFolder:
             raise UserError(
                 f"{self._spec.source}: {key!r} was {then!r} when the experiment in "
                 f"{path.parent} started and is {this!r} now; --resume goes on with unchanged "
-                "settings, but for those of where and by how many processes the work is done. "
-                "Change it back, or start a new experiment with --experiment-name NAME (and "
+                "settings, but for 'stop' and those of where and by how many processes the work is "
+                "done. Change it back, or start a new experiment with --experiment-name NAME (and "
                 "--restore CHECKPOINT)."
             )
+
+
+def _holds_any(path: Path) -> bool:
+    """Whether anything stands at a path that a new experiment must leave alone."""
+    return not path.is_dir() or any(entry.name != _SETTINGS for entry in path.iterdir())
 
 
 def _plain_number(*values: object) -> bool:
@@ -238,31 +264,3 @@ def _plain(value: object) -> Any:
     if isinstance(value, Sampler):
         return repr(value)
     return type(value).__qualname__
-
-
-def _trials(state: Path) -> list[str] | None:
-    """The ids of the trials in one of Ray Tune's state files, None if it is damaged."""
-    try:
-        content = json.loads(state.read_text(encoding="utf-8"))
-        return [json.loads(trial)["trial_id"] for trial, _ in content["trial_data"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _forget_decisions(state: Path) -> None:
-    content = json.loads(state.read_text(encoding="utf-8"))
-    decided = content.get("runner_data", {})
-    if any(decided.get(key) for key in _DECISIONS):
-        decided.update({key: {} for key in _DECISIONS})
-        _replace(state, json.dumps(content))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file so that at every moment it is either the old or the new one."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise

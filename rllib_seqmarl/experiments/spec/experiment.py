@@ -109,6 +109,7 @@ class ExperimentSpec:
 
     Attributes:
         name: also the name of its folder below the storage path.
+        name_given: whether the command line says the name; it is taken to the letter then.
         source: the file, and the experiment in it, for error messages.
         run: registered name of the algorithm, its import path "package.module:Class", or an RLlib
             ``Algorithm`` class (Python files).
@@ -132,6 +133,7 @@ class ExperimentSpec:
     restore: str | None = None
     time_budget_s: float | None = None
     notes: list[str] = field(default_factory=list)
+    name_given: bool = False
 
     @property
     def algorithm(self) -> str:
@@ -271,6 +273,7 @@ def from_mapping(
         restore=check.text("restore", overrides.restore),
         time_budget_s=check.seconds("time_budget_s", overrides.time_budget_s),
         notes=notes,
+        name_given=overrides.experiment_name is not None,
     )
     if not spec.name or Path(spec.name).name != spec.name:
         raise UserError(

@@ -40,6 +40,9 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
         UserError: something in the input is wrong; nothing has been started or changed then.
     """
     console = Console(highlight=False)
+    names = [spec.name for spec in specs]
+    for line in _choose_names(specs, options):
+        console.print(line, markup=False, soft_wrap=True)
     folders = [ExperimentFolder(spec) for spec in specs]
     resumes = _check_folders(folders, options)
 
@@ -73,8 +76,10 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
             console.print(f"note: {note}", markup=False, soft_wrap=True)
 
     for spec, folder in zip(specs, folders, strict=True):
+        lines = [f"note: {spec.name}: {note}" for note in folder.notes]
         if folder.moved:
-            line = resuming.note(spec.name, folder.moved)
+            lines.append(resuming.note(spec.name, folder.moved))
+        for line in lines:
             console.print(line, markup=False, soft_wrap=True)
     for spec, resume in zip(specs, resumes, strict=True):
         if resume and spec.search.scheduler is not None:
@@ -86,7 +91,8 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
             )
 
     outcomes: list[report.Outcome] = []
-    resume_line = _resume_line(options)
+    renamed = len(specs) == 1 and specs[0].name != names[0]
+    resume_line = _resume_line(options, specs[0].name if renamed else None)
     with Signals(resume_line) as signals, ray_session.connection(options) as local:
         signals.install()
         registry.register()
@@ -105,6 +111,30 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     if signals.received is not None:
         return 128 + signals.received
     return 1 if any(outcome.failed() for outcome in outcomes) else 0
+
+
+def _choose_names(specs: Sequence[ExperimentSpec], options: RunOptions) -> list[str]:
+    """Gives experiments whose name nobody said the next free one, or that of the latest to go on.
+
+    Returns:
+        A line on each experiment that has another name than its file says.
+    """
+    lines = []
+    names = {spec.name for spec in specs}
+    for spec in specs:
+        there = [] if spec.name_given else ExperimentFolder(spec).numbers_there()
+        numbers = [n for n in there if n == 1 or f"{spec.name}-{n}" not in names]
+        if not numbers or (options.resume and max(numbers) == 1):
+            continue
+        number, line = max(numbers), f"going on with the latest of {len(numbers)} of this name"
+        if not options.resume:
+            number, line = max(there) + 1, "there are results of this name already"
+            while f"{spec.name}-{number}" in names:
+                number += 1
+        name = f"{spec.name}-{number}"
+        lines.append(f"{spec.name}: {line}; this one is called {name}.")
+        spec.name = name
+    return lines
 
 
 def _check_folders(folders: Sequence[ExperimentFolder], options: RunOptions) -> list[bool]:
@@ -273,8 +303,11 @@ def _environment(spec: ExperimentSpec) -> str:
     return f"{name} ({', '.join(details)})" if details else str(name)
 
 
-def _resume_line(options: RunOptions) -> str:
+def _resume_line(options: RunOptions, name: str | None = None) -> str:
+    """The command that goes on; ``name``: of the experiment, where the file has another."""
     arguments = list(options.arguments)
     if not options.resume:
         arguments.append("--resume")
+    if name is not None:
+        arguments += ["--experiment-name", name]
     return shlex.join(["rllib", *arguments])

@@ -28,7 +28,9 @@ def folder(tmp_path):
 
 
 def state(*trial_ids):
-    return json.dumps({"trial_data": [[json.dumps({"trial_id": i}), "{}"] for i in trial_ids]})
+    stop = {"training_iteration": 2}
+    trials = [{"trial_id": i, "status": "PAUSED", "stopping_criterion": stop} for i in trial_ids]
+    return json.dumps({"trial_data": [[json.dumps(trial), "{}"] for trial in trials]})
 
 
 def test_a_folder_with_results_is_not_new(folder):
@@ -63,13 +65,34 @@ def test_changed_settings_are_refused(folder):
 
     assert folder(num_samples=1).check_resume() == ["a"]
     for change, named in (
-        ({"stop": {"training_iteration": 3}}, "'stop/training_iteration' was 2 .* is 3 now"),
         ({"config": {"lr": 0.2}}, "'config/lr' was 0.1 .* is 0.2 now"),
         ({"config": {"lr": 0.1, "gamma": 0.9}}, "'config/gamma' was None"),
         ({"num_samples": 2}, "'num_samples'"),
     ):
         with pytest.raises(UserError, match=named):
             folder(**change).check_resume()
+
+
+def test_when_a_trial_ends_may_change(folder):
+    begun = folder()
+    begun.make()
+    begun.note_settings()
+    (begun.path / STATE).write_text(state("a"))
+
+    longer = folder(stop={"training_iteration": 3}, time_budget_s=60.0)
+    assert longer.check_resume() == ["a"]
+    assert longer.notes == ["trials stop at training_iteration 3 (before: training_iteration 2)."]
+    assert folder(stop={"training_iteration": 3}).check_resume() == ["a"]
+
+
+def test_experiments_of_one_name_are_numbered(folder):
+    begun = folder()
+    assert begun.numbers_there() == []
+    for name in ("mine", "mine-3", "mine-12", "mine-1", "mine-03", "mine-x", "yours-2", "mine-5"):
+        (begun.path.parent / name).mkdir()
+        if name != "mine-5":  # an empty folder is free
+            (begun.path.parent / name / "MAT_trial").mkdir()
+    assert begun.numbers_there() == [1, 3, 12]
 
 
 def test_where_the_work_is_done_may_change(folder):

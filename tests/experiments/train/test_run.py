@@ -45,6 +45,52 @@ def test_start_and_resume(folders):
         run._check_folders([new, new], RunOptions())
 
 
+@pytest.fixture
+def specs(tmp_path):
+    """Experiments of a file, in a storage that holds the results of others."""
+
+    def specs(names, there=(), given=False):
+        for name in there:
+            (tmp_path / name / "MAT_trial").mkdir(parents=True)
+        return [
+            ExperimentSpec(name, "f", "MAT", {}, storage_path=str(tmp_path), name_given=given)
+            for name in names
+        ]
+
+    return specs
+
+
+@pytest.mark.parametrize(
+    ("names", "there", "resume", "chosen"),
+    [
+        (["a"], [], False, ["a"]),
+        (["a"], ["b"], False, ["a"]),
+        (["a"], ["a"], False, ["a-2"]),
+        (["a"], ["a", "a-2", "a-7"], False, ["a-8"]),
+        (["a", "a-2"], ["a"], False, ["a-3", "a-2"]),
+        (["a"], [], True, ["a"]),
+        (["a"], ["a"], True, ["a"]),
+        (["a"], ["a", "a-2"], True, ["a-2"]),
+        (["a", "a-2"], ["a", "a-2"], True, ["a", "a-2"]),
+    ],
+)
+def test_names_that_nobody_said(specs, names, there, resume, chosen):
+    experiments = specs(names, there)
+
+    lines = run._choose_names(experiments, RunOptions(resume=resume))
+
+    assert [spec.name for spec in experiments] == chosen
+    assert len(lines) == sum(now != before for now, before in zip(chosen, names, strict=True))
+
+
+def test_a_name_that_was_said_is_kept(specs):
+    (spec,) = specs(["a"], ["a", "a-2"], given=True)
+
+    assert run._choose_names([spec], RunOptions()) == []
+    assert run._choose_names([spec], RunOptions(resume=True)) == []
+    assert spec.name == "a"
+
+
 def test_the_line_that_goes_on():
     arguments = ("train", "file", "my file.yaml")
 
@@ -53,6 +99,7 @@ def test_the_line_that_goes_on():
     )
     again = RunOptions(arguments=(*arguments, "--resume"), resume=True)
     assert run._resume_line(again) == "rllib train file 'my file.yaml' --resume"
+    assert run._resume_line(again, "mine-2").endswith("--resume --experiment-name mine-2")
 
 
 @pytest.mark.parametrize(
