@@ -69,6 +69,10 @@ class SingleEnv(ABC):
         """The env as it is now [height, width, 3]; None if it cannot be drawn."""
         return None
 
+    def render_final_frame(self) -> NDArray[np.uint8] | None:
+        """The env as it was at the end of the episode before this one; None if it is not kept."""
+        return None
+
 
 class SyncVectorEnv(TeamVectorEnv):
     """E objects behind the one interface.
@@ -154,6 +158,10 @@ class SyncVectorEnv(TeamVectorEnv):
         """
         frame = self._envs[e].render_frame()
         return super().render_frame(e) if frame is None else frame
+
+    def render_final_frame(self, e: int = 0) -> NDArray[np.uint8] | None:
+        """See `TeamVectorEnv.render_final_frame`."""
+        return self._envs[e].render_final_frame()
 
     def cannot_save_reason(self) -> str | None:
         """Why `get_state` cannot hold the envs, in one clause; None where it can."""

@@ -17,6 +17,7 @@ from rllib_seqmarl.envs.core.contract import Observation
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv
 from rllib_seqmarl.envs.football.config import FootballConfig
 from rllib_seqmarl.envs.football.engine import import_engine
+from rllib_seqmarl.envs.football.rendering import Scene, draw
 
 NUM_FEATURES = 115
 NUM_ACTIONS = 19
@@ -90,6 +91,29 @@ def collected_checkpoints(
     return np.where(has_ball, np.maximum(collected, reached), collected)
 
 
+def scene(raw: Raw, step: int) -> Scene:
+    """What is to be seen of a match, from the engine's observation after ``step`` steps."""
+    owner = None
+    if raw["ball_owned_team"] >= 0:
+        owner = (int(raw["ball_owned_team"]), int(raw["ball_owned_player"]))
+    own, opponents = raw["score"]
+    return Scene(
+        team=np.asarray(raw["left_team"]),
+        team_direction=np.asarray(raw["left_team_direction"]),
+        opponents=np.asarray(raw["right_team"]),
+        opponents_direction=np.asarray(raw["right_team_direction"]),
+        team_active=np.asarray(raw["left_team_active"], np.bool_),
+        opponents_active=np.asarray(raw["right_team_active"], np.bool_),
+        controlled=np.asarray(raw["left_agent_controlled_player"]),
+        ball=np.asarray(raw["ball"]),
+        owner=owner,
+        score=(int(own), int(opponents)),
+        mode=int(raw["game_mode"]),
+        step=step,
+        steps_left=int(raw["steps_left"]),
+    )
+
+
 class Match(SingleEnv):
     """The matches of one env, each started with a seed of its own.
 
@@ -118,11 +142,13 @@ class Match(SingleEnv):
         )
         self._max_episode_steps = config.max_episode_steps
         self._steps = 0
+        self._at_end = self._raw, self._steps
         self._collected = np.zeros(config.num_agents, np.int64)
         self._rng = np.random.default_rng()
 
     def reset(self, seed: int | None) -> None:
         """Starts an episode that is a function of two draws of this env's generator."""
+        self._at_end = self._raw, self._steps
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         engine_seed, number = self._rng.integers(MAX_SEED, size=2).tolist()
@@ -154,6 +180,14 @@ class Match(SingleEnv):
         row["obs"][...] = simple115(self._raw)
         row["alive"][...] = True
         row["action_mask"][...] = True
+
+    def render_frame(self) -> NDArray[np.uint8]:
+        """See `SingleEnv.render_frame`."""
+        return draw(scene(self._raw, self._steps))
+
+    def render_final_frame(self) -> NDArray[np.uint8]:
+        """See `SingleEnv.render_final_frame`."""
+        return draw(scene(*self._at_end))
 
     def episode_metrics(self) -> dict[str, float]:
         """``score``, the goal difference, and ``won``, whether it is positive."""
