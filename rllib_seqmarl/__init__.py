@@ -14,6 +14,7 @@ from rllib_seqmarl import _checkpoint_aliases
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.registry import (
     register_algorithm,
+    register_encoder,
     register_environment,
     register_network,
     register_order,
@@ -63,6 +64,7 @@ __all__ = [
     "SrSvConfig",
     "UserError",
     "register_algorithm",
+    "register_encoder",
     "register_environment",
     "register_network",
     "register_order",

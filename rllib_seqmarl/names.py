@@ -143,6 +143,6 @@ class Table(Mapping[str, V], Generic[V]):
         return import_path(cast(Target, self._targets.get(name, name))) or name
 
 
-#: Kind -> its table: "algorithm", "environment", "order", "value", "network"; filled in by
-#: `rllib_seqmarl.registry`, which the package itself imports.
+#: Kind -> its table: "algorithm", "environment", "order", "value", "network",
+#: "observation encoder"; filled in by `rllib_seqmarl.registry`, which the package itself imports.
 TABLES: dict[str, Table[Any]] = {}

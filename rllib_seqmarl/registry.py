@@ -1,4 +1,4 @@
-"""Everything that goes by a name: algorithms, environments, orders, values and networks.
+"""Everything that goes by a name: algorithms, environments, orders, values, networks, encoders.
 
 One call makes another one known::
 
@@ -95,6 +95,15 @@ NETWORKS: Table[Target] = Table(
         "mat_dec": "rllib_seqmarl.nets.networks:MAT_DEC",
     },
     old_names={"decentralised": "mat_dec"},
+)
+
+#: Encoders of observations, of every algorithm: see `nets.encoders.reader`.
+ENCODERS: Table[Target] = Table(
+    "observation encoder",
+    {
+        "mlp": "rllib_seqmarl.nets.encoders.ready:MLPEncoder",
+        "cnn": "rllib_seqmarl.nets.encoders.ready:CNNEncoder",
+    },
 )
 
 
@@ -210,11 +219,12 @@ ENVIRONMENTS: Table[Environment] = Table(
     aliases={"smax": "smac"},
 )
 
-TABLES.update({table.kind: table for table in (ALGORITHMS, ENVIRONMENTS, ORDERS, VALUES, NETWORKS)})
+_TABLES = (ALGORITHMS, ENVIRONMENTS, ORDERS, VALUES, NETWORKS, ENCODERS)
+TABLES.update({table.kind: table for table in _TABLES})
 
 
 def table(kind: str) -> Table[Any]:
-    """The table of a kind: "algorithm", "environment", "order", "value" or "network"."""
+    """The table of a kind: "algorithm", "environment", "order", "value", "network", ..."""
     return TABLES[kind]
 
 
@@ -272,6 +282,15 @@ def register_network(name: str, target: Target) -> None:
         UserError: the name is taken.
     """
     NETWORKS.register(name, target)
+
+
+def register_encoder(name: str, target: Target) -> None:
+    """Makes an encoder of observations known: a torch module (see `nets.encoders.reader`).
+
+    Raises:
+        UserError: the name is taken.
+    """
+    ENCODERS.register(name, target)
 
 
 # -- algorithms ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import tomllib
 #: each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "losses", "returns", "manifest", "_checkpoint_aliases", "_ray_compat"),
-    ("names", "matmul"),
+    ("names", "matmul", "layout"),
     ("settings",),
     ("registry",),
     ("nets", "envs"),
@@ -34,6 +34,7 @@ WITHOUT = {
     "errors": {"ray", "torch", "gymnasium", "numpy"},
     "manifest": {"ray", "torch", "gymnasium", "numpy"},
     "names": {"ray", "torch", "gymnasium", "numpy"},
+    "layout": {"ray", "torch", "gymnasium", "numpy"},
     "settings": {"ray", "torch", "gymnasium", "numpy"},
     "registry": {"torch", "gymnasium"},
     "losses": {"ray", "gymnasium"},

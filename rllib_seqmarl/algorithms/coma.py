@@ -44,7 +44,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.module import obs_dim
+from rllib_seqmarl.learning.base.module import critic_obs_dim
 from rllib_seqmarl.learning.central_q.config import CentralQConfig, CentralQSettings
 from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.learning.central_q.module import (
@@ -171,7 +171,7 @@ class COMAModule(RecurrentModule):
 
     def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> COMACritic:
         """See `RecurrentModule`."""
-        width = obs_dim(self.observation_space)
+        width = critic_obs_dim(self.observation_space)
         return COMACritic(
             state_dim, width, num_agents, num_actions, self.model_config["critic_dim"]
         )

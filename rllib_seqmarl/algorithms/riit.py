@@ -43,7 +43,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
-from rllib_seqmarl.learning.base.module import obs_dim
+from rllib_seqmarl.learning.base.module import critic_obs_dim
 from rllib_seqmarl.learning.central_q.config import (
     AdaptiveEntropySettings,
     CentralQConfig,
@@ -149,7 +149,7 @@ class RIITModule(RecurrentModule):
     def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> FactoredCritic:
         """See `RecurrentModule`."""
         return FactoredCritic(
-            obs_dim(self.observation_space),
+            critic_obs_dim(self.observation_space),
             state_dim,
             num_agents,
             num_actions,

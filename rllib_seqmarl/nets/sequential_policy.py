@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rllib_seqmarl.matmul import multiply_few_rows
 from rllib_seqmarl.nets.decoding.decode import Choices, Decoded, Decoding
 from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
+from rllib_seqmarl.nets.encoders.reader import ObservationReader, as_reals
 from rllib_seqmarl.nets.networks import Network, check_network, value_class
 from rllib_seqmarl.nets.orders.base import (
     ChosenOrder,
@@ -54,12 +55,13 @@ class SequentialPolicy(nn.Module):
     so, and an order that is known before anybody decides.
 
     Args:
-        obs_dim: length of one agent's observation.
+        obs_dim: length of one agent's observation, or of what ``reader`` makes of it.
         action: what one agent may do.
         num_agents: N; only a next-agent head with an output per agent and the network ``mlp``
             depend on it.
         order_settings: what the class of the order takes beside the width and N.
         value_settings: what the class of the value takes beside the sizes.
+        reader: reads observations for the encoder; None: they are real numbers, read as they are.
 
     The other arguments are the settings of these names, see `SequentialSettings`.
     """
@@ -80,10 +82,12 @@ class SequentialPolicy(nn.Module):
         value_settings: Mapping[str, object] | None = None,
         autoregressive: bool = True,
         decoding: str = "parallel",
+        reader: ObservationReader | None = None,
     ) -> None:
         super().__init__()
         self.action = action
         self.autoregressive = autoregressive
+        self.reader = reader
         self.decode = Decoding(decoding)
         check_network(
             network, value=value, order=order, autoregressive=autoregressive, num_heads=num_heads
@@ -132,7 +136,7 @@ class SequentialPolicy(nn.Module):
                 choices = Choices(self.order, noise)
             else:
                 assert isinstance(self.order, ChosenOrder)
-                inputs = OrderInputs(obs, encoded, deterministic, generator, previous)
+                inputs = OrderInputs(as_reals(obs), encoded, deterministic, generator, previous)
                 order, order_log_prob = self.order.choose(inputs)
             encoded = to_order(encoded, order)
             mask = None if mask is None else to_order(mask, order)
@@ -257,6 +261,8 @@ class SequentialPolicy(nn.Module):
 
     def _encode(self, obs: Tensor, neighbours: Tensor | None) -> Tensor:
         """o_hat [B, N, D], in slots."""
+        if self.reader is not None:
+            obs = self.reader(obs)
         if neighbours is None:
             return self.encoder(obs)
         return self.encoder(obs, attended_by_agents(neighbours))

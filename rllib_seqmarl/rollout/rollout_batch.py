@@ -147,7 +147,9 @@ class RolloutBatch:
         for name in (OBS, STATE, REWARD):
             column = self.columns.get(name)
             # One sum shows that all is well; only otherwise is the bad entry looked for.
-            if column is None or np.isfinite(column.sum(dtype=np.float64)):
+            if column is None or column.dtype.kind != "f":
+                continue
+            if np.isfinite(column.sum(dtype=np.float64)):
                 continue
             bad = np.argwhere(~np.isfinite(column))
             if len(bad):

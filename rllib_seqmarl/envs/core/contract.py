@@ -21,9 +21,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from rllib_seqmarl.envs.core.observation_space import ObservationSpace
 from rllib_seqmarl.envs.core.old_names import TEAM_VECTOR_ENV, accept_old_members, old_attributes
 from rllib_seqmarl.envs.core.returned import ReturnForm
 from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.layout import Layout
 
 Observation = dict[str, NDArray[Any]]
 
@@ -54,16 +56,18 @@ class VectorStep(NamedTuple):
 
 def observation_space(
     num_agents: int,
-    obs_size: int,
+    obs_size: int | Layout,
     num_actions: int | None = None,
     state_shape: tuple[int, ...] | None = None,
     num_neighbours: int | None = None,
+    obs_dtype: type = np.float32,
 ) -> spaces.Dict:
     """The observation of one env: ``obs`` [N, D], ``alive`` [N] and what else is asked for.
 
     Args:
         num_agents: N.
-        obs_size: D.
+        obs_size: D; or what an agent's observation consists of, which an ``observation_encoder``
+            reads as what it is: ``Layout.of({"image": (32, 32, 3), "speed": (2,)})``.
         num_actions: A, adds ``action_mask`` bool [N, A]: which actions are available or, with
             continuous actions of which some agents have fewer than A, which dimensions exist.
             None for continuous actions of one size.
@@ -71,10 +75,15 @@ def observation_space(
         num_neighbours: K, adds ``neighbours`` int32 [N, K]: the slots of up to K other agents
             that an agent attends to where attention is restricted to neighbours, each at most
             once, -1 where there are fewer; None for no such list.
+        obs_dtype: with a `Layout`, float32; or uint8, which networks read divided by 255.
     """
     real = {"low": -np.inf, "high": np.inf, "dtype": np.float32}
     members: dict[str, spaces.Space[Any]] = {
-        "obs": spaces.Box(shape=(num_agents, obs_size), **real),
+        "obs": (
+            ObservationSpace(num_agents, obs_size, obs_dtype)
+            if isinstance(obs_size, Layout)
+            else spaces.Box(shape=(num_agents, obs_size), **real)
+        ),
         "alive": spaces.Box(0, 1, (num_agents,), np.bool_),
     }
     if num_actions is not None:

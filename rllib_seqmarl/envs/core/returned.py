@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rllib_seqmarl.errors import UserError
 
-_KINDS = {"b": "bool", "i": "whole numbers", "u": "whole numbers", "f": "real numbers"}
+_KINDS = {"b": "bool", "i": "whole numbers", "u": "uint8", "f": "real numbers"}
 
 
 class Column(NamedTuple):
@@ -23,7 +23,8 @@ class Column(NamedTuple):
 
     Attributes:
         shape: as it must be, [E, ...].
-        kind: of its type, as `numpy.dtype.kind` has it.
+        kind: of its type, as `numpy.dtype.kind` has it; "u" of bytes alone, which have another
+            meaning than the same whole numbers.
     """
 
     shape: tuple[int, ...]
@@ -33,7 +34,7 @@ class Column(NamedTuple):
         """What is wrong with ``value``, as the end of a sentence; None where nothing is."""
         if not isinstance(value, np.ndarray | np.generic):
             return f"{type(value).__name__}, not an array of NumPy"
-        kind = "i" if value.dtype.kind == "u" else value.dtype.kind
+        kind = _kind(value.dtype, self.kind)
         if kind != self.kind:
             return f"of type {value.dtype}, not {_KINDS[self.kind]}"
         if value.shape != self.shape:
@@ -53,7 +54,7 @@ class ReturnForm:
     def __init__(self, simulator: str, num_envs: int, observation_space: spaces.Dict) -> None:
         self._where = f"the environment ({simulator})"
         self._obs = {
-            name: Column((num_envs, *(space.shape or ())), _kind(space))
+            name: Column((num_envs, *(space.shape or ())), _kind(space.dtype))
             for name, space in observation_space.spaces.items()
         }
         flag = Column((num_envs,), "b")
@@ -129,7 +130,7 @@ def _right(given: Mapping[str, Any], columns: Mapping[str, Column]) -> bool:
     return True
 
 
-def _kind(space: spaces.Space[Any]) -> str:
-    assert space.dtype is not None
-    kind = np.dtype(space.dtype).kind
-    return "i" if kind == "u" else kind
+def _kind(dtype: Any, expected: str = "u") -> str:
+    """The kind of a type; bytes are whole numbers where those are expected."""
+    kind = np.dtype(dtype).kind
+    return "i" if kind == "u" and (expected != "u" or dtype != np.uint8) else kind

@@ -100,6 +100,7 @@ class ActorCriticConfig(TeamConfig, ActorCriticSettings):
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Actors and a critic."""
         names = (
+            "observation_encoder",
             "share_parameters",
             "share_critic",
             "state",

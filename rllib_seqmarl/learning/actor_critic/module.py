@@ -8,14 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 from typing_extensions import Self
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.advantages import AdvantageBatch, Trajectory
-from rllib_seqmarl.learning.base.module import NO_STATE, TeamModule, action_spec, obs_dim
+from rllib_seqmarl.learning.base.module import (
+    NO_STATE,
+    TeamModule,
+    action_spec,
+    observation_layout,
+)
 from rllib_seqmarl.nets.agents.stacked import (
     AgentNetwork,
     GaussianOfStd,
@@ -27,6 +31,7 @@ from rllib_seqmarl.nets.distributions import (
     Categorical,
     bounded_std,
 )
+from rllib_seqmarl.nets.encoders.reader import CriticReader, ObservationReader, as_reals
 from rllib_seqmarl.returns import ValueNorm
 from rllib_seqmarl.rollout.rollout_batch import ACTION_MASK, ACTIONS, LOG_PROB, OBS, STATE
 
@@ -111,8 +116,18 @@ class ActorModule(TeamModule):
             for name in ("hidden_sizes", "activation", "feature_norm", "recurrent")
         }
         num_param_sets = 1 if settings["share_parameters"] else self.num_agents
+        layout, encoder = observation_layout(space), settings.get("observation_encoder")
+        readers = [
+            ObservationReader(layout, encoder, settings["hidden_sizes"][0])
+            for _ in range(num_param_sets)
+        ]
         self.actor = AgentNetwork(
-            obs_dim(space), action.size, num_param_sets=num_param_sets, output_gain=0.01, **network
+            readers[0].output_size,
+            action.size,
+            num_param_sets=num_param_sets,
+            output_gain=0.01,
+            readers=() if encoder is None else readers,
+            **network,
         )
         self.log_std = self.categorical = None
         if action.discrete:
@@ -122,13 +137,34 @@ class ActorModule(TeamModule):
                 [torch.ones(action.size) for _ in range(num_param_sets)]
             )
         if self._rollout_updates_critic_state or not self.inference_only:
-            num_param_sets = 1 if settings["share_critic"] else self.num_agents
-            width = _critic_input_size(space, settings["state"])
-            self.critic = AgentNetwork(
-                width, 1, num_param_sets=num_param_sets, output_gain=1.0, **network
-            )
+            self.critic = self._make_critic(network)
         if not self.inference_only:
             self.value_norm = ValueNorm(settings["value_norm_beta"])
+
+    def _make_critic(self, network: Mapping[str, Any]) -> AgentNetwork:
+        """The critic, with encoders of its own for the observations among what it reads."""
+        space, settings = self.observation_space, self.model_config
+        source, encoder = settings["state"], settings.get("observation_encoder")
+        num_param_sets = 1 if settings["share_critic"] else self.num_agents
+        layout, inputs = observation_layout(space), 0
+        if source.startswith("environment"):
+            if STATE not in space.spaces:
+                raise UserError(NO_STATE)
+            inputs = int(np.prod(space[STATE].shape))
+        num_obs = {"environment": 0, "observations": self.num_agents}.get(source, 1)
+        readers: list[CriticReader] = []
+        if encoder is not None and num_obs:
+            width = settings["hidden_sizes"][0]
+            readers = [
+                CriticReader(ObservationReader(layout, encoder, width), inputs, num_obs)
+                for _ in range(num_param_sets)
+            ]
+            inputs = readers[0].output_size
+        else:
+            inputs += num_obs * layout.size
+        return AgentNetwork(
+            inputs, 1, num_param_sets=num_param_sets, output_gain=1.0, readers=readers, **network
+        )
 
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""
@@ -188,7 +224,7 @@ class ActorModule(TeamModule):
         state = columns[STATE].flatten(obs.ndim - 2).unsqueeze(-2)
         if source == "environment":
             return state
-        return torch.cat((state.expand(*obs.shape[:-1], -1), obs), dim=-1)
+        return torch.cat((state.expand(*obs.shape[:-1], -1), as_reals(obs)), dim=-1)
 
     def critic_pass(
         self, x: Tensor, state: RecurrentState | None = None, agents: Sequence[int] | None = None
@@ -278,16 +314,3 @@ class ActorModule(TeamModule):
             ACTIONS: actions,
             LOG_PROB: distribution.log_prob(parameters, mask, actions),
         }
-
-
-def _critic_input_size(space: spaces.Dict, source: str) -> int:
-    """S, from the observation space of one environment."""
-    agents, width = space[OBS].shape
-    if source == "observation":
-        return width
-    if source == "observations":
-        return agents * width
-    if STATE not in space.spaces:
-        raise UserError(NO_STATE)
-    state = int(np.prod(space[STATE].shape))
-    return state if source == "environment" else state + width

@@ -32,9 +32,10 @@ from rllib_seqmarl.learning.base.rllib_settings import (
     RLlibSettings,
     undeclared,
 )
-from rllib_seqmarl.matmul import Choice
+from rllib_seqmarl.matmul import Choice as MatmulChoice
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 from rllib_seqmarl.settings import (
+    Choice,
     Doc,
     Ge,
     Gt,
@@ -75,6 +76,12 @@ _MOVED = {
 class TeamSettings:
     """Settings of ``training()`` that every algorithm has."""
 
+    observation_encoder: Annotated[
+        str | None,
+        Choice("observation encoder"),
+        Doc("""what reads observations in front of the networks: ``cnn`` for images, ``mlp`` for
+        anything, or a torch module of your own; null: the networks read vectors themselves."""),
+    ] = None
     lr: Annotated[Schedulable, Ge(0), Doc("step size.")] = 1e-3
     gamma: Annotated[float, Ge(0), Le(1), Doc("discount.")] = 0.99
     num_epochs: Annotated[int, Gt(0), OldName("num_sgd_iter"), Doc("passes over each rollout.")] = 1
@@ -99,7 +106,7 @@ class TeamSettings:
         int | None, Gt(0), Doc("torch threads while training; null: torch's own setting.")
     ] = 1
     matmul: Annotated[
-        Choice,
+        MatmulChoice,
         Doc("""what multiplies matrices on the CPU, in float32: torch's BLAS, oneDNN, or (auto)
         oneDNN on processors where it is exact and MKL makes no use of AVX-512."""),
     ] = "auto"

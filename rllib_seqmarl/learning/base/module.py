@@ -15,7 +15,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from rllib_seqmarl import registry
+from rllib_seqmarl.envs.core.observation_space import ObservationSpace
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.layout import Layout
 from rllib_seqmarl.nets.transformer.model import ActionSpec
 from rllib_seqmarl.rollout.rollout_batch import IS_FIRST, OBS
 
@@ -59,20 +61,37 @@ def action_spec(space: spaces.Space[Any]) -> ActionSpec:
     )
 
 
-def obs_dim(space: spaces.Space[Any]) -> int:
-    """Width D of one agent's observation, from the observation space of one environment.
+def observation_layout(space: spaces.Space[Any]) -> Layout:
+    """What one agent's observation consists of, from the observation space of one environment.
 
     Raises:
         UserError: not a Dict with ``obs`` [N, D].
     """
     if isinstance(space, spaces.Dict) and OBS in space.spaces:
-        shape = space[OBS].shape
-        if shape is not None and len(shape) == 2:
-            return int(shape[1])
+        obs = space[OBS]
+        if isinstance(obs, ObservationSpace):
+            return obs.layout
+        if obs.shape is not None and len(obs.shape) == 2:
+            return Layout.vector(obs.shape[1])
     raise UserError(
         f"the observation space {space} is not that of a team: it must be a Dict with "
         "'obs' of shape [N, D], 'alive' [N], and 'action_mask' [N, A] for discrete actions."
     )
+
+
+def critic_obs_dim(space: spaces.Space[Any]) -> int:
+    """Width D of one agent's observation for a critic that reads the numbers themselves.
+
+    Raises:
+        UserError: it is an image, or something else that is no vector.
+    """
+    layout = observation_layout(space)
+    layout.require_flat(
+        "the observation, which the critic reads as numbers side by side,",
+        "Set env_config 'flatten: true' where the environment has it, or run an algorithm whose "
+        "critic reads the environment's state alone (`state: environment`; LICA, SeCA, MAPPO)",
+    )
+    return layout.size
 
 
 class TeamModule(TorchRLModule, InferenceOnlyAPI):

@@ -96,7 +96,7 @@ class CentralQConfig(TeamConfig, CentralQSettings):
 
     def module_spec(self, module_class: type[RecurrentModule], *names: str) -> RLModuleSpec:
         """``module_class`` with those settings that all such modules have, and with ``names``."""
-        names = ("state", "hidden_dim", "target_update_interval", *names)
+        names = ("observation_encoder", "state", "hidden_dim", "target_update_interval", *names)
         model_config = {name: getattr(self, name) for name in names}
         # The first value, which the learner updates; None: there are no random actions.
         first = self.epsilon if isinstance(self.epsilon, int | float) else self.epsilon[0][1]

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.batch import TrainBatch
-from rllib_seqmarl.learning.base.module import NO_STATE, TeamModule, action_spec, obs_dim
+from rllib_seqmarl.learning.base.module import (
+    NO_STATE,
+    TeamModule,
+    action_spec,
+    critic_obs_dim,
+    observation_layout,
+)
 from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
 from rllib_seqmarl.nets.agents.recurrent import (
     RecurrentAgent,
@@ -22,6 +28,7 @@ from rllib_seqmarl.nets.agents.recurrent import (
 )
 from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, JointCritic, TargetCritic
 from rllib_seqmarl.nets.distributions import masked_logits
+from rllib_seqmarl.nets.encoders.reader import ObservationReader, as_reals
 from rllib_seqmarl.rollout.rollout_batch import (
     ACTION_MASK,
     ACTIONS,
@@ -40,17 +47,18 @@ def state_dim(space: spaces.Dict, source: str) -> int:
     """Width S of what the critic reads, from the observation space of one environment.
 
     Raises:
-        UserError: the environment has no ``state`` though it is asked for.
+        UserError: the environment has no ``state`` though it is asked for, or images in it.
     """
-    name = STATE if source == "environment" else OBS
-    if name not in space.spaces:
+    if source != "environment":
+        return space[OBS].shape[0] * critic_obs_dim(space)
+    if STATE not in space.spaces:
         raise UserError(NO_STATE)
-    return int(np.prod(space[name].shape))
+    return int(np.prod(space[STATE].shape))
 
 
 def living_obs(columns: dict[str, Tensor]) -> Tensor:
     """Observations for a critic, [..., N, O]: zeros for dead agents, as StarCraft gives them."""
-    return columns[OBS].masked_fill(~columns[ALIVE].unsqueeze(-1), 0.0)
+    return as_reals(columns[OBS]).masked_fill(~columns[ALIVE].unsqueeze(-1), 0.0)
 
 
 @dataclass(kw_only=True)
@@ -109,7 +117,7 @@ class RecurrentModule(TeamModule):
         Raises:
             UserError: continuous actions, or no ``state`` where it is asked for.
         """
-        settings, width = self.model_config, obs_dim(self.observation_space)
+        settings = self.model_config
         action = action_spec(self.action_space)
         if not action.discrete:
             raise UserError(
@@ -117,10 +125,17 @@ class RecurrentModule(TeamModule):
                 "are continuous: run MAT or SrSv."
             )
         agents = self.observation_space[OBS].shape[0]
-        state = state_dim(self.observation_space, settings["state"])
+        reader = ObservationReader(
+            observation_layout(self.observation_space),
+            settings.get("observation_encoder"),  # version 0.2 had none
+            settings["hidden_dim"],
+        )
         behaviour = self.make_behaviour(action.size)
-        self.agent = RecurrentAgent(width, action.size, agents, settings["hidden_dim"], behaviour)
+        self.agent = RecurrentAgent(
+            reader.output_size, action.size, agents, settings["hidden_dim"], behaviour, reader
+        )
         if not self.inference_only:
+            state = state_dim(self.observation_space, settings["state"])
             self.critic = self.make_critic(state, agents, action.size)
             self.target = TargetCritic(self.critic, settings["target_update_interval"])
 

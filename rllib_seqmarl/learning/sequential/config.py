@@ -106,6 +106,7 @@ class SequentialConfig(TeamConfig, SequentialSettings):
         return RLModuleSpec(
             module_class=SequentialModule,
             model_config={
+                "observation_encoder": self.observation_encoder,
                 "network": self.network,
                 "embed_dim": self.embed_dim,
                 "num_blocks": self.num_blocks,

@@ -12,7 +12,8 @@ from torch import Tensor
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.advantages import AdvantageBatch
 from rllib_seqmarl.learning.base.batch import SET_LATER
-from rllib_seqmarl.learning.base.module import TeamModule, action_spec, obs_dim
+from rllib_seqmarl.learning.base.module import TeamModule, action_spec, observation_layout
+from rllib_seqmarl.nets.encoders.reader import ObservationReader
 from rllib_seqmarl.nets.sequential_policy import Evaluation, SequentialPolicy
 from rllib_seqmarl.returns import ValueNorm
 from rllib_seqmarl.rollout.rollout_batch import (
@@ -75,8 +76,14 @@ class SequentialModule(TeamModule):
             )
         for learners in ("successors", "value_chunk_size", "train_in_sampled_order"):
             settings.pop(learners, None)  # in checkpoints of version 0.1
+        reader = ObservationReader(
+            observation_layout(self.observation_space),
+            settings.pop("observation_encoder", None),  # version 0.2 had none
+            settings["embed_dim"],
+        )
         self.policy = SequentialPolicy(
-            obs_dim=obs_dim(self.observation_space),
+            obs_dim=reader.output_size,
+            reader=reader,
             action=action_spec(self.action_space),
             num_agents=self.action_space.shape[0],
             **settings,

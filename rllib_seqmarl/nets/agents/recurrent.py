@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
 from rllib_seqmarl.nets.distributions import Categorical
+from rllib_seqmarl.nets.encoders.reader import ObservationReader
 
 #: Names of an agent's recurrent state.
 HIDDEN = "hidden"
@@ -37,11 +38,12 @@ class RecurrentAgent(nn.Module):
     step of an episode) and its slot as a one-hot vector.
 
     Args:
-        obs_dim: length D of one agent's observation.
+        obs_dim: length D of one agent's observation, or of what ``reader`` makes of it.
         num_actions: A.
         num_agents: N.
         hidden_dim: H.
         behaviour: what actions are drawn from, where that is not the agents' own distribution.
+        reader: reads observations for the agent; None: they are real numbers, read as they are.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class RecurrentAgent(nn.Module):
         num_agents: int,
         hidden_dim: int,
         behaviour: EpsilonCategorical | None = None,
+        reader: ObservationReader | None = None,
     ) -> None:
         super().__init__()
+        self.reader = reader
         self.num_actions = num_actions
         self.num_agents = num_agents
         self.hidden_dim = hidden_dim
@@ -127,6 +131,8 @@ class RecurrentAgent(nn.Module):
             hidden: [B, N, H], before the first of these steps.
             is_first: bool [B, T].
         """
+        if self.reader is not None:
+            obs = self.reader(obs)
         not_first = (~is_first).to(obs.dtype)[..., None, None]  # [B, T, 1, 1]
         previous = F.one_hot(previous_actions, self.num_actions) * not_first
         slots = torch.eye(self.num_agents, dtype=obs.dtype, device=obs.device)

@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from rllib_seqmarl.nets.agents.gru import gru
 from rllib_seqmarl.nets.distributions import Gaussian
+from rllib_seqmarl.nets.encoders.reader import as_reals
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh}
 
@@ -175,7 +176,7 @@ class AgentNetwork(nn.Module):
     follows the GRU too.
 
     Args:
-        inputs: D.
+        inputs: D, of what ``readers`` make of an input.
         outputs: O.
         num_param_sets: M, 1 where all agents share their parameters, else N.
         hidden_sizes: widths of the hidden layers.
@@ -183,6 +184,8 @@ class AgentNetwork(nn.Module):
         feature_norm: normalises the input; HARL does.
         recurrent: adds the GRU, as wide as the last hidden layer.
         output_gain: of the last layer's orthogonal initialisation.
+        readers: M modules with parameters, [..., size of an input] -> [..., D], in front of the
+            network; empty where it reads the input itself.
     """
 
     def __init__(
@@ -196,8 +199,10 @@ class AgentNetwork(nn.Module):
         feature_norm: bool,
         recurrent: bool,
         output_gain: float,
+        readers: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
+        self.readers = nn.ModuleList(readers)
         self.num_param_sets = num_param_sets
         self.activation = ACTIVATIONS[activation]
         self.feature_norm = AgentLayerNorm(num_param_sets, inputs) if feature_norm else None
@@ -214,7 +219,17 @@ class AgentNetwork(nn.Module):
 
     def prepare(self, x: Tensor) -> Tensor:
         """What `forward` reads, from inputs [..., D]: it depends on no parameter."""
+        return x if len(self.readers) else self._standardised(as_reals(x))
+
+    def _standardised(self, x: Tensor) -> Tensor:
         return x if self.feature_norm is None else standardise(x)
+
+    def _read(self, x: Tensor, agents: Sequence[int] | None) -> Tensor:
+        """[..., n, size of an input] -> [..., n, D]."""
+        if len(self.readers) == 1:
+            return self.readers[0](x)
+        slots = range(len(self.readers)) if agents is None else agents
+        return torch.stack([self.readers[m](x[..., i, :]) for i, m in enumerate(slots)], -2)
 
     def forward(
         self, x: Tensor, state: RecurrentState | None = None, agents: Sequence[int] | None = None
@@ -226,6 +241,8 @@ class AgentNetwork(nn.Module):
             state: where the agents are recurrent, and only there.
             agents: the slots of the n agents; None for all N.
         """
+        if len(self.readers):
+            x = self._standardised(self._read(x, agents))
         norm = self.norms[-1]
         if self.recurrence is None:
             values = self.head(self._body(x, agents), agents, norm)

@@ -20,7 +20,7 @@ from rllib_seqmarl.nets.transformer.sparse_attention import OrderedNeighbours
 class OrderInputs(NamedTuple):
     """What the order of one env step may depend on."""
 
-    obs: Tensor  # of all agents, in slots, [B, N, obs_dim]
+    obs: Tensor  # of all agents, in slots, as real numbers, [B, N, size of an observation]
     encoded: Tensor  # o_hat in slots, [B, N, D]
     deterministic: bool = False  # whether to choose the most likely order
     generator: torch.Generator | None = None  # of the noise; None: torch's global one

@@ -1,0 +1,1 @@
+"""Encoders of observations that are more than a vector, in front of a network."""
