@@ -30,12 +30,14 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from rllib_seqmarl.envs.adapters.actions import TeamActions
+from rllib_seqmarl.envs.adapters.observations import TeamObservations, named, vector
 from rllib_seqmarl.envs.adapters.snapshot import dump, fault_of_copies, load
-from rllib_seqmarl.envs.adapters.spaces import MASK, Slot, slots, vector
+from rllib_seqmarl.envs.adapters.spaces import MASK, slots
 from rllib_seqmarl.envs.core.config import TeamEnvConfig
 from rllib_seqmarl.envs.core.contract import Observation, observation_space, random_actions
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.layout import Layout
 from rllib_seqmarl.settings import Doc, as_dict, settings
 
 
@@ -66,8 +68,16 @@ class GameConfig(TeamEnvConfig):
         bool, Doc("Appends the one-hot slot to the observation of agents that are there.")
     ] = True
     flatten: Annotated[
-        bool, Doc("Turns images and other structures into vectors; refused otherwise.")
+        bool,
+        Doc(
+            "Turns images and other structures into vectors. Otherwise they stay what they are, "
+            "for an ``observation_encoder``."
+        ),
     ] = False
+
+    def observation_layout(self) -> Layout:
+        """What an agent's observation consists of; known when the game has been tried."""
+        return _tried[_key(self)]
 
 
 Flags = Mapping[Any, bool]
@@ -82,12 +92,14 @@ class DictGame(SingleEnv):
         env_name: the name of the kind of game in the registry.
         example: an import path that could be given.
         observation_space, action_space: of this game.
+        layout: what an agent's observation consists of.
     """
 
     env_name: ClassVar[str]
     example: ClassVar[str]
     observation_space: spaces.Dict
     action_space: spaces.MultiDiscrete | spaces.Box
+    layout: Layout
     _game: Any
 
     def __init__(self, config: GameConfig) -> None:
@@ -119,17 +131,19 @@ class DictGame(SingleEnv):
         self._actions = TeamActions({slot.agent: slot.action for slot in self._slots}, self._where)
         self.action_space = self._actions.space
         self._masked = self._actions.discrete or not self._actions.exists.all()
-        self._own_size = max(slot.obs_size for slot in self._slots)
-        self._agent_id = config.agent_id
+        arrays = {slot.agent: slot.parts for slot in self._slots}
+        self._obs = TeamObservations(arrays, config.agent_id, self._where)
+        self.layout = self._obs.layout
         self._state_kind = config.state
-        state_size = len(agents) * self._own_size
+        state_size = len(agents) * (self.layout.size - self.layout.agent_id)
         if self._state_kind == "env":
             state_size, self._read_state = self._game_state(config.flatten)
         self.observation_space = observation_space(
             len(agents),
-            self._own_size + (len(agents) if self._agent_id else 0),
+            self.layout,
             self._actions.exists.shape[1] if self._masked else None,
             None if self._state_kind == "none" else (state_size,),
+            obs_dtype=self._obs.dtype,
         )
         self._seen: Mapping[Any, Any] = {}
         self._infos: Mapping[Any, Any] = {}
@@ -238,7 +252,7 @@ class DictGame(SingleEnv):
         for name, part in zip(names, given, strict=True):
             if not isinstance(part, Mapping):
                 raise UserError(
-                    f"{self._where}: {method} returned {_named(part)} as its {name}; expected "
+                    f"{self._where}: {method} returned {named(part)} as its {name}; expected "
                     f"{expected}: fix the game."
                 )
         return tuple(given)
@@ -254,7 +268,7 @@ class DictGame(SingleEnv):
         except (TypeError, ValueError):
             pass
         raise UserError(
-            f"{self._where}: step returned {_named(reward)} as the reward of {agent!r}; expected a "
+            f"{self._where}: step returned {named(reward)} as the reward of {agent!r}; expected a "
             "number: fix the game."
         )
 
@@ -269,24 +283,20 @@ class DictGame(SingleEnv):
 
     def observe(self, row: Observation) -> None:
         """Fills the slots; see :class:`SingleEnv`."""
-        own = self._own_size
         obs = row["obs"]
-        obs[...] = 0.0
+        obs[...] = 0
         row["alive"][...] = self._acts
         if self._masked:
             row[MASK][...] = self._actions.exists
         for m, slot in enumerate(self._slots):
             if self._acts[m]:
                 seen = self._seen[slot.agent]
-                read = self._read(slot, seen)
-                obs[m, : slot.obs_size] = self._sized(read, slot.obs_size, slot.agent, "obs")
-                if self._agent_id:
-                    obs[m, own + m] = 1.0
+                self._obs.write(obs[m], m, seen)
                 if self._actions.discrete:
                     given = seen if slot.mask_in_obs else self._infos.get(slot.agent, {})
                     if not isinstance(given, Mapping):
                         raise UserError(
-                            f"{self._where}: the infos of {slot.agent!r} are {_named(given)}; "
+                            f"{self._where}: the infos of {slot.agent!r} are {named(given)}; "
                             "expected a dict: fix the game."
                         )
                     if MASK in given:
@@ -296,35 +306,24 @@ class DictGame(SingleEnv):
                 row[MASK][m] = False
                 row[MASK][m, 0] = True
         if self._state_kind == "concatenate":
-            row["state"][...] = obs[:, :own].ravel()
+            row["state"][...] = self._obs.of_all(obs)
         elif self._state_kind == "env":
             # Some games have taken down their bodies when they terminate; no value is asked then.
             row["state"][...] = 0.0 if self._terminated else self._read_state(self._game.state())
-
-    def _read(self, slot: Slot, seen: object) -> ArrayLike:
-        """The observation as a vector."""
-        try:
-            vector: ArrayLike = slot.read(seen)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self._where}: the observation of {slot.agent!r}, {_named(seen)}, is not of its "
-                f"observation space ({type(error).__name__}: {error}): fix the game."
-            ) from error
-        return vector
 
     def _sized(self, given: ArrayLike, size: int, agent: Hashable, what: str) -> ArrayLike:
         """``given``, which has ``size`` numbers."""
         if np.shape(given) != (size,):
             raise UserError(
                 f"{self._where}: the {what} of {agent!r} has shape {np.shape(given)} "
-                f"({_named(given)}) where its spaces say ({size},): fix the game."
+                f"({named(given)}) where its spaces say ({size},): fix the game."
             )
         try:
             return np.asarray(given, np.float32)
         except (TypeError, ValueError):
             raise UserError(
                 f"{self._where}: the {what} of {agent!r} holds other things than numbers "
-                f"({_named(given)}): fix the game."
+                f"({named(given)}): fix the game."
             ) from None
 
     def episode_metrics(self) -> dict[str, float]:
@@ -412,13 +411,12 @@ def _said_of(where: str, what: str) -> Iterator[None]:
         raise UserError(f"{where}: {what} raised {type(error).__name__}: {message}") from error
 
 
-def _named(value: object) -> str:
-    """A value that a game gave, short enough for a line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 40 else f"a {type(value).__name__} {text[:40]}…"
+#: The games that have been tried, and what their agents see.
+_tried: dict[tuple[type, str], Layout] = {}
 
 
-_tried: set[tuple[str, str]] = set()
+def _key(config: GameConfig) -> tuple[type, str]:
+    return type(config), repr(sorted(as_dict(config).items()))
 
 
 def try_game(config: GameConfig, game_class: type[DictGame]) -> None:
@@ -427,8 +425,7 @@ def try_game(config: GameConfig, game_class: type[DictGame]) -> None:
     Raises:
         UserError: it cannot be a team's, or one of its methods raises or returns what it must not.
     """
-    tried = (game_class.env_name, repr(sorted(as_dict(config).items())))
-    if tried in _tried:
+    if _key(config) in _tried:
         return
     game = game_class(config)
     env = SyncVectorEnv([game], game.observation_space, game.action_space)
@@ -441,4 +438,4 @@ def try_game(config: GameConfig, game_class: type[DictGame]) -> None:
         env.close()
     finally:
         env.closed = True  # else gymnasium closes it once more when it is thrown away
-    _tried.add(tried)
+    _tried[_key(config)] = game.layout

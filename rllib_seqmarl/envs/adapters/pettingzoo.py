@@ -73,7 +73,7 @@ class PettingZooConfig(GameConfig):
         Raises:
             UserError: PettingZoo is missing, a path that names nothing, a game that cannot be
                 built with ``kwargs``, or one that is no team: agents with discrete and with
-                continuous actions, other kinds of actions, observations that are no vectors.
+                continuous actions, other kinds of actions, observations without a fixed size.
         """
         if importlib.util.find_spec("pettingzoo") is None:
             raise UserError(

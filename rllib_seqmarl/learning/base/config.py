@@ -24,6 +24,7 @@ from typing_extensions import Self
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl._ray_compat import PRIVATE_SETTINGS
 from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.layout import REMEDIES
 from rllib_seqmarl.learning.base.rllib_settings import (
     NETWORK,
     ONE_TEAM,
@@ -281,6 +282,8 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
             return  # the user's own, by tune.register_env
         entry = registry.environment(self.env)
         config = entry.read(self.env_config)
+        if self.observation_encoder is None and hasattr(config, "observation_layout"):
+            config.observation_layout().require_flat(f"{self.env}: the observation", REMEDIES)
         self.env = entry.name
         self.env_config = config if isinstance(config, dict) else as_dict(config)
         # Processes that load a checkpoint may never have imported this package's names, and
