@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from rllib_seqmarl.errors import UserError
 
@@ -130,7 +130,7 @@ def _right(given: Mapping[str, Any], columns: Mapping[str, Column]) -> bool:
     return True
 
 
-def _kind(dtype: Any, expected: str = "u") -> str:
+def _kind(dtype: DTypeLike, expected: str = "u") -> str:
     """The kind of a type; bytes are whole numbers where those are expected."""
     kind = np.dtype(dtype).kind
     return "i" if kind == "u" and (expected != "u" or dtype != np.uint8) else kind

@@ -14,7 +14,7 @@ An agent's slot does not go through the encoder: it is put behind the features.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,7 @@ class ObservationReader(nn.Module):
             raise UserError(f"{self._name} gave NaN or infinite features: {_FINITE}.")
 
     def _built(self, encoder: str, width: int) -> nn.Module:
-        made: Any = ENCODERS.resolve(encoder)
+        made: Callable[..., object] = ENCODERS.resolve(encoder)
         try:
             module = made(self.layout.shapes, width)
         except UserError:
