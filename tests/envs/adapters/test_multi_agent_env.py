@@ -105,7 +105,6 @@ class Unready(MultiAgentEnv):
             {"env": f"{EXAMPLES}:TwoStepGam"},
             "'ray.rllib.examples.envs.classes.multi_agent:TwoStepGam' cannot be imported",
         ),
-        ({"env": TWO_STEP_GAME}, r"0: the observation is Discrete\(6\), not a vector"),
         ({"env": f"{EXAMPLES}:GuessTheNumberGame", "flatten": True}, r"MultiDiscrete\(\[3 3\]\)"),
         ({"env": f"{__name__}:Unready"}, "'late': the observation is None, not a space"),
     ],
