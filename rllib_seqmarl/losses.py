@@ -24,8 +24,8 @@ def probability_ratio(
         aggregation: ``per_dim`` keeps K ratios, each of them clipped by itself (MAT, PMAT);
             ``prod`` is the ratio of the joint densities (HARL); ``mean`` the geometric mean of
             the components' ratios (A2PO on MuJoCo).
-        action_dim_mask: bool [B, N, K], the components that an agent has; None where all have all.
-            The log-probs of the others are 0.
+        action_dim_mask: bool [B, N, K], the components that an agent has, dimensions or parts of an
+            action; None where all have all. The log-probs of the others are 0.
 
     Returns:
         [B, N, K] for ``per_dim``, else [B, N, 1].

@@ -101,7 +101,11 @@ class AOADMATLearner(MATLearner):
         if config.next_agent_advantage == "mean":
             advantage = batch.team_advantage().unsqueeze(1).expand_as(advantage)
         if config.next_agent_loss == "product":
-            surrogate = clipped_surrogate(ratio * choice_ratio, advantage, eps)
+            joint_ratio = ratio * choice_ratio
+            has = self.core.policy.action.component_mask(batch.action_mask)
+            if has is not None and config.ratio_aggregation == "per_dim":
+                joint_ratio = torch.where(has, joint_ratio, 1.0)  # r_i counts where an action does
+            surrogate = clipped_surrogate(joint_ratio, advantage, eps)
         else:
             surrogate = config.alpha1 * clipped_surrogate(ratio, advantage, eps)
             surrogate = surrogate + config.alpha2 * clipped_surrogate(choice_ratio, advantage, eps)

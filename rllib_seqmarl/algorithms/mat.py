@@ -83,7 +83,7 @@ class MATSettings(SequentialSettings):
     huber_delta: Annotated[float, Gt(0), Doc("where the value loss becomes linear.")] = 10.0
     ratio_aggregation: Annotated[
         Literal["per_dim", "prod", "mean"],
-        Doc("ratio of an action with several dimensions (see `losses`)."),
+        Doc("ratio of an action with several dimensions or parts (see `losses`)."),
     ] = "per_dim"
     lr = 5e-4
     micro_batch_size = 800
@@ -266,8 +266,7 @@ class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
         eps, c_ent = self.scheduled("clip_param"), self.scheduled("entropy_coeff")
         policy_weight, value_weight = batch.policy_weight, batch.value_weight
         new, old = fwd_out.log_prob, batch.log_prob  # [B, N, K]
-        # A mask over K components, K > 1, is one of action dimensions.
-        dim_mask = batch.action_mask if new.shape[-1] > 1 else None
+        dim_mask = self.core.policy.action.component_mask(batch.action_mask)
         ratio = probability_ratio(new, old, config.ratio_aggregation, dim_mask)  # r
         policy_loss = self.policy_objective(batch, fwd_out, ratio)
         value_error = clipped_value_loss(

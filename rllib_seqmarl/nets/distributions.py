@@ -4,7 +4,8 @@ A sample is a deterministic function of parameters and noise: ``argmax(logits + 
 ``mean + std * normal``. With the noise drawn first, every way of decoding gives the same actions.
 
 Log-probs have a trailing axis K: K = 1 for discrete actions, K = A (one per action dimension)
-for continuous ones, so that the loss may clip the ratio per dimension or of their product.
+for continuous ones, so that the loss may clip the ratio per dimension or of their product. An
+action of several parts (`Mixed`) has one for each part.
 
 A mask says which actions are available or, for continuous actions, which dimensions an agent has:
 the others are 0 and have neither probability nor entropy.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -219,3 +221,125 @@ class DiagonalGaussian(Gaussian, nn.Module):
     def std(self) -> Tensor:
         """[A]."""
         return bounded_std(self.log_std)
+
+
+class Mixed(nn.Module):
+    """Parts of one action: choices among n_1, ..., n_P actions, then C real numbers.
+
+    They are decided at once: given the observations and the predecessors' actions, they do not
+    depend on each other. Parameters, masks and noise stand side by side, A = n_1 + ... + n_P + C;
+    an action is float [..., P + C], whole numbers first.
+
+    A choice of which the mask leaves nothing is one that the agent has not: it is 0 for certain.
+
+    Args:
+        sizes: n_1, ..., n_P.
+        real: the distribution of the real numbers; None: there are none.
+    """
+
+    def __init__(self, sizes: Sequence[int], real: Gaussian | None) -> None:
+        super().__init__()
+        self.sizes = list(sizes)
+        self.total = sum(sizes)  # D, of all choices together
+        self.choices = Categorical(self.total)  # what does not matter where one ends
+        self.real = real
+
+    def noise(
+        self, shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
+    ) -> Tensor:
+        """Standard Gumbel noise of the choices, then standard normal noise: [*shape, A]."""
+        noise = self.choices.noise(shape, device, generator)
+        if self.real is None:
+            return noise
+        return torch.cat((noise, self.real.noise(shape, device, generator)), dim=-1)
+
+    def choose(self, parameters: Tensor, mask: Tensor | None, noise: Tensor | None) -> Tensor:
+        """Every part's action for this noise: [..., A] -> [..., P + C]."""
+        return self.decide(parameters, self.offset(mask, noise))
+
+    def offset(self, mask: Tensor | None, noise: Tensor | None) -> Tensor | None:
+        """Those of the choices, then that of the real numbers: [..., D] and [..., C] or more."""
+        if mask is None and noise is None:
+            return None
+        offset = self.choices.offset(self._legal(mask), self._of_choices(noise))
+        assert offset is not None
+        if self.real is None:
+            return offset
+        of_real = self.real.offset(self._of_real(mask), self._of_real(noise))
+        assert of_real is not None
+        return torch.cat((offset, of_real), dim=-1)
+
+    def decide(self, parameters: Tensor, offset: Tensor | None) -> Tensor:
+        """[..., A] -> [..., P + C]."""
+        logits = parameters[..., : self.total]
+        if offset is not None:
+            logits = logits + offset[..., : self.total]
+        taken = [part.argmax(-1) for part in logits.split(self.sizes, dim=-1)]
+        actions = torch.stack(taken, dim=-1).to(parameters.dtype)
+        if self.real is None:
+            return actions
+        numbers = self.real.decide(parameters[..., self.total :], self._of_real(offset))
+        return torch.cat((actions, numbers), dim=-1)
+
+    def distance(self, actions: Tensor, others: Tensor) -> Tensor:
+        """Two of [..., P + C] -> [...]: a choice that is not the same counts as a deviation."""
+        parts = len(self.sizes)
+        differ = (actions[..., :parts] != others[..., :parts]).any(-1) / TOLERANCE
+        if self.real is None:
+            return differ
+        return torch.maximum(differ, self.real.distance(actions[..., parts:], others[..., parts:]))
+
+    def log_prob(self, parameters: Tensor, mask: Tensor | None, actions: Tensor) -> Tensor:
+        """[..., A], [..., P + C] -> [..., P + C], of each part."""
+        return self._log_prob(self._log_probs(parameters, mask), parameters, mask, actions)
+
+    def entropy(self, parameters: Tensor, mask: Tensor | None) -> Tensor:
+        """[..., A] -> [...], the sum over all parts."""
+        return self._entropy(self._log_probs(parameters, mask), parameters, mask)
+
+    def log_prob_and_entropy(
+        self, parameters: Tensor, mask: Tensor | None, actions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """[..., A], [..., P + C] -> [..., P + C] and [...]."""
+        log_probs = self._log_probs(parameters, mask)
+        log_prob = self._log_prob(log_probs, parameters, mask, actions)
+        return log_prob, self._entropy(log_probs, parameters, mask)
+
+    def _log_probs(self, parameters: Tensor, mask: Tensor | None) -> list[Tensor]:
+        """Of every choice, [..., n]."""
+        logits = masked_logits(parameters[..., : self.total], self._legal(mask))
+        return [log_softmax(part) for part in logits.split(self.sizes, dim=-1)]
+
+    def _log_prob(
+        self, log_probs: list[Tensor], parameters: Tensor, mask: Tensor | None, actions: Tensor
+    ) -> Tensor:
+        chosen = actions[..., : len(self.sizes)].long().split(1, dim=-1)
+        found = [part.gather(-1, a) for part, a in zip(log_probs, chosen, strict=True)]
+        if self.real is not None:
+            means, numbers = parameters[..., self.total :], actions[..., len(self.sizes) :]
+            found.append(self.real.log_prob(means, self._of_real(mask), numbers))
+        return torch.cat(found, dim=-1)
+
+    def _entropy(self, log_probs: list[Tensor], parameters: Tensor, mask: Tensor | None) -> Tensor:
+        entropy = torch.stack([_entropy(part) for part in log_probs]).sum(0)
+        if self.real is None:
+            return entropy
+        return entropy + self.real.entropy(parameters[..., self.total :], self._of_real(mask))
+
+    def _of_choices(self, x: Tensor | None) -> Tensor | None:
+        """The part [..., D] that belongs to the choices."""
+        return None if x is None else x[..., : self.total]
+
+    def _of_real(self, x: Tensor | None) -> Tensor | None:
+        """What belongs to the real numbers."""
+        return None if x is None else x[..., self.total :]
+
+    def _legal(self, mask: Tensor | None) -> Tensor | None:
+        """What may be chosen, [..., D]: action 0 alone where the agent has not this choice."""
+        if mask is None:
+            return None
+        parts = []
+        for part in mask[..., : self.total].split(self.sizes, dim=-1):
+            absent = ~part.any(-1, keepdim=True)
+            parts += [part[..., :1] | absent, part[..., 1:]]
+        return torch.cat(parts, dim=-1)

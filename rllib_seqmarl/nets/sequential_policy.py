@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.matmul import multiply_few_rows
 from rllib_seqmarl.nets.decoding.decode import Choices, Decoded, Decoding
-from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian
+from rllib_seqmarl.nets.distributions import Categorical, DiagonalGaussian, Mixed
 from rllib_seqmarl.nets.encoders.reader import ObservationReader, as_reals
 from rllib_seqmarl.nets.networks import Network, check_network, value_class
 from rllib_seqmarl.nets.orders.base import (
@@ -32,8 +32,8 @@ from rllib_seqmarl.registry import NETWORKS, ORDERS
 class Decision(NamedTuple):
     """What the team does, in agent slots."""
 
-    actions: Tensor  # int [B, N] or float [B, N, A]
-    log_prob: Tensor  # [B, N, K], K = 1 (discrete) or A (continuous)
+    actions: Tensor  # int [B, N], float [B, N, A], or of several parts float [B, N, P + C]
+    log_prob: Tensor  # [B, N, K], K = 1 (discrete), A (continuous) or P + C
     order: Tensor | None  # int [B, N]; None is the index order
     order_log_prob: Tensor | None  # [B] or [B, N], see `OrderEvaluation`; None: not learned
 
@@ -96,9 +96,7 @@ class SequentialPolicy(nn.Module):
         sizes = NetworkSizes(obs_dim, action, num_agents, embed_dim, num_blocks, num_heads)
         self.encoder = parts.encoder(sizes)
         self.decoder = parts.decoder(sizes)
-        self.distribution: Categorical | DiagonalGaussian = (
-            Categorical(action.size) if action.discrete else DiagonalGaussian(action.size)
-        )
+        self.distribution = _distribution(action)
         self.order: DecisionOrder = ORDERS.resolve(order)(
             embed_dim, num_agents, **(order_settings or {})
         )
@@ -286,3 +284,11 @@ class SequentialPolicy(nn.Module):
         if isinstance(self.decoder, ActionDecoder):
             tokens = self.decoder.start_tokens(*encoded.shape[:2])
         return self.decoder(tokens, encoded, neighbours)
+
+
+def _distribution(action: ActionSpec) -> Categorical | DiagonalGaussian | Mixed:
+    if action.discrete:
+        return Categorical(action.size)
+    if not action.parts:
+        return DiagonalGaussian(action.size)
+    return Mixed(action.parts, DiagonalGaussian(action.num_real) if action.num_real else None)

@@ -181,7 +181,7 @@ def write_row(columns: Columns, t: int, rows: int, values: Columns) -> None:
 
 
 def check_action_mask(mask: NDArray[np.bool_] | None, simulator: str) -> None:
-    """Refuses a mask [E, N, A] of discrete actions that leaves an agent none.
+    """Refuses a mask [E, N, A] that leaves an agent nothing at all to decide.
 
     Raises:
         UserError: names the agent.

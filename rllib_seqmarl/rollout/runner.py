@@ -37,7 +37,7 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from rllib_seqmarl._checkpoint_aliases import RUNNER_KEYS, rename
-from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv
+from rllib_seqmarl.envs.core.contract import MixedActions, Observation, TeamVectorEnv
 from rllib_seqmarl.envs.core.contract import random_actions as uniform_actions
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.matmul import multiply_with
@@ -331,7 +331,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         """See `Choose`."""
         assert self.env is not None
         assert self._obs is not None
-        if isinstance(self.env.single_action_space, MultiDiscrete):
+        if isinstance(self.env.single_action_space, MultiDiscrete | MixedActions):
             check_action_mask(self._obs.get(ACTION_MASK), self.env.simulator)
         with self._recorder.time("decode"):
             if random_actions:

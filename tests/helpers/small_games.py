@@ -118,11 +118,9 @@ class Faulty(Herd):
         self.possible_agents = [] if fault == "nobody" else self.possible_agents
 
     def action_space(self, agent: str) -> spaces.Space[Any]:
-        if agent == "b" and self.fault in ("mixed", "unbounded", "table"):
+        if agent == "b" and self.fault in ("unbounded", "table"):
             shape = (2, 2) if self.fault == "table" else (2,)
             return spaces.Box(-1, np.inf if self.fault == "unbounded" else 1, shape)
-        if self.fault == "multi":
-            return spaces.MultiDiscrete([2, 3])
         return super().action_space(agent)
 
     def _speak(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,81 +1,136 @@
 """From one action space per agent to the actions of a team as one array, and back.
 
-Actions are either one of A (a `Discrete` space each) or A numbers in [-1, 1] (a `Box` each), padded
-to the largest, with a mask over what an agent lacks.
+An agent's space is `Discrete`, `MultiDiscrete`, a `Box` of one axis of floats, or a `Tuple` or
+`Dict` of these. Where all agents choose one of A actions, or give A real numbers, so does the team.
+Otherwise it has the choices and real numbers of all (`mixed_actions`): choice p of the team is the
+p-th of every agent that has so many, as wide as the widest of them. What an agent lacks its mask
+says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from rllib_seqmarl.envs.core.contract import continuous_actions, discrete_actions
+from rllib_seqmarl.envs.core.contract import continuous_actions, discrete_actions, mixed_actions
 from rllib_seqmarl.errors import UserError
 
 
-def agent_action(space: object, where: str) -> tuple[spaces.Discrete | spaces.Box, int]:
-    """The action space of one agent, and how many actions or dimensions it has.
+class AgentActions:
+    """What one agent may do, and what its game takes for it.
 
-    Raises:
-        UserError: neither `Discrete` nor a `Box` of one axis of floats with finite bounds.
+    Attributes:
+        space: as the game has it.
+        sizes: of its choices, in order; a `MultiDiscrete` space is one for each number.
+        low, high: bounds of its real numbers, float64 [C].
     """
-    if isinstance(space, spaces.Discrete):
-        return space, int(space.n)
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
-        raise UserError(
-            f"{where}: the action space is {short(space)}; a team takes Discrete ones, or Box "
-            "ones of one axis of floats. Wrap the game so that it offers one of them."
-        )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise UserError(
-            f"{where}: the action space {short(space)} has no finite bounds, to which [-1, 1] "
-            "could be scaled. Wrap the game so that it has."
-        )
-    return space, int(space.shape[0])
+
+    def __init__(self, space: object, where: str) -> None:
+        """Takes the space.
+
+        Args:
+            space: of the agent's actions.
+            where: begins the line of an error.
+
+        Raises:
+            UserError: a kind of action that a team has not, or real numbers without bounds.
+        """
+        leaves = list(_leaves(space, where))
+        assert isinstance(space, spaces.Space)
+        self.space = space
+        self.sizes: list[int] = []
+        for leaf in leaves:
+            if isinstance(leaf, spaces.Discrete):
+                self.sizes.append(int(leaf.n))
+            elif isinstance(leaf, spaces.MultiDiscrete):
+                self.sizes += leaf.nvec.ravel().tolist()
+        bounds = [(leaf.low, leaf.high) for leaf in leaves if isinstance(leaf, spaces.Box)]
+        self.low, self.high = np.concatenate([np.zeros((2, 0)), *bounds], axis=1)
+
+    def flags(self, given: object) -> ArrayLike:
+        """An action mask that a game gave, as one vector over all choices.
+
+        Args:
+            given: that vector, or what ``space.sample(mask=...)`` takes: for each entry of a tuple
+                or dict one of its own, for each number of a `MultiDiscrete` space likewise.
+
+        Raises:
+            TypeError, ValueError: it is nothing of this.
+        """
+        return _flags(self.space, given)
+
+    def taken(self, choices: Sequence[int], numbers: NDArray[np.float64]) -> object:
+        """An element of the space: from its choices, counted from 0, and its real numbers."""
+        return _taken(self.space, iter(choices), iter(numbers))
 
 
 class TeamActions:
     """The actions of a team as one array, and what the game takes for them.
 
     Attributes:
-        discrete: one of A actions per agent, or A numbers in [-1, 1].
         space: of the team's actions.
-        exists: bool [N, A], which of the A actions or dimensions an agent has.
+        masked: whether it takes an action mask.
+        exists: bool [N, A], which actions or dimensions an agent has.
+        no_op: bool [N, A], what of these a dead agent has: action 0 of each choice.
     """
 
-    def __init__(self, team: Mapping[Hashable, spaces.Space[Any]], where: str) -> None:
-        """Takes the action space of every agent, by name and in the order of the slots.
+    def __init__(self, team: Sequence[AgentActions]) -> None:
+        """Takes what every agent may do, in the order of the slots."""
+        self._team = team
+        self._discrete = all(isinstance(agent.space, spaces.Discrete) for agent in team)
+        self._parts = parts = max(len(agent.sizes) for agent in team)
+        sizes = [max((*agent.sizes, *[0] * parts)[p] for agent in team) for p in range(parts)]
+        reals = max(len(agent.low) for agent in team)
+        count = len(team)
+        self.space: spaces.MultiDiscrete | spaces.Box
+        if self._discrete:
+            self.space = discrete_actions(count, sizes[0])
+        elif parts:
+            self.space = mixed_actions(count, sizes, reals)
+        else:
+            self.space = continuous_actions(count, reals)
+        starts = [sum(sizes[:p]) for p in range(parts + 1)]
+        self.exists = np.zeros((count, starts[-1] + reals), np.bool_)
+        self.no_op = np.zeros_like(self.exists)
+        self._low, self._high = np.zeros((2, count, reals))
+        self._columns: list[list[int]] = []  # of each agent, where the flags of its choices stand
+        for m, agent in enumerate(team):
+            has = range(len(agent.sizes))
+            self._columns.append([starts[p] + a for p in has for a in range(agent.sizes[p])])
+            self.exists[m, self._columns[m]] = True
+            self.no_op[m, [starts[p] for p in has]] = True
+            for flags in (self.exists, self.no_op):
+                flags[m, starts[-1] :][: len(agent.low)] = True
+            self._low[m, : len(agent.low)] = agent.low
+            self._high[m, : len(agent.low)] = agent.high
+        self.masked = parts > 0 or not bool(self.exists.all())
+        if self._discrete:
+            self._first = np.array([int(agent.space.start) for agent in team])
+
+    def set_mask(self, mask: NDArray[np.bool_], m: int, flags: ArrayLike, what: str) -> None:
+        """Writes what the agent of slot m may choose.
 
         Args:
-            team: spaces that `agent_action` takes.
-            where: begins the line of an error.
+            mask: of the team, bool [N, A].
+            m: the slot.
+            flags: as `AgentActions.flags` gave them.
+            what: begins the line of an error.
 
         Raises:
-            UserError: discrete and continuous agents in one team.
+            UserError: a choice among several of which nothing is left.
         """
-        kinds = {isinstance(space, spaces.Discrete): agent for agent, space in team.items()}
-        if len(kinds) > 1:
-            raise UserError(
-                f"{where}: {kinds[True]!r} has discrete actions and {kinds[False]!r} continuous "
-                "ones; all agents of a team must have the same kind."
-            )
-        self._spaces = list(team.values())
-        self._sizes = [agent_action(space, where)[1] for space in self._spaces]
-        count, most = len(team), max(self._sizes)
-        self.discrete = isinstance(self._spaces[0], spaces.Discrete)
-        self.space = (discrete_actions if self.discrete else continuous_actions)(count, most)
-        self.exists: NDArray[np.bool_] = np.arange(most) < np.array(self._sizes)[:, None]
-        if self.discrete:
-            self._first = np.array([int(space.start) for space in self._spaces])
-        else:
-            self._low, self._high = np.zeros((2, count, most))
-            for m, space in enumerate(self._spaces):
-                self._low[m, : self._sizes[m]] = space.low
-                self._high[m, : self._sizes[m]] = space.high
+        mask[m, self._columns[m]] = flags
+        if self._discrete:
+            return  # the runner looks at all agents at once
+        ends = np.cumsum(self._team[m].sizes)
+        for part, legal in enumerate(np.split(np.asarray(flags, np.bool_), ends[:-1])):
+            if not legal.any():
+                raise UserError(f"{what} leaves nothing of choice {part}: fix the game.")
 
     def decode(self, actions: NDArray[Any]) -> list[Any]:
         """What the game takes, by slot.
@@ -83,16 +138,69 @@ class TeamActions:
         [-1, 1] becomes an agent's bounds; what lies outside (a Gaussian sample) is clipped first.
 
         Args:
-            actions: int [N] or float32 [N, A].
+            actions: int [N], float32 [N, A], or float32 [N, P + C] of several parts.
         """
-        if self.discrete:
+        if self._discrete:
             return list((actions + self._first).tolist())
-        share = (np.clip(actions, -1.0, 1.0) + 1.0) / 2.0
+        share = (np.clip(actions[:, self._parts :], -1.0, 1.0) + 1.0) / 2.0
         bounded = share * self._high + (1.0 - share) * self._low
+        choices = actions[:, : self._parts].astype(np.int64).tolist()
         return [
-            row[:size].astype(space.dtype)
-            for row, size, space in zip(bounded, self._sizes, self._spaces, strict=True)
+            agent.taken(chosen, numbers)
+            for agent, chosen, numbers in zip(self._team, choices, bounded, strict=True)
         ]
+
+
+def _leaves(space: object, where: str) -> Iterator[spaces.Space[Any]]:
+    """The spaces that a space is made of, in order, each of a kind that a team has."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for inner in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
+            yield from _leaves(inner, where)
+        return
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        yield space
+        return
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
+        raise UserError(
+            f"{where}: the action space is {short(space)}; a team takes Discrete ones, "
+            "MultiDiscrete ones, Box ones of one axis of floats, and tuples and dicts of these. "
+            "Wrap the game so that it offers one of them."
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(
+            f"{where}: the action space {short(space)} has no finite bounds, to which [-1, 1] "
+            "could be scaled. Wrap the game so that it has."
+        )
+    yield space
+
+
+def _flags(space: spaces.Space[Any], given: object) -> ArrayLike:
+    """See `AgentActions.flags`."""
+    if isinstance(space, spaces.Box):
+        return []
+    if isinstance(space, spaces.Dict) and isinstance(given, Mapping):
+        inner = [(one, given.get(name)) for name, one in space.spaces.items()]
+    elif not isinstance(given, tuple | list) or all(map(np.isscalar, given)):
+        return cast(ArrayLike, given)
+    elif isinstance(space, spaces.Tuple):
+        inner = list(zip(space.spaces, given, strict=True))
+    else:
+        inner = [(space, entry) for entry in given]
+    return np.concatenate([np.ravel(_flags(one, entry)) for one, entry in inner])
+
+
+def _taken(space: spaces.Space[Any], choices: Iterator[int], numbers: Iterator[float]) -> Any:
+    """See `AgentActions.taken`; takes from both iterators what it needs."""
+    if isinstance(space, spaces.Discrete):
+        return next(choices) + int(space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        chosen = np.fromiter(islice(choices, space.nvec.size), space.dtype)
+        return chosen.reshape(space.nvec.shape) + space.start
+    if isinstance(space, spaces.Tuple):
+        return tuple(_taken(inner, choices, numbers) for inner in space.spaces)
+    if isinstance(space, spaces.Dict):
+        return {name: _taken(inner, choices, numbers) for name, inner in space.spaces.items()}
+    return np.fromiter(islice(numbers, space.shape[0]), space.dtype)
 
 
 def short(space: object) -> str:

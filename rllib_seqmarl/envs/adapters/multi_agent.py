@@ -7,9 +7,11 @@ What PettingZoo's parallel games and RLlib's multi-agent environments have in co
   agent's turn. Its observation is zero, ``alive`` is False, and action 0 is its only legal one,
   which the game never sees.
 - An action mask is found under ``action_mask`` in an agent's observation dict or in its infos.
-  Agents with discrete actions and no mask may do whatever their space has.
+  Agents with discrete actions and no mask may do whatever their space has. For an action of
+  several parts the mask is one vector over all choices, or what ``space.sample(mask=...)`` takes.
 - Continuous actions are clipped to [-1, 1] and scaled to the agent's bounds. Where agents have
-  different numbers of dimensions, ``action_mask`` tells which exist.
+  different numbers of dimensions, or actions of different kinds, ``action_mask`` tells which exist
+  (see `adapters.actions`).
 - A full reset seeds every game; the episodes after it go on with the game's own randomness.
 - Metric of an episode: ``dead_ratio``, the part of the slots whose agents were terminated or
   truncated before the episode's last step.
@@ -32,7 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from rllib_seqmarl.envs.adapters.actions import TeamActions
 from rllib_seqmarl.envs.adapters.observations import TeamObservations, named, vector
 from rllib_seqmarl.envs.adapters.snapshot import dump, fault_of_copies, load
-from rllib_seqmarl.envs.adapters.spaces import MASK, slots
+from rllib_seqmarl.envs.adapters.spaces import MASK, Slot, slots
 from rllib_seqmarl.envs.core.config import TeamEnvConfig
 from rllib_seqmarl.envs.core.contract import Observation, observation_space, random_actions
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
@@ -128,9 +130,9 @@ class DictGame(SingleEnv):
         )
         self._known = frozenset(agents)
         self._share = 1.0 / len(agents) if config.reward == "mean" else 1.0
-        self._actions = TeamActions({slot.agent: slot.action for slot in self._slots}, self._where)
+        self._actions = TeamActions([slot.action for slot in self._slots])
         self.action_space = self._actions.space
-        self._masked = self._actions.discrete or not self._actions.exists.all()
+        self._masked = self._actions.masked
         arrays = {slot.agent: slot.parts for slot in self._slots}
         self._obs = TeamObservations(arrays, config.agent_id, self._where)
         self.layout = self._obs.layout
@@ -292,7 +294,7 @@ class DictGame(SingleEnv):
             if self._acts[m]:
                 seen = self._seen[slot.agent]
                 self._obs.write(obs[m], m, seen)
-                if self._actions.discrete:
+                if slot.action.sizes:
                     given = seen if slot.mask_in_obs else self._infos.get(slot.agent, {})
                     if not isinstance(given, Mapping):
                         raise UserError(
@@ -300,16 +302,30 @@ class DictGame(SingleEnv):
                             "expected a dict: fix the game."
                         )
                     if MASK in given:
-                        legal = self._sized(given[MASK], slot.num_actions, slot.agent, MASK)
-                        row[MASK][m, : slot.num_actions] = legal
-            elif self._actions.discrete:
-                row[MASK][m] = False
-                row[MASK][m, 0] = True
+                        self._actions.set_mask(
+                            row[MASK],
+                            m,
+                            self._flags(slot, given[MASK]),
+                            f"{self._where}: the {MASK} of {slot.agent!r}",
+                        )
+            elif self._masked:
+                row[MASK][m] = self._actions.no_op[m]
         if self._state_kind == "concatenate":
             row["state"][...] = self._obs.of_all(obs)
         elif self._state_kind == "env":
             # Some games have taken down their bodies when they terminate; no value is asked then.
             row["state"][...] = 0.0 if self._terminated else self._read_state(self._game.state())
+
+    def _flags(self, slot: Slot, given: object) -> ArrayLike:
+        """An action mask as a vector over the agent's choices."""
+        try:
+            flags = slot.action.flags(given)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{self._where}: the {MASK} of {slot.agent!r}, {named(given)}, has not the form "
+                f"of its action space ({error}): fix the game."
+            ) from error
+        return self._sized(flags, sum(slot.action.sizes), slot.agent, MASK)
 
     def _sized(self, given: ArrayLike, size: int, agent: Hashable, what: str) -> ArrayLike:
         """``given``, which has ``size`` numbers."""

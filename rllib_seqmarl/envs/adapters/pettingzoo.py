@@ -72,8 +72,8 @@ class PettingZooConfig(GameConfig):
 
         Raises:
             UserError: PettingZoo is missing, a path that names nothing, a game that cannot be
-                built with ``kwargs``, or one that is no team: agents with discrete and with
-                continuous actions, other kinds of actions, observations without a fixed size.
+                built with ``kwargs``, or one that is no team: other kinds of actions than
+                `adapters.actions` has, observations without a fixed size.
         """
         if importlib.util.find_spec("pettingzoo") is None:
             raise UserError(

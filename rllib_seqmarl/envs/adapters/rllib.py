@@ -71,8 +71,8 @@ class MultiAgentEnvConfig(GameConfig):
 
         Raises:
             UserError: a path that names nothing, a class that cannot be built with ``kwargs``, or
-                one that is no team: agents with discrete and with continuous actions, other kinds
-                of actions, observations that are no vectors.
+                one that is no team: other kinds of actions than `adapters.actions` has,
+                observations without a fixed size.
         """
         try_game(self, RLlibGame)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from gymnasium import spaces
 
-from rllib_seqmarl.envs.adapters.actions import agent_action, short
+from rllib_seqmarl.envs.adapters.actions import AgentActions, short
 from rllib_seqmarl.envs.adapters.observations import Part, parts
 from rllib_seqmarl.errors import UserError
 
@@ -27,15 +27,13 @@ class Slot(NamedTuple):
     Attributes:
         agent: the game's name of it.
         parts: the arrays of its observation, without its action mask.
-        action: its action space.
-        num_actions: its discrete actions, or the size of its continuous action.
+        action: what it may do.
         mask_in_obs: its observation is a dict that holds its action mask.
     """
 
     agent: Hashable
     parts: Sequence[Part]
-    action: spaces.Discrete | spaces.Box
-    num_actions: int
+    action: AgentActions
     mask_in_obs: bool
 
 
@@ -76,10 +74,10 @@ def _slot(agent: Hashable, obs: object, action: object, flatten: bool, where: st
     found = parts(obs, flatten, f"{where}: the observation")
     if name is not None:
         found = [part._replace(read=_inside(name, part)) for part in found]
-    kind, count = agent_action(action, where)
-    if mask_in_obs and isinstance(kind, spaces.Box):
-        raise UserError(f"{where}: an {MASK!r} has no meaning for the continuous {short(kind)}.")
-    return Slot(agent, found, kind, count, mask_in_obs)
+    taken = AgentActions(action, where)
+    if mask_in_obs and not taken.sizes:
+        raise UserError(f"{where}: an {MASK!r} has no meaning for the continuous {short(action)}.")
+    return Slot(agent, found, taken, mask_in_obs)
 
 
 def _inside(name: str, part: Part) -> Callable[[Any], Any]:

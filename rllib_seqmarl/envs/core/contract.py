@@ -4,15 +4,16 @@ Axes: ``E`` envs (``num_envs``), ``N`` agent slots (``num_agents``), ``A`` discr
 continuous action dimensions, ``D`` observation width, ``S`` state width.
 
 To write an environment, derive from :class:`TeamVectorEnv`, build the spaces with
-:func:`observation_space` and :func:`discrete_actions` or :func:`continuous_actions`, and fill in
-``_reset_envs``, ``_step_envs``, ``_final_obs_and_metrics``, ``_get_envs_state`` and
-``_set_envs_state``. :func:`check_team_env` then tells what is wrong with it.
+:func:`observation_space` and :func:`discrete_actions`, :func:`continuous_actions` or
+:func:`mixed_actions`, and fill in ``_reset_envs``, ``_step_envs``, ``_final_obs_and_metrics``,
+``_get_envs_state`` and ``_set_envs_state``. :func:`check_team_env` then tells what is wrong with
+it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -70,7 +71,7 @@ def observation_space(
             reads as what it is: ``Layout.of({"image": (32, 32, 3), "speed": (2,)})``.
         num_actions: A, adds ``action_mask`` bool [N, A]: which actions are available or, with
             continuous actions of which some agents have fewer than A, which dimensions exist.
-            None for continuous actions of one size.
+            None for continuous actions of one size. See :func:`mixed_actions` for both at once.
         state_shape: (S,) or (N, S), adds ``state``; None for no state.
         num_neighbours: K, adds ``neighbours`` int32 [N, K]: the slots of up to K other agents
             that an agent attends to where attention is restricted to neighbours, each at most
@@ -104,6 +105,55 @@ def discrete_actions(num_agents: int, num_actions: int) -> spaces.MultiDiscrete:
 def continuous_actions(num_agents: int, action_size: int) -> spaces.Box:
     """A real numbers in [-1, 1] per agent: float32 [N, A]."""
     return spaces.Box(-1.0, 1.0, (num_agents, action_size), np.float32)
+
+
+class MixedActions(spaces.Box):
+    """Several things at once per agent, float32 [N, P + C]: see :func:`mixed_actions`.
+
+    Attributes:
+        sizes: of the P choices, n_1 to n_P.
+        num_real: C.
+        mask_size: n_1 + ... + n_P + C.
+    """
+
+    def __init__(self, num_agents: int, sizes: Sequence[int], num_real: int) -> None:
+        self.sizes = tuple(int(size) for size in sizes)
+        self.num_real = num_real
+        self.mask_size = sum(self.sizes) + num_real
+        high = np.array([*(size - 1 for size in self.sizes), *[1.0] * num_real], np.float32)
+        low = np.array([*[0.0] * len(self.sizes), *[-1.0] * num_real], np.float32)
+        shape = (num_agents, 1)
+        super().__init__(np.tile(low, shape), np.tile(high, shape), dtype=np.float32)
+
+    def sample(self, mask: None = None, probability: None = None) -> NDArray[Any]:
+        """A random element."""
+        drawn = super().sample()
+        parts = len(self.sizes)
+        drawn[:, :parts] = self.np_random.integers(self.sizes, size=drawn[:, :parts].shape)
+        return drawn
+
+
+def mixed_actions(num_agents: int, sizes: Sequence[int], num_real: int = 0) -> MixedActions:
+    """P choices and C real numbers in [-1, 1] per agent: float32 [N, P + C].
+
+    The first P entries are whole numbers, of choice p one in [0, n_p). The ``action_mask`` bool
+    [N, n_1 + ... + n_P + C] says which actions of each choice are available, then which real
+    numbers exist. A choice of which nothing is available is one that the agent has not: it is 0.
+
+    Args:
+        num_agents: N.
+        sizes: n_1 to n_P; at least one.
+        num_real: C.
+
+    Raises:
+        UserError: no choice, or one among fewer than one action.
+    """
+    if not sizes or min(sizes) < 1 or num_real < 0:
+        raise UserError(
+            f"mixed_actions: sizes must be one or more numbers of at least 1, got {list(sizes)}, "
+            f"and num_real at least 0, got {num_real}; continuous_actions has real numbers alone."
+        )
+    return MixedActions(num_agents, sizes, num_real)
 
 
 class TeamVectorEnv(VectorEnv, ABC):
@@ -148,7 +198,8 @@ class TeamVectorEnv(VectorEnv, ABC):
         Args:
             num_envs: E.
             single_observation_space: see :func:`observation_space`.
-            single_action_space: :func:`discrete_actions` or :func:`continuous_actions`.
+            single_action_space: :func:`discrete_actions`, :func:`continuous_actions` or
+                :func:`mixed_actions`.
             autoreset: ``same_step`` (the step that ends an episode returns the first
                 observation of the next one) or ``next_step`` (the step after it does, and
                 ignores the env's action; what RLlib's own env runners need).
@@ -185,7 +236,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         """Steps every env; an env whose episode ends starts its next one at once.
 
         Args:
-            actions: int [E, N] or float32 [E, N, A].
+            actions: int [E, N] or float32 [E, N, A] (mixed: [E, N, P + C]).
             frozen: bool [E], envs that must stay exactly as they are (neither state nor
                 random state moves) and return the observation they are in, reward 0 and no end
                 of an episode; None where no env is.
@@ -387,10 +438,16 @@ class TeamVectorEnv(VectorEnv, ABC):
             raise UserError(
                 f"step: actions must have shape {self._action_shape}, got {actions.shape}."
             )
-        if isinstance(self.single_action_space, spaces.Box):
+        space = self.single_action_space
+        if isinstance(space, MixedActions):
+            choices, most = actions[..., : len(space.sizes)], np.array(space.sizes) - 1
+            wrong = ((choices != np.floor(choices)) | (choices < 0) | (choices > most)).any(-1)
+            wrong |= ~np.isfinite(actions).all(-1)
+            kind = f"whole numbers up to {most.tolist()}, then {space.num_real} finite numbers"
+        elif isinstance(space, spaces.Box):
             wrong, kind = ~np.isfinite(actions).all(-1), "finite numbers"
         elif actions.dtype.kind in "iu":
-            most = self.single_action_space.nvec - 1
+            most = space.nvec - 1
             wrong, kind = (actions < 0) | (actions > most), f"0 to {most.max()}"
         else:
             raise UserError(f"step: actions must be integers, got {actions.dtype}.")
@@ -418,9 +475,19 @@ __getattr__ = old_attributes(
 
 
 def random_actions(env: TeamVectorEnv, obs: Observation, rng: np.random.Generator) -> NDArray[Any]:
-    """Uniform legal actions: int64 [E, N], or float32 [E, N, A] in [-1, 1]."""
-    if isinstance(env.single_action_space, spaces.Box):
+    """Uniform legal actions: int64 [E, N], or float32 [E, N, A] with real numbers in [-1, 1]."""
+    space = env.single_action_space
+    if isinstance(space, MixedActions):
+        *masks, exists = np.split(obs["action_mask"], np.cumsum(space.sizes), axis=-1)
+        choices = [_random_choice(mask, rng) for mask in masks]
+        numbers = rng.uniform(-1.0, 1.0, exists.shape) * exists
+        return np.concatenate([np.stack(choices, axis=-1), numbers], axis=-1, dtype=np.float32)
+    if isinstance(space, spaces.Box):
         actions = rng.uniform(-1.0, 1.0, env.action_space.shape).astype(np.float32)
         return actions * obs["action_mask"] if "action_mask" in obs else actions
-    mask = obs["action_mask"]
+    return _random_choice(obs["action_mask"], rng)
+
+
+def _random_choice(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    """One of the available actions, [..., A] -> [...]; 0 where there is none."""
     return np.where(mask, rng.random(mask.shape, np.float32), -1.0).argmax(-1)

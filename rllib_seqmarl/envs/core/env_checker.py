@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from rllib_seqmarl.envs.core.contract import (
     AUTORESET_MODES,
+    MixedActions,
     Observation,
     TeamVectorEnv,
     random_actions,
@@ -66,17 +67,31 @@ def _check_observation(env: TeamVectorEnv, obs: Observation, where: str) -> None
         raise UserError(f"check_team_env: {where}: the observation of a dead agent is not zero.")
     if "neighbours" in obs:
         _check_neighbours(obs["neighbours"], where)
-    discrete = isinstance(env.single_action_space, spaces.MultiDiscrete)
-    if discrete and "action_mask" not in obs:
-        raise UserError("check_team_env: discrete actions need an 'action_mask'.")
-    if discrete:
-        legal = obs["action_mask"].sum(-1)
-        if not legal.all():
-            e, agent = np.argwhere(legal == 0)[0]
-            raise UserError(
-                f"check_team_env: {where}: agent {agent} of env {e} has no legal action."
-            )
-        if (legal[dead] != 1).any():
+    _check_action_mask(env.single_action_space, obs, where)
+
+
+def _check_action_mask(space: spaces.Space[Any], obs: Observation, where: str) -> None:
+    if isinstance(space, MixedActions):
+        sizes, entries = space.sizes, space.mask_size
+    elif isinstance(space, spaces.MultiDiscrete):
+        sizes, entries = (int(space.nvec.max()),), int(space.nvec.max())
+    else:
+        return
+    if "action_mask" not in obs:
+        raise UserError("check_team_env: actions that are chosen need an 'action_mask'.")
+    mask: NDArray[np.bool_] = obs["action_mask"]
+    if mask.shape[-1] != entries:
+        raise UserError(
+            f"check_team_env: the 'action_mask' has {mask.shape[-1]} entries per agent where its "
+            f"actions need {entries}: give observation_space num_actions={entries}."
+        )
+    legal = mask.any(-1)
+    if not legal.all():
+        e, agent = np.argwhere(~legal)[0]
+        raise UserError(f"check_team_env: {where}: agent {agent} of env {e} has no legal action.")
+    dead = ~obs["alive"]
+    for choice in np.split(mask, np.cumsum(sizes), axis=-1)[: len(sizes)]:
+        if (choice[dead].sum(-1) > 1).any():
             raise UserError(f"check_team_env: {where}: a dead agent may do more than its no-op.")
 
 

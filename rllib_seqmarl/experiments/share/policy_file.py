@@ -132,7 +132,7 @@ def _sizes(module: RLModule) -> dict[str, Any]:
             name: list(space.shape) for name, space in module.observation_space.spaces.items()
         },
         "num_agents": int(module.action_space.shape[0]),
-        "action": {"discrete": spec.discrete, "size": spec.size},
+        "action": {"discrete": spec.discrete, "size": spec.size, "parts": list(spec.parts)},
     }
 
 

@@ -60,8 +60,8 @@ class ActorCriticSettings(TeamSettings):
     huber_delta: Annotated[float, Gt(0), Doc("where the value loss becomes linear.")] = 10.0
     ratio_aggregation: Annotated[
         Literal["per_dim", "prod", "mean"],
-        Doc("""ratio of an action with several dimensions (see `losses`) in the agent's own loss;
-        other agents take account of the joint ratio of all dimensions."""),
+        Doc("""ratio of an action with several dimensions or parts (see `losses`) in the agent's own
+        loss; other agents take account of the joint ratio of all of them."""),
     ] = "prod"
     value_norm_beta: Annotated[
         float, Ge(0), Le(1), Doc("weight of the running statistics of the returns.")

@@ -230,8 +230,7 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
 
     def ratio(self, log_prob: Tensor, batch: BatchT) -> Tensor:
         """pi_new / pi_old of each agent, [..., n, K]."""
-        # A mask over K components, K > 1, is one of action dimensions.
-        mask = batch.action_mask if log_prob.shape[-1] > 1 else None
+        mask = self.core.action.component_mask(batch.action_mask)
         return probability_ratio(log_prob, batch.log_prob, self.config.ratio_aggregation, mask)
 
     def log_ratio(self, batch: BatchT, agents: Sequence[int] | None = None) -> Tensor:

@@ -29,6 +29,7 @@ from rllib_seqmarl.nets.agents.stacked import (
 from rllib_seqmarl.nets.distributions import (
     ActionDistribution,
     Categorical,
+    Mixed,
     bounded_std,
 )
 from rllib_seqmarl.nets.encoders.reader import CriticReader, ObservationReader, as_reals
@@ -110,7 +111,7 @@ class ActorModule(TeamModule):
         settings = self.model_config
         space = self.observation_space
         self.num_agents = space[OBS].shape[0]
-        action = action_spec(self.action_space)
+        self.action = action = action_spec(self.action_space)
         network = {
             name: settings[name]
             for name in ("hidden_sizes", "activation", "feature_norm", "recurrent")
@@ -132,9 +133,9 @@ class ActorModule(TeamModule):
         self.log_std = self.categorical = None
         if action.discrete:
             self.categorical = Categorical(action.size)
-        else:
+        elif action.num_real:
             self.log_std = StackedParameter(
-                [torch.ones(action.size) for _ in range(num_param_sets)]
+                [torch.ones(action.num_real) for _ in range(num_param_sets)]
             )
         if self._rollout_updates_critic_state or not self.inference_only:
             self.critic = self._make_critic(network)
@@ -274,8 +275,13 @@ class ActorModule(TeamModule):
     def _distribution(self, agents: Sequence[int] | None = None) -> ActionDistribution:
         if self.categorical is not None:
             return self.categorical
-        assert self.log_std is not None
-        return GaussianOfStd(bounded_std(self.log_std.of(agents)))
+        real = None
+        if self.log_std is not None:
+            real = GaussianOfStd(bounded_std(self.log_std.of(agents)))
+        if self.action.parts:
+            return Mixed(self.action.parts, real)
+        assert real is not None
+        return real
 
     @torch.no_grad()
     def _act(

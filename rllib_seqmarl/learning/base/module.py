@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from rllib_seqmarl import registry
+from rllib_seqmarl.envs.core.contract import MixedActions
 from rllib_seqmarl.envs.core.observation_space import ObservationSpace
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.layout import Layout
@@ -49,15 +50,17 @@ def action_spec(space: spaces.Space[Any]) -> ActionSpec:
     """What one agent may do, from the action space of one environment.
 
     Raises:
-        UserError: neither ``MultiDiscrete([A] * N)`` nor ``Box [N, A]``.
+        UserError: neither ``MultiDiscrete([A] * N)``, ``Box [N, A]`` nor `MixedActions`.
     """
+    if isinstance(space, MixedActions):
+        return ActionSpec(space.mask_size, discrete=False, parts=space.sizes)
     if isinstance(space, spaces.MultiDiscrete) and len(set(space.nvec.tolist())) == 1:
         return ActionSpec(int(space.nvec[0]), discrete=True)
     if isinstance(space, spaces.Box) and len(space.shape) == 2:
         return ActionSpec(space.shape[1], discrete=False)
     raise UserError(
-        f"the action space {space} is not that of a team: it must be MultiDiscrete([A] * N) "
-        "or Box of shape [N, A]."
+        f"the action space {space} is not that of a team: it must be MultiDiscrete([A] * N), "
+        "a Box of shape [N, A], or MixedActions."
     )
 
 

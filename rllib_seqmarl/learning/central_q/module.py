@@ -115,14 +115,15 @@ class RecurrentModule(TeamModule):
         """Builds the networks from the spaces of one environment.
 
         Raises:
-            UserError: continuous actions, or no ``state`` where it is asked for.
+            UserError: actions that are not discrete, or no ``state`` where it is asked for.
         """
         settings = self.model_config
         action = action_spec(self.action_space)
         if not action.discrete:
+            kind = "have several parts" if action.parts else "are continuous"
             raise UserError(
                 "this algorithm's agents choose among discrete actions, and this environment's "
-                "are continuous: run MAT or SrSv."
+                f"{kind}: run MAT or SrSv."
             )
         agents = self.observation_space[OBS].shape[0]
         reader = ObservationReader(

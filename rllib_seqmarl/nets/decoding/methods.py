@@ -119,7 +119,7 @@ def parallel(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
     tokens = torch.cat((start_tokens, decoder.as_tokens(actions[:, :-1])), 1)
     result = actions, parameters  # of all batch rows; those below are of the rows not yet settled
     rows: Tensor | None = None
-    passes = Passes(batch, agents, encoded.device, decoder.action.discrete)
+    passes = Passes(batch, agents, encoded.device, decoder.action.num_real == 0)
     while True:
         start, stop = passes.start, passes.stop
         if passes.single:
@@ -175,7 +175,7 @@ class Passes:
         batch: batch rows.
         agents: positions.
         device: where passes are computed.
-        discrete: whether actions are discrete.
+        discrete: whether actions hold no real number.
     """
 
     def __init__(self, batch: int, agents: int, device: torch.device, discrete: bool) -> None:

@@ -147,7 +147,7 @@ def parallel(inputs: NextAgentInputs) -> Decisions:
     search = _OrderSearch(inputs, score(decoded))
     logits = encoded.new_empty(batch, agents - 1, agents)
     moved: Tensor | None = search.order  # where the agents that are now at each position were
-    passes = Passes(batch, agents, encoded.device, decoder.action.discrete)
+    passes = Passes(batch, agents, encoded.device, decoder.action.num_real == 0)
     while True:
         if moved is not None:
             actions, parameters = to_order(actions, moved), to_order(parameters, moved)

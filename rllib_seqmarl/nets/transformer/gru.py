@@ -85,7 +85,7 @@ class GRUDecoder(ActionDecoder):
 
     def embed(self, tokens: Tensor, encoded: Tensor) -> Tensor:
         """What the first layer reads: tokens as in `forward` and o_hat -> [B, L, D]."""
-        return self.norm(F.gelu(self.token(tokens)) + encoded)
+        return self.norm(F.gelu(self.token(self.token_input(tokens))) + encoded)
 
     def forward(
         self, tokens: Tensor, encoded: Tensor, neighbours: OrderedNeighbours | None = None

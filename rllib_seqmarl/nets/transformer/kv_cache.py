@@ -395,6 +395,7 @@ class DecoderCache(ActionCache):
         #: Of each symbol, what `_embed` returns side by side, [A + 1, D + Q + E].
         self.table: Tensor | None = None
         self.token: _Linear | None = None
+        self.token_input = decoder.token_input
         symbols = decoder.symbols()
         if symbols is None:
             self.token = _Linear.of(decoder.token)
@@ -457,9 +458,8 @@ class DecoderCache(ActionCache):
         if self.table is not None:
             return F.embedding(tokens, self.table).split(self.sizes, dim=-1)
         assert self.token is not None
-        return self._of_first_block(
-            torch.layer_norm(F.gelu(F.linear(tokens, *self.token)), *self.norm)
-        )
+        x = F.gelu(F.linear(self.token_input(tokens), *self.token))
+        return self._of_first_block(torch.layer_norm(x, *self.norm))
 
     def _of_first_block(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         attention = self.blocks[0].attention

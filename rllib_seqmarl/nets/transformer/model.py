@@ -247,10 +247,37 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """What one agent may do: one of ``size`` actions, or a vector of ``size`` real numbers."""
+    """What one agent may do: one of ``size`` actions, or a vector of ``size`` real numbers.
+
+    Or, where there are ``parts``, several things at once: choices among so many actions each, then
+    ``size`` - sum(``parts``) real numbers. ``discrete`` is False then.
+    """
 
     size: int
     discrete: bool
+    parts: tuple[int, ...] = ()
+
+    @property
+    def num_real(self) -> int:
+        """C, how many real numbers an action holds."""
+        return 0 if self.discrete else self.size - sum(self.parts)
+
+    def component_mask(self, mask: Tensor | None) -> Tensor | None:
+        """Which components of a log-prob an agent has; None: all.
+
+        Args:
+            mask: bool [..., A]; None: everything is available.
+
+        Returns:
+            bool [..., K], see `distributions`.
+        """
+        if mask is None or self.discrete:
+            return None
+        if not self.parts:
+            return mask
+        choices = mask[..., : sum(self.parts)].split(list(self.parts), dim=-1)
+        has = [choice.any(-1, keepdim=True) for choice in choices]
+        return torch.cat((*has, mask[..., sum(self.parts) :]), dim=-1)
 
 
 class BlockTrace(NamedTuple):
@@ -328,6 +355,8 @@ class ActionDecoder(nn.Module, ABC):
         super().__init__()
         self.action = action
         self.token: nn.Module
+        self._choice: Tensor
+        self._one: Tensor
         if action.discrete:
             # Row 0 is the start symbol, rows 1..A the actions: a linear layer on a one-hot vector.
             table = nn.Embedding(action.size + 1, width)
@@ -335,6 +364,12 @@ class ActionDecoder(nn.Module, ABC):
             self.token = table
         else:
             self.token = linear(action.size, width, GAIN_BEFORE_GELU)
+        if action.parts:
+            # Of each entry of the one-hot vectors: the choice, and the action counted from 1.
+            choice = [part for part, size in enumerate(action.parts) for _ in range(size)]
+            one = [float(a + 1) for size in action.parts for a in range(size)]
+            self.register_buffer("_choice", torch.tensor(choice), persistent=False)
+            self.register_buffer("_one", torch.tensor(one), persistent=False)
         self.norm = nn.LayerNorm(width)
         self.head = head(width, action.size)
 
@@ -357,7 +392,8 @@ class ActionDecoder(nn.Module, ABC):
         """Actions in decision order -> tokens: the start symbol, then all but the last action.
 
         int [B, N] -> int [B, N], where 0 is the start symbol and a + 1 is action a; or float
-        [B, N, A] -> float [B, N, A], where the start symbol is zeros.
+        [B, N, A] -> float [B, N, A], where the start symbol is zeros. An action of several parts
+        has both: float [B, N, P + C], of which the first P are a + 1, likewise.
         """
         return self.append(actions[:, :-1])
 
@@ -365,17 +401,33 @@ class ActionDecoder(nn.Module, ABC):
         """`shift` that keeps the last action: N actions -> N + 1 tokens."""
         if self.action.discrete:
             return F.pad(actions + 1, (1, 0))
-        return F.pad(actions, (0, 0, 1, 0))
+        return F.pad(self.as_tokens(actions), (0, 0, 1, 0))
 
     def start_tokens(self, batch: int, positions: int = 1) -> Tensor:
-        """The start symbol at every position: int [B, L] or float [B, L, A]."""
+        """The start symbol at every position: int [B, L] or float [B, L, A] (see `shift`)."""
         if self.action.discrete:
             return self.norm.weight.new_zeros(batch, positions, dtype=torch.long)
-        return self.norm.weight.new_zeros(batch, positions, self.action.size)
+        length = len(self.action.parts) + self.action.num_real
+        return self.norm.weight.new_zeros(batch, positions, length)
 
     def as_tokens(self, actions: Tensor) -> Tensor:
         """Actions as their successors read them: int [B, L] or float [B, L, A], likewise."""
-        return actions + 1 if self.action.discrete else actions
+        if self.action.discrete:
+            return actions + 1
+        if not self.action.parts:
+            return actions
+        parts = len(self.action.parts)
+        return torch.cat((actions[..., :parts] + 1, actions[..., parts:]), dim=-1)
+
+    def token_input(self, tokens: Tensor) -> Tensor:
+        """What the first layer reads of tokens: themselves, or, of several parts, [..., A].
+
+        A choice becomes a one-hot vector, all zero in the start symbol.
+        """
+        if not self.action.parts:
+            return tokens
+        one_hot = tokens[..., self._choice] == self._one
+        return torch.cat((one_hot.to(tokens.dtype), tokens[..., len(self.action.parts) :]), dim=-1)
 
 
 class Decoder(ActionDecoder):
@@ -403,7 +455,7 @@ class Decoder(ActionDecoder):
         return cast("list[DecoderBlock]", list(self.blocks))
 
     def symbols(self) -> Tensor | None:
-        """The embedding of all A + 1 symbols, [A + 1, D]; None for continuous actions.
+        """The embedding of all A + 1 symbols, [A + 1, D]; None for other actions than discrete.
 
         A discrete token is one of A + 1 symbols wherever it stands, so the layers before the
         first attention run on A + 1 rows and not on B x N.
@@ -416,7 +468,7 @@ class Decoder(ActionDecoder):
         """Tokens -> x [B, L, D]; ``symbols`` are those of `symbols`."""
         if symbols is not None:
             return F.embedding(tokens, symbols)
-        return self.norm(F.gelu(self.token(tokens)))
+        return self.norm(F.gelu(self.token(self.token_input(tokens))))
 
     def forward(
         self, tokens: Tensor, encoded: Tensor, neighbours: OrderedNeighbours | None = None

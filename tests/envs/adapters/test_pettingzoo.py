@@ -246,8 +246,6 @@ def test_wrong_configs_are_refused(config: dict[str, Any], message: str | None) 
     ("fault", "message"),
     [
         ("nobody", "its possible_agents are empty"),
-        ("mixed", "'c' has discrete actions and 'b' continuous ones"),
-        ("multi", r"'a': the action space is MultiDiscrete\(\[2 3\]\); a team takes Discrete"),
         ("table", r"'b': the action space is float32 \(2, 2\); a team takes"),
         ("unbounded", "'b': the action space .* has no finite bounds"),
     ],
