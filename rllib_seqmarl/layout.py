@@ -36,7 +36,7 @@ class Layout:
 
     Attributes:
         entries: what the game gives.
-        agent_id: numbers of the agent's slot, a one-hot vector behind them; 0: there is none.
+        agent_id: numbers of the agent's slot or type, a one-hot vector behind them; 0: none.
     """
 
     entries: tuple[Entry, ...]

@@ -56,8 +56,8 @@ from rllib_seqmarl.names import TABLES, tell_once
 
 __all__ = [
     "Annotated", "Choice", "Doc", "Expects", "Ge", "Gt", "Le", "Literal", "Lt", "MinLen", "OldName",
-    "OneOf", "Refused", "Row", "Schedulable", "Schedule", "Setting", "as_dict", "describe", "read",
-    "settings", "settings_of", "tell_once", "training_method", "translate",
+    "OldValue", "OneOf", "Refused", "Row", "Schedulable", "Schedule", "Setting", "as_dict",
+    "describe", "read", "settings", "settings_of", "tell_once", "training_method", "translate",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -94,6 +94,14 @@ class OldName:
     """A name from before that still works; who uses it is told today's name once."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class OldValue:
+    """A value from before that still works; who uses it is told today's once."""
+
+    value: object
+    today: object
 
 
 @dataclass(frozen=True)
@@ -192,6 +200,10 @@ class Setting:
         def refusal(why: str) -> UserError:
             return UserError(f"{where} {self.name!r} {why}, got {value!r}.")
 
+        for old in self._of(OldValue):
+            if value == old.value:
+                tell_once(f"{where} {self.name!r}: {value!r} is called {old.today!r} now.")
+                value = old.today
         if self.may_be_schedule and isinstance(value, list | tuple):
             return self._check_schedule(value, where)
         for expects in self._of(Expects):

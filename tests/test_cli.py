@@ -68,6 +68,11 @@ BAD_FILES = {
         SMALL.replace("distinct_actions", "smac") + "    env_config: {map_name: 3s5s}\n",
         "Did you mean '3s5z'?",
     ),
+    "reward": (
+        SMALL.replace("MAT", "LICA").replace("distinct_actions", "mpe")
+        + "    env_config: {reward: per_agent, state: true}\n",
+        "LICA learns from one reward for the team",
+    ),
     "key": (SMALL.replace("stop", "stp"), "Did you mean 'stop'?"),
     "config key": (SMALL.replace("num_epochs", "num_epoch"), "Did you mean 'num_epochs'?"),
     "config type": (SMALL.replace("5e-4", "fast"), "'lr' must be a number"),

@@ -122,7 +122,7 @@ class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
         columns = {name: self.to_device(column) for name, column in rollout.columns.items()}
         if not self.core.attends_to_neighbours:
             columns.pop(NEIGHBOURS, None)
-        steps, num_envs = columns[REWARD].shape
+        steps, num_envs = columns[REWARD].shape[:2]
         rows = {k: columns[k][:steps].flatten(0, 1) for k in _ROWS if k in columns}
         agent_ids = self.agents_to_train(rollout.num_agents)
         with torch.no_grad(), self.network_time():

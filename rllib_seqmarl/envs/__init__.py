@@ -5,8 +5,14 @@ A folder holds one benchmark: ``config.py`` its class of settings, which starts 
 them.
 """
 
-from rllib_seqmarl.envs.core.config import TeamEnvConfig, check_env_config
+from rllib_seqmarl.envs.core.config import PaidAgentsConfig, TeamEnvConfig, check_env_config
 from rllib_seqmarl.envs.core.contract import TeamVectorEnv
 from rllib_seqmarl.envs.core.env_checker import check_team_env
 
-__all__ = ["TeamEnvConfig", "TeamVectorEnv", "check_env_config", "check_team_env"]
+__all__ = [
+    "PaidAgentsConfig",
+    "TeamEnvConfig",
+    "TeamVectorEnv",
+    "check_env_config",
+    "check_team_env",
+]

@@ -70,8 +70,9 @@ class RolloutBatch:
         num_agents: N.
         columns: observation columns [T + 1, E, N, ...]; ``actions`` [T, E, N(, A)]; ``log_prob``
             [T, E, N, K]; ``order`` [T, E, N] where it is not the index; ``order_log_prob`` [T, E]
-            or [T, E, N] where it is learned; ``reward`` [T, E];
-            ``terminated``, ``truncated``, ``is_first`` bool [T, E].
+            or [T, E, N] where it is learned; ``reward`` [T, E], or
+            [T, E, N] where every agent has its own; ``terminated``, ``truncated``, ``is_first``
+            bool [T, E].
         final: for the bootstrap at truncation.
         recurrent_state: of the policy before row 0, by name, each [E, N, ...]; to be replaced by
             the initial one in environments in which row 0 is the first of an episode. Empty
@@ -153,7 +154,7 @@ class RolloutBatch:
                 continue
             bad = np.argwhere(~np.isfinite(column))
             if len(bad):
-                axes = ("step", "env", "agent") if name == OBS else ("step", "env")
+                axes = ("step", "env") if name == STATE else ("step", "env", "agent")
                 where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, bad[0], strict=False))
                 value = column[tuple(bad[0])]
                 raise UserError(

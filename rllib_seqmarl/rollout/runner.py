@@ -251,7 +251,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _collect_steps(self, steps: int, choose: Choose) -> RolloutBatch:
         """T steps of all environments."""
         env, obs = self._start()
-        columns: Columns = {REWARD: np.empty((steps, env.num_envs), np.float32)}
+        if env.reward_per_agent and not self.config.in_evaluation:
+            self.config.check_reward_per_agent()
+        columns: Columns = {}
         recurrent_state = {name: x.cpu().numpy() for name, x in self._recurrent_state.items()}
         finals: list[FinalObservations] = []
         for t in range(steps):

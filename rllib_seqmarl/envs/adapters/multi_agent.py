@@ -32,10 +32,10 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from rllib_seqmarl.envs.adapters.actions import TeamActions
-from rllib_seqmarl.envs.adapters.observations import TeamObservations, named, vector
+from rllib_seqmarl.envs.adapters.observations import TeamObservations, agent_ids, named, vector
 from rllib_seqmarl.envs.adapters.snapshot import dump, fault_of_copies, load
 from rllib_seqmarl.envs.adapters.spaces import MASK, Slot, slots
-from rllib_seqmarl.envs.core.config import TeamEnvConfig
+from rllib_seqmarl.envs.core.config import PaidAgentsConfig, Reward
 from rllib_seqmarl.envs.core.contract import Observation, observation_space, random_actions
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 from rllib_seqmarl.errors import UserError
@@ -44,7 +44,7 @@ from rllib_seqmarl.settings import Doc, as_dict, settings
 
 
 @settings
-class GameConfig(TeamEnvConfig):
+class GameConfig(PaidAgentsConfig):
     """``env_config`` of a game by its import path."""
 
     env: Annotated[str, Doc('The game, "package.module:attribute"; required.')] = ""
@@ -52,13 +52,12 @@ class GameConfig(TeamEnvConfig):
         default_factory=dict
     )
     reward: Annotated[
-        Literal["sum", "mean"],
+        Reward,
         Doc(
-            "The team's reward, ``sum`` over agents (what RLlib reports of multi-agent episodes) "
-            "or ``mean`` over all N slots. Where a game gives every agent the team's reward, "
-            "``mean`` is that reward."
+            "Where a game gives every agent the team's reward, ``mean`` is that reward; it is over "
+            "all N slots."
         ),
-    ] = "sum"
+    ] = "team"
     state: Annotated[
         Literal["none", "env", "concatenate"],
         Doc(
@@ -67,7 +66,12 @@ class GameConfig(TeamEnvConfig):
         ),
     ] = "none"
     agent_id: Annotated[
-        bool, Doc("Appends the one-hot slot to the observation of agents that are there.")
+        bool | Literal["type"],
+        Doc(
+            "Appends the one-hot slot to the observation of agents that are there. ``type``: that "
+            "of an agent's type, its name up to its number (``knight_0`` is a ``knight``), of a "
+            "width that does not depend on N."
+        ),
     ] = True
     flatten: Annotated[
         bool,
@@ -129,12 +133,12 @@ class DictGame(SingleEnv):
             self._where,
         )
         self._known = frozenset(agents)
-        self._share = 1.0 / len(agents) if config.reward == "mean" else 1.0
+        self._paid = config.paid
         self._actions = TeamActions([slot.action for slot in self._slots])
         self.action_space = self._actions.space
         self._masked = self._actions.masked
         arrays = {slot.agent: slot.parts for slot in self._slots}
-        self._obs = TeamObservations(arrays, config.agent_id, self._where)
+        self._obs = TeamObservations(arrays, agent_ids(agents, config.agent_id), self._where)
         self.layout = self._obs.layout
         self._state_kind = config.state
         state_size = len(agents) * (self.layout.size - self.layout.agent_id)
@@ -218,7 +222,7 @@ class DictGame(SingleEnv):
         self._terminated = False
         self._find_present(frozenset())
 
-    def step(self, actions: NDArray[Any]) -> tuple[float, bool, bool]:
+    def step(self, actions: NDArray[Any]) -> tuple[NDArray[np.float64], bool, bool]:
         """Passes on the actions of the agents that are there; see :class:`SingleEnv`."""
         every = zip(self._slots, self._actions.decode(actions), self._acts, strict=True)
         decided = {slot.agent: action for slot, action, acts in every if acts}
@@ -233,8 +237,9 @@ class DictGame(SingleEnv):
             self._left |= gone | cut
         # An agent that a limit cut short is still there in the last observation of an episode.
         self._find_present(gone if ended[1] else gone | cut)
-        total = sum(self._number(reward, agent) for agent, reward in rewards.items())
-        return self._share * total, *ended
+        self._check_known(rewards)
+        paid = [self._number(rewards.get(slot.agent, 0.0), slot.agent) for slot in self._slots]
+        return self._paid(np.array(paid)), *ended
 
     def _dicts(
         self, method: str, given: object, names: tuple[str, ...]
@@ -274,12 +279,15 @@ class DictGame(SingleEnv):
             "number: fix the game."
         )
 
-    def _find_present(self, gone: set[Any] | frozenset[Any]) -> None:
-        strangers = self._seen.keys() - self._known
+    def _check_known(self, by_agent: Mapping[Any, Any]) -> None:
+        strangers = by_agent.keys() - self._known
         if strangers:
             raise UserError(
                 f"{self._where}: {sorted(map(str, strangers))[0]!r} is not in possible_agents."
             )
+
+    def _find_present(self, gone: set[Any] | frozenset[Any]) -> None:
+        self._check_known(self._seen)
         present = self._seen.keys() - gone
         self._acts = np.array([slot.agent in present for slot in self._slots])
 
@@ -383,9 +391,9 @@ class GameVectorEnv(SyncVectorEnv):
         self.simulator = config.env
         trial = game_class(config)
         both = trial.observation_space, trial.action_space
-        self._fault = fault_of_copies(trial, *both)
+        self._fault = fault_of_copies(trial, *both, config.reward_per_agent)
         games = [game_class(config) for _ in range(num_envs)]
-        super().__init__(games, *both, config.autoreset)
+        super().__init__(games, *both, config.autoreset, config.reward_per_agent)
 
     def cannot_save_reason(self) -> str | None:
         """Why `get_state` cannot hold the games, in one clause; None where it can."""
@@ -444,7 +452,8 @@ def try_game(config: GameConfig, game_class: type[DictGame]) -> None:
     if _key(config) in _tried:
         return
     game = game_class(config)
-    env = SyncVectorEnv([game], game.observation_space, game.action_space)
+    both = game.observation_space, game.action_space
+    env = SyncVectorEnv([game], *both, reward_per_agent=config.reward_per_agent)
     where = f"{game_class.env_name}: {config.env}"
     with _said_of(where, "reset"):
         obs, _ = env.reset(seed=0)

@@ -11,9 +11,10 @@ either 0 or 1, its observations are kept as bytes, a quarter of the memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -96,12 +97,14 @@ class TeamObservations:
         dtype: of the array: uint8 where 255 is 1, or float32.
     """
 
-    def __init__(self, team: Mapping[Hashable, Sequence[Part]], agent_id: bool, where: str) -> None:
+    def __init__(
+        self, team: Mapping[Hashable, Sequence[Part]], ids: NDArray[np.float32], where: str
+    ) -> None:
         """Takes the arrays of every agent, in the order of the slots.
 
         Args:
             team: by the game's names of the agents.
-            agent_id: whether a one-hot vector of the slot follows them.
+            ids: what follows them, of every agent, [N, I] (see `agent_ids`).
             where: begins the line of an error.
 
         Raises:
@@ -120,9 +123,10 @@ class TeamObservations:
                         "'flatten: true'."
                     )
                 shapes[name] = max(known, shape)
-        self.layout = Layout.of(shapes, len(team) if agent_id else 0)
+        self.layout = Layout.of(shapes, ids.shape[1])
         ones = {part.one for arrays in team.values() for part in arrays}
         self.dtype: type = np.uint8 if ones <= {255, 1} and 255 in ones else np.float32
+        self._ids = (ids * (255 if self.dtype == np.uint8 else 1)).astype(self.dtype)
         starts, start = {}, 0
         for entry in self.layout.entries:
             starts[entry.name] = start
@@ -140,12 +144,7 @@ class TeamObservations:
         """
         for part, start in self._places[m]:
             row[start : start + part.entry.size] = self._numbers(part, m, seen)
-        if self.layout.agent_id:
-            row[self.layout.size - self.layout.agent_id + m] = self._one
-
-    @property
-    def _one(self) -> int:
-        return 255 if self.dtype == np.uint8 else 1
+        row[self.layout.size - self.layout.agent_id :] = self._ids[m]
 
     def of_all(self, obs: NDArray[Any]) -> NDArray[np.float32]:
         """All observations [N, D], without agent ids, as one vector of real numbers."""
@@ -189,6 +188,18 @@ class TeamObservations:
                 "fix the game."
             )
         return whole.ravel() * np.uint8(255 // part.one)
+
+
+def agent_ids(agents: Sequence[Hashable], kind: bool | Literal["type"]) -> NDArray[np.float32]:
+    """What is appended to each agent's observation, [N, I]; see `multi_agent.GameConfig`.
+
+    Types stand in the order in which ``agents`` has them.
+    """
+    if kind != "type":
+        return np.eye(len(agents), len(agents) if kind else 0, dtype=np.float32)
+    names = [re.sub(r"[^a-zA-Z]*\d+$", "", str(agent)) for agent in agents]
+    types = list(dict.fromkeys(names))
+    return np.eye(len(types), dtype=np.float32)[[types.index(name) for name in names]]
 
 
 def vector(space: object, flatten: bool, what: str) -> tuple[int, Reader]:

@@ -58,6 +58,7 @@ def fault_of_copies(
     single: SingleEnv,
     single_observation_space: spaces.Dict,
     single_action_space: spaces.MultiDiscrete | spaces.Box,
+    reward_per_agent: bool = False,
 ) -> str | None:
     """What goes wrong with a restored copy of ``single``, as the predicate of a sentence.
 
@@ -65,11 +66,13 @@ def fault_of_copies(
         single: one to be played with; it is closed in the end.
         single_observation_space: of this env.
         single_action_space: of this env.
+        reward_per_agent: whether it pays every agent.
 
     Returns:
         None if it goes on bit for bit like the original.
     """
-    env = SyncVectorEnv([single], single_observation_space, single_action_space)
+    both = single_observation_space, single_action_space
+    env = SyncVectorEnv([single], *both, reward_per_agent=reward_per_agent)
     obs, _ = env.reset(seed=0)
     try:
         single.get_state()  # most that cannot be saved fail at once
@@ -91,19 +94,19 @@ def fault_of_copies(
 
 def _play_on(
     env: SyncVectorEnv, single: SingleEnv, obs: Observation
-) -> list[tuple[Observation, float]]:
+) -> list[tuple[Observation, object]]:
     """Goes on, then starts an episode unseeded, which some games draw from what they share."""
     going_on = _play(env, obs, seed=2)
     single.reset(None)
     first = {name: value.copy() for name, value in obs.items()}
     single.observe({name: value[0] for name, value in first.items()})
-    return [*going_on, (first, 0.0), *_play(env, first, seed=3)]
+    return [*going_on, (first, None), *_play(env, first, seed=3)]
 
 
-def _play(env: SyncVectorEnv, obs: Observation, seed: int) -> list[tuple[Observation, float]]:
+def _play(env: SyncVectorEnv, obs: Observation, seed: int) -> list[tuple[Observation, object]]:
     rng = np.random.default_rng(seed)
     played = []
     for _ in range(_STEPS):
         obs, reward, *_ = env.step(random_actions(env, obs, rng))
-        played.append((obs, float(reward[0])))
+        played.append((obs, reward[0].tolist()))
     return played

@@ -44,7 +44,8 @@ class VectorStep(NamedTuple):
 
     Attributes:
         obs: arrays [E, ...]; where an episode ended, the first observation of the next one.
-        reward: float32 [E], one reward for the whole team.
+        reward: float32 [E], one reward for the whole team; or [E, N], of an environment that pays
+            every agent (``reward_per_agent``), 0 for agents that are not there.
         terminated: bool [E], the task ended the episode.
         truncated: bool [E], a limit cut the episode short; never True together with terminated.
     """
@@ -174,6 +175,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         metric_names: the environment's own per-episode metrics in ``infos["final_info"]``.
         scripted_policies: the names that ``scripted_actions`` takes.
         simulator: the name of what computes the envs, so that results are never confused.
+        reward_per_agent: whether rewards are of every agent, [E, N], and not of the team, [E].
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ()
@@ -192,6 +194,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         single_observation_space: spaces.Dict,
         single_action_space: spaces.MultiDiscrete | spaces.Box,
         autoreset: str = "same_step",
+        reward_per_agent: bool = False,
     ) -> None:
         """Sets up spaces and the bookkeeping of E envs.
 
@@ -203,15 +206,22 @@ class TeamVectorEnv(VectorEnv, ABC):
             autoreset: ``same_step`` (the step that ends an episode returns the first
                 observation of the next one) or ``next_step`` (the step after it does, and
                 ignores the env's action; what RLlib's own env runners need).
+            reward_per_agent: rewards are [E, N], and an episode's return is the sum over agents.
 
         Raises:
-            UserError: ``num_envs`` below 1, or an unknown ``autoreset``.
+            UserError: ``num_envs`` below 1, an unknown ``autoreset``, or ``next_step`` with a
+                reward per agent, which RLlib's own env runners do not take.
         """
         if num_envs < 1:
             raise UserError(f"num_envs must be at least 1, got {num_envs}.")
         if autoreset not in AUTORESET_MODES:
             hint = nearest(autoreset, AUTORESET_MODES)
             raise UserError(f"env_config: unknown autoreset {autoreset!r}. {hint}")
+        if reward_per_agent and autoreset == "next_step":
+            raise UserError(
+                "env_config: autoreset 'next_step' is for RLlib's own env runners, which take one "
+                "reward for the team: leave it at 'same_step', or the reward at the team's."
+            )
         self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
         self.num_envs = num_envs
         self.single_observation_space = single_observation_space
@@ -219,6 +229,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         self.observation_space = batch_space(single_observation_space, num_envs)
         self.action_space = batch_space(single_action_space, num_envs)
         self.num_agents: int = single_action_space.shape[0]
+        self.reward_per_agent = reward_per_agent
         self._same_step = autoreset == "same_step"
         self._form: ReturnForm | None = None
         self._action_shape = (num_envs, *single_action_space.shape)
@@ -336,7 +347,7 @@ class TeamVectorEnv(VectorEnv, ABC):
             actions: int [E, N] or float32 [E, N, A].
 
         Returns:
-            Observation (arrays [E, ...]), reward float32 [E], terminated bool [E],
+            Observation (arrays [E, ...]), reward float32 [E] or [E, N], terminated bool [E],
             truncated bool [E], infos. ``infos`` is empty until an episode ends; then
             ``final_info`` holds float32 [E] arrays ``episode_return``, ``episode_length`` and
             those of ``metric_names``, valid where ``_final_info`` is True, and, with
@@ -355,7 +366,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         step = self._step_envs(actions, self._frozen)
         self._returned.check_step(step)
         obs, reward, terminated, truncated = step
-        self._episode_return += reward
+        self._episode_return += reward.sum(-1) if self.reward_per_agent else reward
         self._episode_length += 1
         if self._frozen is not None:
             self._episode_length[self._frozen] = 0
@@ -426,7 +437,8 @@ class TeamVectorEnv(VectorEnv, ABC):
         """The form of what reset and step return; `simulator` may be set after ``__init__``."""
         if self._form is None:
             name = getattr(self, "simulator", type(self).__name__)
-            self._form = ReturnForm(name, self.num_envs, self.single_observation_space)
+            agents = self.num_agents if self.reward_per_agent else None
+            self._form = ReturnForm(name, self.num_envs, self.single_observation_space, agents)
         return self._form
 
     def _active(self, frozen: NDArray[np.bool_] | None) -> NDArray[np.bool_]:

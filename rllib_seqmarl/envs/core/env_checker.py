@@ -37,7 +37,8 @@ def check_team_env(env: TeamVectorEnv, num_steps: int = 100, seed: int = 0) -> N
     for _ in range(num_steps):
         obs, reward, terminated, truncated, infos = env.step(random_actions(env, obs, rng))
         _check_observation(env, obs, "step")
-        _check_array("reward", reward, (env.num_envs,), np.float32)
+        agents = (env.num_agents,) if env.reward_per_agent else ()
+        _check_array("reward", reward, (env.num_envs, *agents), np.float32)
         _check_array("terminated", terminated, (env.num_envs,), np.bool_)
         _check_array("truncated", truncated, (env.num_envs,), np.bool_)
         if (terminated | truncated).any():

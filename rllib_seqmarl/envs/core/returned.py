@@ -49,9 +49,16 @@ class ReturnForm:
         simulator: begins the line of an error.
         num_envs: E.
         observation_space: of one env.
+        rewards: N where every agent has a reward; None where the team has one.
     """
 
-    def __init__(self, simulator: str, num_envs: int, observation_space: spaces.Dict) -> None:
+    def __init__(
+        self,
+        simulator: str,
+        num_envs: int,
+        observation_space: spaces.Dict,
+        rewards: int | None = None,
+    ) -> None:
         self._where = f"the environment ({simulator})"
         self._obs = {
             name: Column((num_envs, *(space.shape or ())), _kind(space.dtype))
@@ -59,7 +66,7 @@ class ReturnForm:
         }
         flag = Column((num_envs,), "b")
         self._step = {
-            "reward": Column((num_envs,), "f"),
+            "reward": Column((num_envs,) if rewards is None else (num_envs, rewards), "f"),
             "terminated": flag,
             "truncated": flag,
         }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv, VectorStep
 from rllib_seqmarl.envs.core.old_names import SINGLE_ENV, accept_old_members, old_attributes
@@ -35,14 +35,15 @@ class SingleEnv(ABC):
         """
 
     @abstractmethod
-    def step(self, actions: NDArray[Any]) -> tuple[float, bool, bool]:
+    def step(self, actions: NDArray[Any]) -> tuple[ArrayLike, bool, bool]:
         """Acts, without starting the next episode.
 
         Args:
             actions: int [N] or float32 [N, A].
 
         Returns:
-            The team's reward, terminated and truncated, never both.
+            The team's reward (or, with ``reward_per_agent``, all agents' [N]), terminated and
+            truncated, never both.
         """
 
     @abstractmethod
@@ -92,10 +93,13 @@ class SyncVectorEnv(TeamVectorEnv):
         single_observation_space: spaces.Dict,
         single_action_space: spaces.MultiDiscrete | spaces.Box,
         autoreset: str = "same_step",
+        reward_per_agent: bool = False,
     ) -> None:
         """Takes the E envs; see :class:`TeamVectorEnv` for the rest."""
         self._envs = list(envs)
-        super().__init__(len(envs), single_observation_space, single_action_space, autoreset)
+        super().__init__(
+            len(envs), single_observation_space, single_action_space, autoreset, reward_per_agent
+        )
         self._buffers: Observation = {
             name: np.zeros((self.num_envs, *(space.shape or ())), space.dtype)
             for name, space in single_observation_space.spaces.items()
@@ -119,7 +123,8 @@ class SyncVectorEnv(TeamVectorEnv):
         return self._observation()
 
     def _step_envs(self, actions: NDArray[Any], frozen: NDArray[np.bool_] | None) -> VectorStep:
-        reward = np.zeros(self.num_envs, np.float32)
+        agents = (self.num_agents,) if self.reward_per_agent else ()
+        reward = np.zeros((self.num_envs, *agents), np.float32)
         terminated = np.zeros(self.num_envs, np.bool_)
         truncated = np.zeros(self.num_envs, np.bool_)
         for e, env in enumerate(self._envs):

@@ -7,8 +7,8 @@ within 0.1, collisions between cars closer than 0.1 and between a car and a box 
 What the paper leaves open is a key of ``env_config`` here. Lengths are in units of the area,
 times in seconds; a step takes 0.03 s, the speed limit is 0.8.
 
-The reward of car i in a step, of which the team gets the mean over its N cars (0 for a car that
-a collision has stopped, but for the collision's own term):
+The reward of car i in a step, of which the team gets the mean over its N cars unless ``reward``
+says otherwise (0 for a car that a collision has stopped, but for the collision's own term):
 
     r_i = - w_nominal |u_i - u_ref,i|^2 + w_goal (at_goal - at_goal before)
           - w_collision [in collision] - w_step + w_progress (distance before - distance)
@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from rllib_seqmarl.envs.core.config import TeamEnvConfig
+from rllib_seqmarl.envs.core.config import PaidAgentsConfig
 from rllib_seqmarl.envs.dubins_car.placement import check_area
 from rllib_seqmarl.settings import Doc, Ge, Gt, Le, OldName, Refused, settings, settings_of
 
@@ -34,9 +34,10 @@ _EGO_KEYS = ("num_neighbours", "num_rays", "neighbours")
 
 
 @settings
-class DubinsCarConfig(TeamEnvConfig):
+class DubinsCarConfig(PaidAgentsConfig):
     """``env_config`` of DubinsCar."""
 
+    reward = "mean"
     num_agents: Annotated[int, Ge(1), Le(4096), Doc("Number of cars N.")] = 8
     # Upper bounds, because boxes are looked up in a grid over the whole area.
     area: Annotated[

@@ -69,6 +69,7 @@ class DubinsCar(TeamVectorEnv):
             space,
             continuous_actions(cars, 2),
             config.autoreset,
+            config.reward_per_agent,
         )
         self.metadata["render_fps"] = 1.0 / scripted.TIME_STEP
         self.config = config
@@ -136,7 +137,7 @@ class DubinsCar(TeamVectorEnv):
         )
         reward = np.where(stopped, np.float32(0.0), reward)
         reward -= np.float32(config.w_collision) * self.colliding
-        team_reward = reward.mean(1, dtype=np.float32) * active
+        reward = config.paid(reward * active[:, None])
         self.reached = self.reached | self.at_goal
         self.collided = self.collided | self.colliding
         self.time = self.time + active
@@ -158,7 +159,7 @@ class DubinsCar(TeamVectorEnv):
             for name, value in self._observe(ended, *self._look_around(ended)).items():
                 obs[name][ended] = value
             self._nearby_cars, self._nearby_boxes = self._look_around(everywhere)
-        return VectorStep(obs, team_reward, terminated, truncated)
+        return VectorStep(obs, reward, terminated, truncated)
 
     def _look_around(self, envs: NDArray[np.int64]) -> tuple[Neighbours, NearbyBoxes]:
         """Pairs of near cars, and of cars and near boxes, in W envs; cars are e * N + i."""

@@ -18,10 +18,10 @@ import pkgutil
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rllib_seqmarl.envs.core.config import TeamEnvConfig
+from rllib_seqmarl.envs.core.config import PaidAgentsConfig, Reward
 from rllib_seqmarl.envs.football.engine import num_players
 from rllib_seqmarl.errors import UserError, nearest
-from rllib_seqmarl.settings import Doc, Ge, settings
+from rllib_seqmarl.settings import Doc, Ge, OldName, settings
 
 #: The commands that install gfootball, on Debian 12 with Python 3.11, in this order.
 INSTALL = (
@@ -45,7 +45,7 @@ PAPERS_NUM_AGENTS = {
 
 
 @settings
-class FootballConfig(TeamEnvConfig):
+class FootballConfig(PaidAgentsConfig):
     """``env_config`` of Google Research Football."""
 
     scenario: Annotated[str, Doc("A level of gfootball by its name.")] = (
@@ -67,9 +67,7 @@ class FootballConfig(TeamEnvConfig):
             "near the opponents' goal), as in gfootball."
         ),
     ] = "scoring,checkpoints"
-    team_reward: Annotated[
-        Literal["mean", "sum"], Doc("``mean`` or ``sum`` of the agents' rewards.")
-    ] = "mean"
+    reward: Annotated[Reward, OldName("team_reward")] = "mean"
     max_episode_steps: Annotated[
         int, Ge(0), Doc("Cuts episodes short; 0: the scenario's own duration alone.")
     ] = 0

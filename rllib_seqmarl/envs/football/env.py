@@ -25,4 +25,5 @@ class FootballTeamEnv(SyncVectorEnv):
             observation_space(config.num_agents, NUM_FEATURES, NUM_ACTIONS),
             discrete_actions(config.num_agents, NUM_ACTIONS),
             config.autoreset,
+            config.reward_per_agent,
         )

@@ -7,7 +7,7 @@ Environment". The engine is driven below gfootball's gym wrappers, which gym 0.2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -136,10 +136,7 @@ class Match(SingleEnv):
         self._core = engine.football_env_core.FootballEnvCore(self._config)
         self._raw: Raw = self._core.observation()
         self._checkpoints = config.rewards == "scoring,checkpoints"
-        # From the rewards float [N] of the agents to that of the team.
-        self._reward_of_team: Callable[[NDArray[np.float64]], Any] = (
-            np.mean if config.team_reward == "mean" else np.sum
-        )
+        self._paid = config.paid
         self._max_episode_steps = config.max_episode_steps
         self._steps = 0
         self._at_end = self._raw, self._steps
@@ -161,7 +158,7 @@ class Match(SingleEnv):
         self._steps = 0
         self._collected = np.zeros_like(self._collected)
 
-    def step(self, actions: NDArray[Any]) -> tuple[float, bool, bool]:
+    def step(self, actions: NDArray[Any]) -> tuple[NDArray[np.float64], bool, bool]:
         """Plays 0.1 seconds; ``actions`` int [N] of gfootball's default set."""
         self._raw, goal, done, _ = self._core.step(actions.tolist())
         rewards = np.full(len(actions), float(goal))
@@ -173,7 +170,7 @@ class Match(SingleEnv):
         decided = goal != 0 and self._ends_on_score
         time_is_up = self._raw["steps_left"] == 0 and not decided
         truncated = time_is_up or (not done and self._steps == self._max_episode_steps)
-        return float(self._reward_of_team(rewards)), done and not time_is_up, truncated
+        return self._paid(rewards), done and not time_is_up, truncated
 
     def observe(self, row: Observation) -> None:
         """Writes features, and that everyone is alive and may do anything."""

@@ -19,15 +19,16 @@ predator's        - 0.1 x sum of their distances to it
 predator-prey     ends at the first contact              runs on
 ================  =====================================  ====================================
 
-The team's reward is the sum over its agents, as in SQDDPG. Lengths are in units of half the
-initial square, velocities per second; a step takes 0.1 seconds. There are no walls.
+The team's reward is the sum over its agents, as in SQDDPG, unless ``reward`` says otherwise.
+Lengths are in units of half the initial square, velocities per second; a step takes 0.1 seconds.
+There are no walls.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from rllib_seqmarl.envs.core.config import TeamEnvConfig
+from rllib_seqmarl.envs.core.config import PaidAgentsConfig
 from rllib_seqmarl.settings import Doc, Ge, Le, Refused, settings, settings_of
 
 #: Time limit in steps under each set of rules.
@@ -42,7 +43,7 @@ _NEEDS = {
 
 
 @settings
-class MPEConfig(TeamEnvConfig):
+class MPEConfig(PaidAgentsConfig):
     """``env_config`` of the particle environments."""
 
     task: Annotated[

@@ -86,6 +86,7 @@ class ParticleTask(TeamVectorEnv):
             ),
             discrete_actions(num_agents, NUM_ACTIONS),
             config.autoreset,
+            config.reward_per_agent,
         )
         self._config = config
         self._sqddpg = config.rules == "sqddpg"
@@ -122,7 +123,7 @@ class ParticleTask(TeamVectorEnv):
 
     @abstractmethod
     def _evaluate(self, active: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """The team's reward [E] and where the task is solved now [E].
+        """Every agent's reward [E, N] and where the task is solved now [E].
 
         Adds to ``self._tally`` [E], what the task counts during an episode, where ``active``.
         """
@@ -203,7 +204,7 @@ class ParticleTask(TeamVectorEnv):
             self._at_end = self._places()
             self._start(np.flatnonzero(done))
             obs = self._observe()
-        reward = (reward * active).astype(np.float32)
+        reward = self._config.paid(reward * active[:, None]).astype(np.float32)
         return VectorStep(obs, reward, terminated, truncated)
 
     def _final_obs_and_metrics(self) -> tuple[Observation, dict[str, NDArray[np.float32]]]:
@@ -291,10 +292,10 @@ class CooperativeNavigation(ParticleTask):
     def _evaluate(self, active: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         agents, nearest = self.num_agents, self._nearest()
         touching = self._particles.distances[:, :, :agents] < self._particles.contact[:, :agents]
-        contacts = touching.sum(axis=(1, 2))  # [E], each agent with itself, each pair twice
-        others = contacts - agents
-        self._tally += active * (others / 2)
-        common = -agents * nearest.sum(axis=1)
+        contacts = touching.sum(axis=2)  # [E, N], each agent with itself, too
+        others = contacts - 1
+        self._tally += active * (others.sum(axis=1) / 2)
+        common = -nearest.sum(axis=1)[:, None]  # [E, 1]
         if self._sqddpg:
             reward = common - contacts
         else:
@@ -341,7 +342,7 @@ class PredatorPrey(ParticleTask):
         each = CONTACT_REWARD * contacts
         if self._sqddpg:
             each -= DISTANCE_COST * distances.sum(axis=1)
-        return prey * each, caught
+        return np.repeat(each[:, None], prey, axis=1), caught
 
     def _episode_metrics(self) -> dict[str, NDArray[Any]]:
         captured = self._tally > 0.0

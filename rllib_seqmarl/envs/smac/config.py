@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rllib_seqmarl.envs.smax.config import SMAXConfig
+from rllib_seqmarl.envs.smax.config import MAP_AND_UNITS, SMAXConfig
 from rllib_seqmarl.envs.starcraft2.config import SMACv2Config, StarCraft2Config, is_smacv2_map
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.settings import settings, settings_of
@@ -33,7 +33,8 @@ class SMACConfig(SMAXConfig):
         """The class of settings that reads an ``env_config``, by simulator and map.
 
         Raises:
-            UserError: an unknown simulator, or a key that only the other one has.
+            UserError: an unknown simulator, a key that only the other one has, or a map beside
+                units of one's own.
         """
         simulator, name = (
             env_config.get("simulator", "smax"),
@@ -51,6 +52,10 @@ class SMACConfig(SMAXConfig):
                     "no such key."
                 )
         if is_smax:
+            # The config alone cannot tell a map that is named from the default.
+            named = "map_name" in env_config and name == SMAXConfig.map_name
+            if named and (env_config.get("allies") or env_config.get("enemies")):
+                raise UserError(MAP_AND_UNITS.format(name))
             return SMAXConfig
         if is_smacv2_map(name):
             return SMACv2Config

@@ -27,7 +27,7 @@ from rllib_seqmarl.envs.smax.battle import NUM_MOVES, Array, Battle, Rules, Unit
 from rllib_seqmarl.envs.smax.config import METRICS, SMAXConfig
 from rllib_seqmarl.envs.smax.observation import observe
 from rllib_seqmarl.envs.smax.rendering import Scene, draw
-from rllib_seqmarl.envs.smax.scenarios import SCENARIOS
+from rllib_seqmarl.envs.smax.scenarios import UNIT_TYPES
 from rllib_seqmarl.envs.smax.simulator import HeuristicEnemySMAX, Scenario, jax, jnp
 from rllib_seqmarl.envs.smax.step import start, step
 
@@ -83,7 +83,7 @@ class SMAXTeamEnv(TeamVectorEnv):
 
     def __init__(self, num_envs: int, config: SMAXConfig) -> None:
         """Takes E and the settings; compiling waits for the first ``reset``."""
-        scenario = SCENARIOS[config.map_name]
+        scenario = config.scenario
         agent_id, state = config.agent_id, config.state
         num_agents, num_enemies = len(scenario.allies), len(scenario.enemies)
         smax = HeuristicEnemySMAX(
@@ -96,7 +96,9 @@ class SMAXTeamEnv(TeamVectorEnv):
             ),
             **{name: getattr(config, name) for name in SMAX_OPTIONS},
         )
-        obs_size = smax.obs_size + num_agents * agent_id
+        obs_size = smax.obs_size
+        if agent_id:
+            obs_size += len(UNIT_TYPES) if agent_id == "type" else num_agents
         super().__init__(
             num_envs,
             observation_space(

@@ -3,10 +3,12 @@
 Layout and values are those of JaxMARL 0.2's ``unit_list`` observations
 (``environments/smax/smax_env.py``); the tests compare them.
 
-Axes: E battles, N allies, M enemies, U = N + M units, D = 13 (U - 1) + 10 (+ N).
+Axes: E battles, N allies, M enemies, U = N + M units, D = 13 (U - 1) + 10 (+ N, or + 6).
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 
@@ -17,13 +19,15 @@ UNIT_FEATURES = 13  # health, relative position (2), last move (2), last shot, c
 OWN_FEATURES = 10  # health, position (2), cooldown, type (6)
 
 
-def observe(rules: Rules, battle: Battle, *, agent_id: bool, with_state: bool) -> dict[str, Array]:
+def observe(
+    rules: Rules, battle: Battle, *, agent_id: bool | Literal["type"], with_state: bool
+) -> dict[str, Array]:
     """The team's observation.
 
     Args:
         rules: the scenario.
         battle: E battles.
-        agent_id: append the one-hot slot to the observation of living agents.
+        agent_id: append the one-hot slot, or unit type, to the observation of living agents.
         with_state: add the normalised global state.
 
     Returns:
@@ -40,7 +44,8 @@ def observe(rules: Rules, battle: Battle, *, agent_id: bool, with_state: bool) -
     own = jnp.where(alive[:, :, None], jnp.concatenate([own, types], axis=-1), 0.0)
     parts = [other_units(rules, battle, units, health, cooldown, types), own[:, :n]]
     if agent_id:
-        parts.append(jnp.eye(n, dtype=jnp.float32) * alive[:, :n, None])
+        ids = types[:, :n] if agent_id == "type" else jnp.eye(n, dtype=jnp.float32)
+        parts.append(ids * alive[:, :n, None])
     team = {
         "obs": jnp.concatenate(parts, axis=-1),
         "alive": alive[:, :n],

@@ -6,6 +6,7 @@ teams that are drawn again in every episode.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from rllib_seqmarl.errors import UserError, nearest
@@ -40,6 +41,35 @@ def _team(composition: str) -> tuple[int, ...]:
 
 def _battle(allies: str, enemies: str | None = None) -> Scenario:
     return Scenario(_team(allies), _team(allies if enemies is None else enemies))
+
+
+def units(counts: Mapping[str, int], side: str) -> tuple[int, ...]:
+    """Unit types of ``{"marine": 5, ...}``, one per unit, in the order of ``UNIT_TYPES``.
+
+    Args:
+        counts: how many there are of each type.
+        side: begins the line of an error.
+
+    Raises:
+        UserError: a unit that SMAX lacks, a count below 1, or nobody.
+    """
+    for unit, count in counts.items():
+        if unit not in UNIT_TYPES:
+            hint = nearest(str(unit), UNIT_TYPES)
+            raise UserError(f"smac: env_config {side!r}: SMAX has no unit {unit!r}. {hint}")
+        if count < 1:
+            raise UserError(
+                f"smac: env_config {side!r}: {unit!r} must be 1 or more, got {count}: leave out "
+                "who does not fight."
+            )
+    if not counts:
+        raise UserError(f"smac: env_config {side!r} is empty: name a unit, as in {{marine: 5}}.")
+    return tuple(i for i, unit in enumerate(UNIT_TYPES) for _ in range(counts.get(unit, 0)))
+
+
+def name_of_units(counts: Mapping[str, int]) -> str:
+    """``3stalker5zealot``, of any order of the same counts."""
+    return "".join(f"{counts[unit]}{unit}" for unit in UNIT_TYPES if unit in counts)
 
 
 def _drawn(num_units: int) -> Scenario:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.actor_critic.module import ActorModule
+from rllib_seqmarl.learning.actor_critic.module import CRITIC_INPUTS, ActorModule
 from rllib_seqmarl.learning.base.config import TeamConfig, TeamSettings
 from rllib_seqmarl.learning.base.module import require_state
 from rllib_seqmarl.settings import (
@@ -82,6 +82,19 @@ class ActorCriticConfig(TeamConfig, ActorCriticSettings):
         require_state(self)
         if self.recurrent:
             self._check_chunks()
+
+    def check_reward_per_agent(self) -> None:
+        """See `TeamConfig.check_reward_per_agent`.
+
+        Raises:
+            UserError: the critic has one value for the team.
+        """
+        if self.share_critic and not CRITIC_INPUTS[self.state]:
+            raise UserError(
+                f"config key 'state' {self.state!r} gives the team one value, and this environment "
+                "pays every agent: set share_critic: false, or state: environment_and_observation "
+                "or observation, for a value of every agent."
+            )
 
     def _check_chunks(self) -> None:
         if self.rollout_fragment_length % self.chunk_length:

@@ -13,7 +13,7 @@ from rllib_seqmarl.learning.base.batch import SET_LATER, TrainBatch
 class Trajectory(NamedTuple):
     """What advantages are estimated from; values are in the units of the reward."""
 
-    rewards: Tensor  # [T, E]
+    rewards: Tensor  # [T, E] of the team, or [T, E, N]
     values: Tensor  # [T, E, N]
     next_values: Tensor  # [T, E, N]
     terminated: Tensor  # bool [T, E]

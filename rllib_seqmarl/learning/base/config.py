@@ -286,9 +286,24 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
             config.observation_layout().require_flat(f"{self.env}: the observation", REMEDIES)
         self.env = entry.name
         self.env_config = config if isinstance(config, dict) else as_dict(config)
+        if getattr(config, "reward_per_agent", False) and not self.in_evaluation:
+            self.check_reward_per_agent()
         # Processes that load a checkpoint may never have imported this package's names, and
         # an import path becomes a name that RLlib knows.
         tune.register_env(self.env, registry.environment_creator(self.env))
+
+    def check_reward_per_agent(self) -> None:
+        """Called where the environment pays every agent; an algorithm that can use it overrides it.
+
+        Raises:
+            UserError: the algorithm learns from one reward for the team.
+        """
+        class_name = getattr(self.algo_class, "__name__", "this algorithm")
+        raise UserError(
+            f"{registry.name_of_class(class_name) or class_name} learns from one reward for the "
+            "team, and this environment pays every agent: leave env_config 'reward' at 'team' (or "
+            "'mean'), or run MAT or MAPPO."
+        )
 
     def _check_batch(self) -> None:
         if self.batch_mode != "truncate_episodes" and not self.in_evaluation:

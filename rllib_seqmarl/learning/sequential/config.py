@@ -86,6 +86,9 @@ class SequentialConfig(TeamConfig, SequentialSettings):
             attention=self.attention,
         )
 
+    def check_reward_per_agent(self) -> None:
+        """Every agent has its value, and so its advantage, whatever it is paid."""
+
     @property
     def value_function(self) -> str:
         """What each agent's baseline sees: a name of `registry.VALUES`, or an import path."""

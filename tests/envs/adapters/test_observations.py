@@ -11,7 +11,7 @@ from helpers.faulty_games import Images
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.envs import check_team_env
-from rllib_seqmarl.envs.adapters.observations import TeamObservations, parts
+from rllib_seqmarl.envs.adapters.observations import TeamObservations, agent_ids, parts
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.layout import Layout
 
@@ -22,7 +22,7 @@ NUMBERS = spaces.Box(-np.inf, np.inf, (2,), np.float64)
 
 def team(*agents: spaces.Space[Any], agent_id: bool = False) -> TeamObservations:
     arrays = {f"agent_{m}": parts(space, False, "what") for m, space in enumerate(agents)}
-    return TeamObservations(arrays, agent_id, "game")
+    return TeamObservations(arrays, agent_ids(list(arrays), agent_id), "game")
 
 
 def row(observations: TeamObservations, seen: object, m: int = 0) -> np.ndarray:

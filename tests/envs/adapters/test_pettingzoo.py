@@ -16,6 +16,7 @@ from helpers.small_games import Herd
 from rllib_seqmarl import registry
 from rllib_seqmarl.envs import check_team_env
 from rllib_seqmarl.envs.adapters.multi_agent import GameConfig, GameVectorEnv
+from rllib_seqmarl.envs.adapters.observations import agent_ids
 from rllib_seqmarl.envs.core.contract import random_actions
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.settings import settings_of
@@ -119,6 +120,22 @@ def test_slots_padding_and_ids() -> None:
     assert herd(agent_id=False).single_observation_space["obs"].shape == (3, 4)
 
 
+def test_ids_by_type_have_a_width_of_their_own() -> None:
+    names = ["knight_0", "knight_1", "archer_10", "archer", "good-adversary_3"]
+    knight, archer, other = np.eye(3).tolist()
+    assert agent_ids(names, "type").tolist() == [knight, knight, archer, archer, other]
+    assert agent_ids(range(4), "type").tolist() == [[1]] * 4
+    for walkers in (2, 3):
+        kwargs = {"n_walkers": walkers}
+        env = pettingzoo.make(1, env=MULTIWALKER, kwargs=kwargs, agent_id="type")
+        obs, _ = env.reset(seed=0)
+        assert obs["obs"].shape == (1, walkers, 32)
+        assert (obs["obs"][..., -1] == 1).all()
+    env = herd(agent_id="type", deaths={"b": 1})
+    obs, *_ = env.step(np.zeros((1, 3), int))
+    np.testing.assert_array_equal(obs["obs"][0, :, 4:], np.diag([1, 0, 1]))  # b is not there
+
+
 @pytest.mark.parametrize("mask", ["infos", "obs"])
 def test_both_places_of_the_action_mask(mask: str) -> None:
     env = herd(mask=mask, limit=10)
@@ -176,7 +193,7 @@ def test_terminated_and_truncated(
 
 
 def test_the_team_is_paid_the_sum_or_the_mean() -> None:
-    assert herd(reward="sum").step(np.zeros((1, 3), int))[1][0] == 6.0
+    assert herd(reward="team").step(np.zeros((1, 3), int))[1][0] == 6.0
     assert herd(reward="mean").step(np.zeros((1, 3), int))[1][0] == 2.0
     # The mean is over all slots, so that a death never raises it.
     env = herd(reward="mean", deaths={"a": 1})
@@ -215,7 +232,10 @@ def test_an_env_is_seeded_once() -> None:
         ({"env": "pettingzoo.sisl.multiwalker_v9:walk"}, "has no attribute 'walk'"),
         ({"env": MULTIWALKER, "kwargs": {"n_runners": 3}}, "unexpected keyword .*'n_runners'"),
         ({"env": MULTIWALKER, "kwargs": "n_walkers=3"}, "'kwargs' must be a mapping"),
-        ({"env": MULTIWALKER, "reward": "max"}, "'reward' must be one of sum, mean, got 'max'"),
+        (
+            {"env": MULTIWALKER, "reward": "max"},
+            "'reward' must be one of team, mean, per_agent, got 'max'",
+        ),
         (
             {"env": MULTIWALKER, "state": "yes"},
             "'state' must be one of none, env, concatenate, got 'yes'",

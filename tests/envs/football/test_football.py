@@ -316,7 +316,7 @@ def test_every_scenario_has_its_number_of_agents() -> None:
             {"rewards": "checkpoints"},
             "'rewards' must be one of scoring, scoring,checkpoints,",
         ),
-        ({"team_reward": "max"}, "'team_reward' must be one of mean, sum, got 'max'"),
+        ({"reward": "max"}, "'reward' must be one of team, mean, per_agent, got 'max'"),
         ({"level": "5_vs_5"}, "unknown env_config key 'level'"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import random_actions
+from rllib_seqmarl.envs.smax.config import SMAXConfig
 from rllib_seqmarl.envs.smax.env import SMAXTeamEnv
 from rllib_seqmarl.envs.smax.scenarios import SCENARIOS, UNAVAILABLE, UNIT_TYPES
 from rllib_seqmarl.errors import UserError
@@ -28,6 +29,9 @@ SIZES = {
     "7m2M_vs_8m3M": (9, 11), "4s5z": (9, 9), "2s_vs_64zg": (2, 64), "24zg": (24, 24),
     "smacv2_5_units": (5, 5), "smacv2_10_units": (10, 10), "smacv2_20_units": (20, 20),
 }  # fmt: skip
+
+
+FIVE_VS_SIX = {"allies": {"marine": 5}, "enemies": {"marine": 6}}
 
 
 def test_every_map_has_its_size() -> None:
@@ -78,6 +82,24 @@ def test_maps_with_missing_units_name_unit_and_stand_in(name: str) -> None:
         ({"attack_mode": "nearest"}, "'attack_mode' must be one of closest, random"),
         ({"simulator": "smacs"}, "unknown simulator 'smacs' in env_config. Did you mean 'smax'"),
         ({"simulator": 3}, "unknown simulator 3 in env_config. Known: smax, starcraft2"),
+        ({"agent_id": "typ"}, "'agent_id' must be true or false or 'type', got 'typ'"),
+        ({"allies": {"marine": 5}}, "'enemies' is missing: allies and enemies go together"),
+        (
+            {"allies": {"marin": 5}, "enemies": {"marine": 6}},
+            "'allies': SMAX has no unit 'marin'. Did you mean 'marine'?",
+        ),
+        (
+            {"allies": {"marine": 5}, "enemies": {"medivac": 1}},
+            "'enemies': SMAX has no unit 'medivac'. Known: hydralisk, ",
+        ),
+        ({"allies": {"marine": 0}, "enemies": {"marine": 1}}, "'marine' must be 1 or more, got 0"),
+        ({"allies": {}, "enemies": {"marine": 1}}, "'allies' is empty: name a unit"),
+        ({"allies": "5m", "enemies": {"marine": 1}}, "how many there are, as in {marine: 5}, got"),
+        *(
+            ({"map_name": name, **FIVE_VS_SIX}, f"has map_name '{name}' and units of its own")
+            for name in ("3s5z", "3m", "any")
+        ),
+        ({"simulator": "starcraft2", **FIVE_VS_SIX}, "'allies' belongs to the other simulator"),
         ({"difficulty": "7"}, "'difficulty' belongs to the other simulator; 'smax' has no such"),
     ],
 )
@@ -86,6 +108,35 @@ def test_wrong_configs_are_refused(config: dict[str, object], message: str) -> N
         smac.check(config)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_given_units_are_those_of_the_map_with_the_same_ones() -> None:
+    """Every number of an episode and more, and what is saved of a config means the same again."""
+    config = smac.check({**FIVE_VS_SIX, "max_steps": 15})
+    assert config["map_name"] == "5marine_vs_6marine"
+    assert smac.check(config) == config
+    ours = smac.make(2, **config)
+    named = smac.make(2, map_name="5m_vs_6m", max_steps=15)
+    (obs, _), (expected, _) = ours.reset(seed=3), named.reset(seed=3)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        assert obs.keys() == expected.keys()
+        for name, value in obs.items():
+            np.testing.assert_array_equal(value, expected[name])
+        actions = random_actions(named, expected, rng)
+        (obs, *paid, _), (expected, *others, _) = ours.step(actions), named.step(actions)
+        np.testing.assert_array_equal(paid, others)
+
+
+def test_given_units_of_several_types() -> None:
+    """Whatever the order in which a mapping has them, slots are those of 3s5z_vs_3s6z."""
+    counts = {"zealot": 5, "stalker": 3}
+    env = smac.make(1, allies=counts, enemies={"stalker": 3, "zealot": 6}, agent_id="type")
+    stalker, zealot = np.eye(len(UNIT_TYPES))[[2, 3]].tolist()
+    obs, _ = env.reset(seed=0)
+    assert obs["obs"][0, :, -6:].tolist() == [stalker] * 3 + [zealot] * 5
+    assert SMAXConfig(allies=counts, enemies=counts).scenario == SCENARIOS["3s5z"]
+    assert obs["obs"].shape == (1, 8, 13 * 16 + 10 + 6)
 
 
 def test_missing_jaxmarl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
