@@ -98,11 +98,12 @@ class TeamActions:
         self.exists = np.zeros((count, starts[-1] + reals), np.bool_)
         self.no_op = np.zeros_like(self.exists)
         self._low, self._high = np.zeros((2, count, reals))
-        self._columns: list[list[int]] = []  # of each agent, where the flags of its choices stand
+        self._columns: list[NDArray[np.int64]] = []  # of each agent, where its choices' flags stand
         for m, agent in enumerate(team):
             has = range(len(agent.sizes))
-            self._columns.append([starts[p] + a for p in has for a in range(agent.sizes[p])])
-            self.exists[m, self._columns[m]] = True
+            columns = [starts[p] + a for p in has for a in range(agent.sizes[p])]
+            self._columns.append(np.array(columns, np.int64))
+            self.exists[m, columns] = True
             self.no_op[m, [starts[p] for p in has]] = True
             for flags in (self.exists, self.no_op):
                 flags[m, starts[-1] :][: len(agent.low)] = True
@@ -189,7 +190,7 @@ def _flags(space: spaces.Space[Any], given: object) -> ArrayLike:
     return np.concatenate([np.ravel(_flags(one, entry)) for one, entry in inner])
 
 
-def _taken(space: spaces.Space[Any], choices: Iterator[int], numbers: Iterator[float]) -> Any:
+def _taken(space: spaces.Space[Any], choices: Iterator[int], numbers: Iterator[float]) -> object:
     """See `AgentActions.taken`; takes from both iterators what it needs."""
     if isinstance(space, spaces.Discrete):
         return next(choices) + int(space.start)

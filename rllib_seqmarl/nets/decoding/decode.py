@@ -12,9 +12,9 @@ parallel: the joint action is the fixed point of the teacher-forced pass with th
     Each pass starts behind the settled ones, batch rows that have settled drop out, and what does
     not settle fast enough to pay is left to narrower passes, in the end to `cached`.
 
-Discrete actions are equal in all three ways, up to ties within float32 rounding. Continuous
-actions change a little in every pass, so `parallel` takes an action as settled once it moves by
-less than `distributions.TOLERANCE`; the log-prob is that of exactly the actions it returns.
+Discrete actions are equal in all three ways, up to ties within float32 rounding. Real numbers
+change a little in every pass, so `parallel` takes an action as settled once they move by less than
+`distributions.TOLERANCE`; the log-prob is that of exactly the actions it returns.
 
 Where the agents also choose who decides next, the order is found together with the actions
 (`next_agent`), in the same three ways.
