@@ -93,8 +93,8 @@ class Layout:
         for entry in self.entries:
             if len(entry.shape) > 1:
                 raise UserError(
-                    f"{where} is not a vector: it has {entry}. {remedy}, which makes "
-                    f"{self.size - self.agent_id:,} numbers of it."
+                    f"{where} is not a vector: it has {entry}. {remedy}; side by side these are "
+                    f"{self.size - self.agent_id:,} numbers."
                 )
 
 
