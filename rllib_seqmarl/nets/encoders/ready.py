@@ -53,7 +53,20 @@ class MLPEncoder(EntryEncoder):
 
 
 class CNNEncoder(EntryEncoder):
-    """``cnn``."""
+    """``cnn``.
+
+    Raises:
+        UserError: there is no image, or one with more axes than an image has.
+    """
+
+    def __init__(self, shapes: Shapes, width: int) -> None:
+        if all(len(shape) < 2 for shape in shapes.values()):
+            raise UserError(
+                "observation_encoder 'cnn' finds no image in the observation, "
+                f"{', '.join(f'{name} {list(shape)}' for name, shape in shapes.items())}: leave "
+                "env_config 'flatten' at false if it has been made a vector, or use 'mlp'."
+            )
+        super().__init__(shapes, width)
 
     def layers(self, name: str, shape: tuple[int, ...], width: int) -> nn.Module:
         """Of an image: convolutions [3, 3] of stride 2 with ReLU, then Linear, ReLU.

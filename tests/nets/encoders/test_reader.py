@@ -43,7 +43,7 @@ def test_without_an_encoder_an_image_is_refused_with_both_remedies() -> None:
 
 
 @pytest.mark.parametrize("encoder", ["mlp", "cnn", f"{OWN}:Flat"])
-@pytest.mark.parametrize("layout", [BOTH, IMAGE, Layout.vector(4)], ids=str)
+@pytest.mark.parametrize("layout", [BOTH, IMAGE], ids=str)
 def test_every_entry_reaches_the_features_and_every_parameter_gets_a_gradient(
     encoder: str, layout: Layout
 ) -> None:
@@ -137,6 +137,11 @@ def test_no_action_is_drawn_from_features_that_are_not_finite() -> None:
     reader = ObservationReader(IMAGE, f"{OWN}:InfiniteOfLit", 8)
     with torch.no_grad(), pytest.raises(UserError, match="gave NaN or infinite features"):
         reader(torch.ones(2, IMAGE.size))
+
+
+def test_cnn_refuses_what_has_no_image() -> None:
+    with pytest.raises(UserError, match=r"no image in the observation, obs \[4\]: .*'flatten'"):
+        ObservationReader(Layout.vector(4), "cnn", 8)
 
 
 def test_cnn_refuses_more_axes_than_an_image_has() -> None:
