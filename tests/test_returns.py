@@ -50,6 +50,20 @@ def test_equals_the_definition(seed: int) -> None:
     np.testing.assert_allclose(estimate(r).numpy(), definition(r), atol=1e-5)
 
 
+def test_rewards_of_every_agent_by_hand() -> None:
+    """gamma = lambda = 1/2; deltas 3/2 and -2 of one agent, -3/2 and 6 of the other."""
+    advantages = generalized_advantages(
+        rewards=torch.tensor([[[1.0, 0.0]], [[0.0, 4.0]]]),
+        values=torch.tensor([[[1.0, 2.0]], [[3.0, 1.0]]]),
+        next_values=torch.tensor([[[3.0, 1.0]], [[2.0, 6.0]]]),
+        terminated=torch.tensor([[False], [False]]),
+        truncated=torch.tensor([[False], [True]]),
+        gamma=0.5,
+        lambda_=0.5,
+    )
+    assert advantages.tolist() == [[[1.0, 0.0]], [[-2.0, 6.0]]]
+
+
 def test_lambda_one_is_the_discounted_return_minus_the_value() -> None:
     r = rollout()
     r["terminated"] = torch.zeros(T, E, dtype=torch.bool)
