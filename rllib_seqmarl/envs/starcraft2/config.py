@@ -51,7 +51,11 @@ class StarCraft2Config(TeamEnvConfig):
         "starcraft2"
     )
     agent_id: Annotated[
-        bool, Doc("Appends the one-hot agent slot to the observation of living agents.")
+        bool,
+        Doc(
+            "Appends the one-hot agent slot to the observation of living agents; where a map has "
+            "units of several types, observations show an agent's own."
+        ),
     ] = True
     state: Annotated[bool, Doc("Adds ``state`` [S], SMAC's global state.")] = False
     shield_reward_fix: Annotated[
