@@ -297,6 +297,12 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="steps from one frame of the .gif to the next (default: 4)",
     )
     add(
+        "--explain",
+        metavar="FILE",
+        help="draw that episode's decision order, the agents' values or credits, and the "
+        "attention between them: a .png",
+    )
+    add(
         "--trust-imports",
         action="store_true",
         help="a .safetensors file may name code of an environment, which is imported and run",
@@ -332,6 +338,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         out=args.out,
         render=args.render,
         render_every=args.render_every,
+        explain=args.explain,
         trust_imports=args.trust_imports,
     )
 

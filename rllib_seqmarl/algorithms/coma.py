@@ -40,10 +40,11 @@ from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 from torch import Tensor, nn
 
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
+from rllib_seqmarl.learning.base.explanation import Explanation, Quantity
 from rllib_seqmarl.learning.base.module import critic_obs_dim
 from rllib_seqmarl.learning.central_q.config import CentralQConfig, CentralQSettings
 from rllib_seqmarl.learning.central_q.learner import CentralQLearner
@@ -56,6 +57,7 @@ from rllib_seqmarl.learning.central_q.module import (
 )
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.critics.joint import JointCritic
+from rllib_seqmarl.rollout.rollout_batch import ACTIONS
 from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 
@@ -82,6 +84,20 @@ class COMAConfig(CentralQConfig, COMASettings):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or COMA)
+
+    def explain(self, module: RLModule, columns: dict[str, Tensor]) -> Explanation:
+        """Adds the counterfactual advantage; see `TeamConfig.explain`."""
+        said = super().explain(module, columns)
+        assert isinstance(module, COMAModule)
+        if not module.inference_only:
+            path, actions = module.episode_path(columns), columns[ACTIONS]
+            policy = path.policy[0, :-1]  # [T, N, A]
+            with torch.no_grad():
+                taken = F.one_hot(actions, policy.shape[-1]).to(policy.dtype)
+                q = module.critic.action_values(path.state[0, :-1], taken.unsqueeze(1))[:, 0]
+                advantage = counterfactual_advantage(q, policy, actions)
+            said.quantities.append(Quantity("counterfactual advantage", advantage, signed=True))
+        return said
 
     def get_default_learner_class(self) -> type[COMALearner]:
         """The learner of this file."""

@@ -57,13 +57,14 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 from torch import Tensor
 
 from rllib_seqmarl.algorithms.lica import LICASettings
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.algorithm import TeamAlgorithm
 from rllib_seqmarl.learning.base.batch import SET_LATER
+from rllib_seqmarl.learning.base.explanation import NO_ORDER, Explanation, Quantity
 from rllib_seqmarl.learning.central_q.config import CentralQConfig
 from rllib_seqmarl.learning.central_q.learner import CentralQLearner
 from rllib_seqmarl.learning.central_q.module import (
@@ -75,6 +76,7 @@ from rllib_seqmarl.learning.central_q.module import (
 )
 from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
 from rllib_seqmarl.nets.critics.joint import JointCritic
+from rllib_seqmarl.rollout.rollout_batch import ACTIONS
 from rllib_seqmarl.settings import Doc, Gt, settings, training_method
 
 #: What orders of evaluation depend on beside the present rollout; the key in checkpoints.
@@ -129,6 +131,40 @@ class SeCAConfig(CentralQConfig, SeCASettings):
                 "order_source 'previous_episode' is about contributions to whole episodes: leave "
                 "order at 'contribution' and order_window at null."
             )
+
+    def explain(self, module: RLModule, columns: dict[str, Tensor]) -> Explanation:
+        """Adds the order of evaluation and the credits; see `TeamConfig.explain`.
+
+        The last step has no path that leads on, as in learning. With ``order_source:
+        previous_episode`` the order is that of this episode all the same.
+        """
+        said = super().explain(module, columns)
+        assert isinstance(module, RecurrentModule)
+        if module.inference_only:
+            return said
+        path, actions = module.episode_path(columns), columns[ACTIONS]
+        q, policy = partial(module.critic, path.state[0, :-1]), path.policy[0, :-1]
+        if self.order in ("probability", "entropy"):
+            said.order = by_scores(policy_scores(self.order, policy, actions))
+        elif self.order == "contribution":
+            contributions, _ = path_contributions(module.critic, path, self.path_points)
+            is_first = torch.zeros_like(path.not_done)
+            is_first[:, 0] = True
+            scores = over_windows(contributions, is_first, path.not_done, self.order_window)
+            said.order = by_scores(scores[0])
+        if said.order is not None:
+            said.order_title = "order of evaluation"
+            said.missing.remove(NO_ORDER)
+        with torch.no_grad():
+            if self.advantage == "counterfactual":
+                credit = counterfactual_credit(q, actions, policy)
+            elif said.order is None:
+                said.missing.append("credits: the learner alone knows the order 'fixed'")
+                return said
+            else:
+                credit = sequential_credit(q, actions, policy, said.order)
+        said.quantities.append(Quantity("credit of each agent", credit, signed=True))
+        return said
 
     def get_default_learner_class(self) -> type[SeCALearner]:
         """The learner of this file."""
@@ -251,6 +287,24 @@ def path_contributions(
     return contributions, beside.view_as(over).masked_fill(over, 0.0)
 
 
+def policy_scores(kind: str, policy: Tensor, actions: Tensor) -> Tensor:
+    """Who is evaluated first, [..., N]: the largest number.
+
+    Args:
+        kind: ``probability`` of the action taken, or (little) ``entropy``.
+        policy: [..., N, A].
+        actions: int [..., N].
+    """
+    if kind == "probability":
+        return policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    return torch.xlogy(policy, policy).sum(-1)
+
+
+def by_scores(scores: Tensor) -> Tensor:
+    """Slots by falling scores, int [..., N]; equal ones in slot order."""
+    return scores.argsort(dim=-1, descending=True, stable=True)
+
+
 def over_windows(
     contributions: Tensor, is_first: Tensor, not_done: Tensor, window: int | None
 ) -> Tensor:
@@ -322,16 +376,13 @@ class SeCALearner(CentralQLearner[SeCABatch, RecurrentModule]):
 
     def extend_train_batch(self, batch: SeCABatch, path: Path) -> SeCABatch:
         """Adds the order of evaluation."""
-        scores = self._scores(batch, path)
-        return batch.replace(order=scores.argsort(dim=-1, descending=True, stable=True))
+        return batch.replace(order=by_scores(self._scores(batch, path)))
 
     def _scores(self, batch: SeCABatch, path: Path) -> Tensor:
         """Who is evaluated first, [E, T, N]: the largest number."""
-        policy, actions, extra = path.policy[:, :-1], batch.actions, self.extra_state
-        if self.config.order == "probability":
-            return policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        if self.config.order == "entropy":
-            return torch.xlogy(policy, policy).sum(-1)
+        actions, extra = batch.actions, self.extra_state
+        if self.config.order in ("probability", "entropy"):
+            return policy_scores(self.config.order, path.policy[:, :-1], actions)
         if self.config.order == "fixed":
             if EVALUATION_SCORES not in extra:  # the sum is the same for all learners
                 draw = torch.rand(actions.shape[-1], generator=self.generator)

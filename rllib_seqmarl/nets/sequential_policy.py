@@ -23,6 +23,12 @@ from rllib_seqmarl.nets.orders.base import (
     to_slots,
 )
 from rllib_seqmarl.nets.orders.next_agent import NextAgent
+from rllib_seqmarl.nets.transformer.attention_weights import (
+    ENCODER,
+    mixers_by_kind,
+    recorded_weights,
+    to_agents,
+)
 from rllib_seqmarl.nets.transformer.model import ActionDecoder, ActionSpec, DecoderTrace
 from rllib_seqmarl.nets.transformer.sparse_attention import OrderedNeighbours, attended_by_agents
 from rllib_seqmarl.nets.values.base import JointActions, NetworkSizes, ValueFunction
@@ -254,6 +260,40 @@ class SequentialPolicy(nn.Module):
             neighbours_in_order(neighbours, order),
         )
         return self.value.prepare(taken, agent_ids)
+
+    # -- what can be seen of it --------------------------------------------------------------
+
+    @torch.no_grad()
+    def attention_weights(
+        self,
+        obs: Tensor,
+        actions: Tensor,
+        order: Tensor | None = None,
+        *,
+        neighbours: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """How much agents attend to what, by kind of layer; arguments as in `evaluate`.
+
+        A decoder whose agents see no actions is left out.
+
+        Returns:
+            ``ENCODER`` [B, N, N] by slots, kinds of the decoder [B, N, 1 + N] as of `to_agents`;
+            nothing where the network has no attention.
+        """
+        mixers = mixers_by_kind(self.encoder)
+        sequential = self.autoregressive and isinstance(self.decoder, ActionDecoder)
+        if sequential or not isinstance(self.decoder, ActionDecoder):
+            mixers |= mixers_by_kind(self.decoder)
+        with recorded_weights(mixers) as found:
+            encoded = to_order(self._encode(obs, neighbours), order)
+            tokens = self.decoder.shift(to_order(actions, order))
+            self.decoder(tokens, encoded, neighbours_in_order(neighbours, order))
+        if order is None:
+            order = torch.arange(obs.shape[1], device=obs.device).expand(len(obs), -1)
+        return {
+            kind: weights if kind == ENCODER else to_agents(weights, order)
+            for kind, weights in found.items()
+        }
 
     # -- parts -------------------------------------------------------------------------------
 

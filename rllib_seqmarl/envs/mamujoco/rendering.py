@@ -144,8 +144,12 @@ class _Canvas(Canvas):
             self.disc(end, radius, colour)
 
     def draw_joint(self, joint: int) -> None:
+        """A dot; of joints in the same place, each is seen around the next one."""
         centre = self.pixels(self.scene.joints[joint])
-        radius = (JOINT + JOINT_GROWTH * float(self.scene.drive[joint])) * OVERSAMPLING
+        later = self.pixels(self.scene.joints[joint + 1 :]) - centre
+        around = int((np.hypot(later[:, 0], later[:, 1]) < JOINT * OVERSAMPLING).sum())
+        radius = JOINT + JOINT_GROWTH * (float(self.scene.drive[joint]) + around)
+        radius *= OVERSAMPLING
         self.disc(centre, radius + 1.5 * OVERSAMPLING, GROUND)
         self.disc(centre, radius, agent_colour(int(self.scene.drivers[joint])))
 

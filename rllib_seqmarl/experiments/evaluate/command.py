@@ -18,6 +18,7 @@ from rich.table import Table
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
+from rllib_seqmarl.experiments.evaluate.explain import EpisodeExplanation
 from rllib_seqmarl.experiments.evaluate.video import Video
 from rllib_seqmarl.experiments.train import ray_session
 
@@ -39,6 +40,7 @@ def evaluate(
     out: str | None,
     render: str | None,
     render_every: int,
+    explain: str | None = None,
     trust_imports: bool = False,
 ) -> int:
     """Evaluates a policy and prints a table.
@@ -55,6 +57,7 @@ def evaluate(
         out: file for the metrics of every episode, as JSON.
         render: file for a video of the first episode, .gif, or its last frame, .png.
         render_every: steps between two frames.
+        explain: file for a picture of orders, values and attention in that episode, .png.
         trust_imports: a file may name the environment by an import path.
 
     Returns:
@@ -65,10 +68,11 @@ def evaluate(
     """
     if episodes < 1:
         raise UserError(f"--episodes must be at least 1, got {episodes}.")
-    for option, file in (("--out", out), ("--render", render)):
+    for option, file in (("--out", out), ("--render", render), ("--explain", explain)):
         if file is not None and not Path(file).absolute().parent.is_dir():
             raise UserError(f"{option}: the folder of {file} does not exist.")
     video = None if render is None else Video(Path(render), render_every)
+    explanation = None if explain is None else EpisodeExplanation(Path(explain))
     console = Console(highlight=False)
     shared = checkpoint.endswith(SHARED)
     path = Path(checkpoint).expanduser()
@@ -90,7 +94,7 @@ def evaluate(
         env_config=dict(env_config),
         seed=seed,
         scripted_policies=_names(scripted_policies),
-        watchers=[] if video is None else [video],
+        watchers=[watcher for watcher in (video, explanation) if watcher is not None],
     )
     _say(console, _title(result))
     console.print(_table(result))
@@ -99,6 +103,9 @@ def evaluate(
         _write("--out", out, text.encode(), console)
     if video is not None:
         _write("--render", str(render), video.encode(), console)
+    if explanation is not None:
+        picture = explanation.encode(_title(result).split(": ")[0])
+        _write("--explain", str(explain), picture, console)
     return 0
 
 

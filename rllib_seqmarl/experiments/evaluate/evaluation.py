@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from ray.rllib.core import (
     COMPONENT_LEARNER,
@@ -23,7 +24,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_seqmarl import _ray_compat, registry
-from rllib_seqmarl.envs.core.contract import METRIC_NAMES, TeamVectorEnv
+from rllib_seqmarl.envs.core.contract import METRIC_NAMES, Observation, TeamVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.watcher import Watcher
 from rllib_seqmarl.learning.base.config import TeamConfig
@@ -72,9 +73,11 @@ class SavedPolicy(Protocol):
 
     Attributes:
         path: where.
+        has_critic: whether it has the weights of the critic, too.
     """
 
     path: str
+    has_critic: bool
 
     def config(self) -> TeamConfig:
         """The algorithm's config, to be changed freely."""
@@ -85,6 +88,8 @@ class SavedPolicy(Protocol):
 
 class CheckpointPolicy:
     """The policy in a checkpoint of RLlib, which is unpickled."""
+
+    has_critic = True
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -167,6 +172,17 @@ class EpisodePlayer(TeamEnvRunner):
         per_episode = {METRIC_NAMES.get(k, k): v.tolist() for k, v in self.pop_episodes().items()}
         means = {name: sum(values) / len(values) for name, values in per_episode.items()}
         return {"metrics": means, "per_episode": per_episode}
+
+    @property
+    def observation(self) -> Observation:
+        """What the policy sees now, arrays [E, ...]."""
+        assert self._obs is not None
+        return self._obs
+
+    @property
+    def device(self) -> torch.device:
+        """On which the policy acts."""
+        return self._device
 
     def _choose_actions(self, explore: bool, random_actions: bool) -> Columns:
         assert self.env is not None
@@ -264,6 +280,8 @@ def evaluate_policy(
         if before_step is not None:
             watchers = (*watchers, _BeforeStep(before_step))
         player.watchers = watchers
+        for watcher in watchers:
+            watcher.on_start(player, policy)
         played = player.play(episodes, explore)
         scripted = {}
         for name in names:

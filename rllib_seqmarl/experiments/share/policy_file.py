@@ -151,6 +151,8 @@ class SharedPolicy:
         UserError: no such file, or its header is not one of ours; the line says what is wrong.
     """
 
+    has_critic = False
+
     def __init__(self, path: str | Path, *, trust_imports: bool = False) -> None:
         self.path = str(path)
         try:

@@ -14,6 +14,13 @@ from typing_extensions import Self
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.advantages import AdvantageBatch, Trajectory
+from rllib_seqmarl.learning.base.explanation import (
+    NO_ATTENTION,
+    NO_CRITIC,
+    NO_ORDER,
+    Explanation,
+    Quantity,
+)
 from rllib_seqmarl.learning.base.module import (
     NO_STATE,
     TeamModule,
@@ -267,6 +274,25 @@ class ActorModule(TeamModule):
     def _forward_train(self, batch: ActorCriticBatch, **kwargs: object) -> Evaluation:
         """Rows with the columns of all agents; see `evaluate`."""
         return self.evaluate(batch)
+
+    @torch.no_grad()
+    def explain(self, columns: dict[str, Tensor]) -> Explanation:
+        """The critic's values; see `TeamModule.explain`."""
+        said = Explanation(missing=[NO_ORDER, NO_ATTENTION])
+        if self.inference_only:
+            said.missing.append(NO_CRITIC)
+            return said
+        x, state = self.critic_input(columns).unsqueeze(0), None  # [1, T, V, S]
+        if self.model_config["recurrent"]:
+            count = self.num_agents if self.has_value_per_agent else 1
+            is_first = torch.arange(x.shape[1], device=x.device).unsqueeze(0) == 0
+            state = RecurrentState(x.new_zeros(1, count, self.critic.width), is_first)
+        values = self.value_norm.denormalize(self.critic_pass(x, state)[0][0])  # [T, N]
+        title = "value of each agent (reward units)"
+        if not self.has_value_per_agent:
+            values, title = values[:, :1], "value of the team (reward units)"
+        said.quantities.append(Quantity(title, values))
+        return said
 
     @staticmethod
     def _state(hidden: Tensor | None, is_first: Tensor | None) -> RecurrentState | None:

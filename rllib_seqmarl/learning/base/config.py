@@ -17,14 +17,16 @@ from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.learner.learner import Learner
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 from ray.rllib.utils import force_list
+from torch import Tensor
 from typing_extensions import Self
 
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl._ray_compat import PRIVATE_SETTINGS
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.layout import REMEDIES
+from rllib_seqmarl.learning.base.explanation import Explanation
 from rllib_seqmarl.learning.base.rllib_settings import (
     NETWORK,
     ONE_TEAM,
@@ -360,6 +362,14 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         if config is not None and "explore" not in overrides:
             config.explore = False
         return config
+
+    def explain(self, module: RLModule, columns: dict[str, Tensor]) -> Explanation:
+        """What the policy, and the algorithm's loss, say of an episode; see `TeamModule.explain`.
+
+        An algorithm whose loss gives agents a credit adds it here.
+        """
+        explanation: Explanation = module.explain(columns)
+        return explanation
 
     @property
     def simulator(self) -> str:

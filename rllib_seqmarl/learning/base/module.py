@@ -19,6 +19,12 @@ from rllib_seqmarl.envs.core.contract import MixedActions
 from rllib_seqmarl.envs.core.observation_space import ObservationSpace
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.layout import Layout
+from rllib_seqmarl.learning.base.explanation import (
+    NO_ATTENTION,
+    NO_ORDER,
+    NO_VALUES,
+    Explanation,
+)
 from rllib_seqmarl.nets.transformer.model import ActionSpec
 from rllib_seqmarl.rollout.rollout_batch import IS_FIRST, OBS
 
@@ -135,6 +141,15 @@ class TeamModule(TorchRLModule, InferenceOnlyAPI):
         if is_first is None:
             is_first = obs.new_zeros(len(obs), dtype=torch.bool)
         return state, is_first
+
+    def explain(self, columns: dict[str, Tensor]) -> Explanation:
+        """What can be said of an episode that the policy has played.
+
+        Args:
+            columns: of its T steps, each [T, N, ...]: observations, ``actions``, and ``order``
+                where it is not the index.
+        """
+        return Explanation(missing=[NO_ORDER, NO_VALUES, NO_ATTENTION])
 
     @abstractmethod
     def _act(

@@ -8,12 +8,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.batch import TrainBatch
+from rllib_seqmarl.learning.base.explanation import (
+    NO_ATTENTION,
+    NO_CRITIC,
+    NO_ORDER,
+    Explanation,
+    Quantity,
+)
 from rllib_seqmarl.learning.base.module import (
     NO_STATE,
     TeamModule,
@@ -23,6 +31,7 @@ from rllib_seqmarl.learning.base.module import (
 )
 from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
 from rllib_seqmarl.nets.agents.recurrent import (
+    HIDDEN,
     RecurrentAgent,
     previous_actions,
 )
@@ -157,6 +166,42 @@ class RecurrentModule(TeamModule):
     def policy(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """Probabilities [..., A], 0 for actions that are not available."""
         return masked_logits(logits, mask).softmax(-1)
+
+    # -- what can be seen of it --------------------------------------------------------------
+
+    @torch.no_grad()
+    def episode_path(self, columns: dict[str, Tensor]) -> Path:
+        """States and policies of an episode, E = 1, from columns [T, ...].
+
+        The point after the last step, which nobody has seen, repeats the last one.
+        """
+        actions = columns[ACTIONS]
+        before = torch.cat((torch.full_like(actions[:1], -1), actions[:-1]))  # [T, N]
+        state = self.state_of(columns | {LAST_ACTIONS: before})  # [T, S]
+        is_first = torch.arange(len(actions), device=actions.device).unsqueeze(0) == 0  # [1, T]
+        hidden = self.agent.initial_state()[HIDDEN].unsqueeze(0)
+        logits = self.agent.unroll(
+            columns[OBS].unsqueeze(0), before.clamp(min=0).unsqueeze(0), hidden, is_first
+        ).logits
+        policy = self.policy(logits[0], columns.get(ACTION_MASK))  # [T, N, A]
+        state, policy = (torch.cat((x, x[-1:])).unsqueeze(0) for x in (state, policy))
+        not_done = torch.arange(len(actions), device=actions.device) < len(actions) - 1
+        return Path(state, policy, not_done.unsqueeze(0))
+
+    @torch.no_grad()
+    def explain(self, columns: dict[str, Tensor]) -> Explanation:
+        """The critic's values of what was done; see `TeamModule.explain`."""
+        said = Explanation(missing=[NO_ORDER, NO_ATTENTION])
+        if self.inference_only:
+            said.missing.append(NO_CRITIC)
+            return said
+        state = self.episode_path(columns).state[0, :-1]
+        taken = F.one_hot(columns[ACTIONS], self.agent.num_actions).to(state.dtype)  # [T, N, A]
+        values = self.critic(state, taken.unsqueeze(1))[:, 0]  # [T], or [T, N]
+        whose = "the team" if values.ndim == 1 else "each agent"
+        values = values.reshape(len(values), -1)
+        said.quantities.append(Quantity(f"action value Q of {whose} (reward units)", values))
+        return said
 
     # -- passes ------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.advantages import AdvantageBatch
 from rllib_seqmarl.learning.base.batch import SET_LATER
+from rllib_seqmarl.learning.base.explanation import Explanation
 from rllib_seqmarl.learning.base.module import TeamModule, action_spec, observation_layout
+from rllib_seqmarl.learning.sequential.explanation import explain_policy
 from rllib_seqmarl.nets.encoders.reader import ObservationReader
 from rllib_seqmarl.nets.sequential_policy import Evaluation, SequentialPolicy
 from rllib_seqmarl.returns import ValueNorm
@@ -134,6 +136,13 @@ class SequentialModule(TeamModule):
         if self.policy.order.kept_for_episode:
             return {**out, Columns.STATE_OUT: {ORDER: decision.order}}
         return out
+
+    def explain(self, columns: dict[str, Tensor]) -> Explanation:
+        """Decision order, values and attention; see `TeamModule.explain`."""
+        if not self.attends_to_neighbours:
+            columns = {name: x for name, x in columns.items() if name != NEIGHBOURS}
+        norm = None if self.inference_only else self.value_norm
+        return explain_policy(self.policy, norm, columns)
 
     def _forward_train(self, batch: SequentialBatch, **kwargs: Any) -> Evaluation:
         """What the policy says of a batch now."""
