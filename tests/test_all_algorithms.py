@@ -96,6 +96,8 @@ def test_trains_saves_resumes_and_evaluates(
     second = resumed.train()
     assert second["training_iteration"] == 2
     assert second["env_runners"]["num_env_steps_sampled_lifetime"] == 160
+    cpu_time = first["cpu_time_total_s"] + second["cpu_time_this_iter_s"]
+    assert second["cpu_time_total_s"] == pytest.approx(cpu_time)
     assert_same_weights(uninterrupted, weights(resumed))
     for one in (algorithm, resumed):
         one.stop()

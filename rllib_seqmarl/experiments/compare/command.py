@@ -58,7 +58,12 @@ def compare(
     _write("--out", target, lambda: (target / "summary.md").write_text(page, encoding="utf-8"))
     _write("--out", target, lambda: (target / "summary.csv").write_text(table, encoding="utf-8"))
     _write("--out", target, lambda: pictures.draw_curves(comparison, target / "curves.png"))
-    _write("--out", target, lambda: pictures.draw_profile(comparison, target / "profile.png"))
+    files = ["curves.png", "summary.md", "summary.csv"]
+    profile = target / "profile.png"
+    _write("--out", profile, lambda: profile.unlink(missing_ok=True))  # of an earlier comparison
+    if comparison.scores():
+        _write("--out", target, lambda: pictures.draw_profile(comparison, profile))
+        files.insert(1, profile.name)
 
     say = _say(Console(highlight=False))
     for note in comparison.notes:
@@ -68,7 +73,7 @@ def compare(
         for entry in env.groups:
             value = summary.interval(entry.final)
             say(f"  {env.label}: {entry.label} {value}, {len(entry.curves)} runs")
-    say(f"Written to {target}: curves.png, profile.png, summary.md, summary.csv")
+    say(f"Written to {target}: {', '.join(files)}")
     return 0
 
 

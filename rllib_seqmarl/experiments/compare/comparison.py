@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,6 +24,23 @@ from rllib_seqmarl.experiments.compare.statistics import Estimate
 SHARES = (0.25, 0.5, 0.75, 1.0)
 #: Points of a drawn curve at most.
 _POINTS = 300
+#: Names of settings in a note at most.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What it took to get somewhere, the mean over runs.
+
+    Attributes:
+        steps: environment steps.
+        wall: seconds of training.
+        cpu: CPU seconds, None where results lack them.
+    """
+
+    steps: float
+    wall: float
+    cpu: float | None
 
 
 @dataclass(frozen=True)
@@ -32,17 +49,13 @@ class Reach:
 
     Attributes:
         level: value of the metric.
-        runs: how many reached it; the rest are means over these, None without any.
-        steps: environment steps.
-        wall: seconds of training.
-        cpu: CPU seconds, None as well where results lack them.
+        runs: how many reached it.
+        effort: of those that did, None where there are none.
     """
 
     level: float
     runs: int
-    steps: float | None
-    wall: float | None
-    cpu: float | None
+    effort: Effort | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Group:
         high: upper end likewise.
         final: of the runs' last values.
         area: of the runs' means over the environment steps that all runs have.
+        total: of whole runs.
         reached: for each of `SHARES`.
         better_than: label of another group -> probability that a run of this one ends higher.
     """
@@ -70,6 +84,7 @@ class Group:
     high: Array | None
     final: Estimate
     area: Estimate
+    total: Effort
     reached: Sequence[Reach] = ()
     better_than: dict[str, Estimate] = field(default_factory=dict)
 
@@ -123,18 +138,18 @@ class Comparison:
         """Those of all groups, each once."""
         return sorted({group.label for env in self.environments for group in env.groups})
 
-    def scores(self, label: str) -> list[Array] | None:
-        """Last values of a group in every environment as shares of its threshold.
+    def scores(self) -> dict[str, list[Array]]:
+        """Last values in each environment, as shares of its threshold, of each group.
 
-        None where an environment lacks the group, or nobody improved in it.
+        Without the groups that an environment lacks; empty where nobody improved in one.
         """
-        found = [
-            environment.score(group.last_values)
-            for environment in self.environments
-            for group in environment.groups
-            if group.label == label and environment.threshold > environment.base
-        ]
-        return found if len(found) == len(self.environments) else None
+        if any(env.threshold <= env.base for env in self.environments):
+            return {}
+        found: dict[str, list[Array]] = {label: [] for label in self.labels}
+        for env in self.environments:
+            for group in env.groups:
+                found[group.label].append(env.score(group.last_values))
+        return {label: x for label, x in found.items() if len(x) == len(self.environments)}
 
 
 def compare(
@@ -166,8 +181,8 @@ def compare(
         for run, (where, label) in zip(runs, labels, strict=True):
             if where == env:
                 members.setdefault(label, []).append(run)
-        for label, together in sorted(members.items()):
-            said += _about(f"{label} on {env}", together, keys)
+        members = dict(sorted(members.items()))
+        said += _about(env, members, keys)
         environments.append(_environment(env, members, metric, how, threshold, said))
     if not all(np.isfinite(run.column("cpu_time_total_s")).any() for run in runs):
         said.append(
@@ -176,44 +191,49 @@ def compare(
     return Comparison(metric, how, environments, said)
 
 
-def _about(who: str, runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
-    """What a reader of a group's mean should know."""
+def _about(env: str, members: Mapping[str, Sequence[Run]], keys: Sequence[str]) -> list[str]:
+    """What a reader of the groups' means should know."""
     notes = []
-    if len(runs) == 1:
-        notes.append(f"{who}: one run, so that there is no interval.")
-    differ = differences(runs)
-    if differ:
-        key = ",".join([*keys, f"config/{differ[0]}"])
-        notes.append(
-            f"{who}: the {len(runs)} runs differ in {', '.join(differ)}, and not only in the seed; "
-            f"--group {key} keeps them apart."
-        )
-    seeds = [run.config.get("seed") for run in runs]
-    twice = sorted({str(seed) for seed in seeds if seed is not None and seeds.count(seed) > 1})
-    if twice and not differ:
-        notes.append(
-            f"{who}: several runs have the seed {', '.join(twice)}; runs that repeat each other "
-            "make intervals too narrow."
-        )
+    alone = [label for label, runs in members.items() if len(runs) == 1]
+    if alone:
+        notes.append(f"{env}: one run only, and so no interval: {', '.join(alone)}.")
+    for label, runs in members.items():
+        differ = differences(runs)
+        seeds = [run.config.get("seed") for run in runs]
+        twice = sorted({str(seed) for seed in seeds if seed is not None and seeds.count(seed) > 1})
+        if differ:
+            names = ", ".join(differ[:_NAMED]) + (", ..." if len(differ) > _NAMED else "")
+            key = ",".join([*keys, f"config/{differ[0]}"])
+            notes.append(
+                f"{label} on {env}: the {len(runs)} runs differ not only in the seed, but in "
+                f"{names}; --group {key} keeps them apart."
+            )
+        elif twice:
+            notes.append(
+                f"{label} on {env}: several runs have the seed {', '.join(twice)}; runs that "
+                "repeat each other make intervals too narrow."
+            )
     return notes
 
 
 def _environment(
     env: str,
-    members: dict[str, list[Run]],
+    members: Mapping[str, Sequence[Run]],
     metric: str,
     how: str,
     threshold: float | None,
     said: list[str],
 ) -> Environment:
-    curves = {label: [run.curve(metric) for run in members[label]] for label in sorted(members)}
+    curves = {label: [run.curve(metric) for run in runs] for label, runs in members.items()}
     every = [curve for group in curves.values() for curve in group]
     first = max(float(curve.steps[0]) for curve in every)
     last = min(float(curve.steps[-1]) for curve in every)
     if first > last:
+        paths = [run.path for runs in members.values() for run in runs]
+        late = paths[int(np.argmax([curve.steps[0] for curve in every]))]
         raise UserError(
-            f"the runs on {env} have no environment steps in common: one begins at {first:g}, and "
-            f"one ends at {last:g}. Compare them apart."
+            f"the runs on {env} have no environment steps in common: {late} begins at {first:,.0f} "
+            f"and another one ends at {last:,.0f}. Leave it out, or compare them apart."
         )
     longest = max(float(curve.steps[-1]) for curve in every)
     if last < 0.98 * longest:
@@ -271,6 +291,7 @@ def _group(
         *(label, curves, steps, middle, low, high),
         final=statistics.estimate(finals, how),
         area=statistics.estimate(areas, how),
+        total=_effort([(curve, -1) for curve in curves]),
     )
 
 
@@ -285,13 +306,17 @@ def _mean_over(curve: Curve, first: float, last: float) -> float:
 
 
 def _reach(curves: Sequence[Curve], level: float) -> Reach:
-    """Means over the runs that reach a level, each at the first result at which it does."""
-    there = [(curve, int(np.argmax(curve.values >= level))) for curve in curves]
-    there = [(curve, p) for curve, p in there if curve.values[p] >= level]
-    if not there:
-        return Reach(level, 0, None, None, None)
-    steps, wall, cpu = (
-        float(np.mean([getattr(curve, name)[p] for curve, p in there]))
-        for name in ("steps", "wall", "cpu")
+    """Of each run counts the first result at which it reaches the level."""
+    first = [(curve, int(np.argmax(curve.values >= level))) for curve in curves]
+    there = [(curve, p) for curve, p in first if curve.values[p] >= level]
+    return Reach(level, len(there), _effort(there) if there else None)
+
+
+def _effort(points: Sequence[tuple[Curve, int]]) -> Effort:
+    """Until the given point of each curve."""
+    cpu = float(np.mean([curve.cpu[p] for curve, p in points]))
+    return Effort(
+        steps=float(np.mean([curve.steps[p] for curve, p in points])),
+        wall=float(np.mean([curve.wall[p] for curve, p in points])),
+        cpu=None if math.isnan(cpu) else cpu,
     )
-    return Reach(level, len(there), steps, wall, None if math.isnan(cpu) else cpu)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +16,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
+from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.compare import statistics
 from rllib_seqmarl.experiments.compare.comparison import Comparison
 from rllib_seqmarl.experiments.compare.runs import ENV_STEPS, Run
-from rllib_seqmarl.experiments.compare.summary import number, steps
+from rllib_seqmarl.experiments.compare.summary import steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +43,8 @@ _STYLE = {
     "legend.frameon": False,
     "savefig.dpi": 160,
 }
+_THRESHOLD = "threshold"
+_AGGREGATES = {"mean": "mean", "iqm": "interquartile mean", "share": "share"}
 #: What is drawn of a learner, where it reports it.
 _LEARNER = "learners/default_policy/"
 _OF_LEARNER = (
@@ -57,7 +61,7 @@ def draw_curves(comparison: Comparison, file: Path) -> None:
     environments = comparison.environments
     with plt.style.context(_STYLE):
         figure, panels = _panels(len(environments))
-        for panel, env in zip(panels, environments, strict=False):
+        for place, (panel, env) in enumerate(zip(panels, environments, strict=True)):
             for group in env.groups:
                 colour, dashes = looks[group.label]
                 panel.plot(group.steps, group.middle, dashes, color=colour, label=group.label)
@@ -66,73 +70,76 @@ def draw_curves(comparison: Comparison, file: Path) -> None:
                         group.steps, group.low, group.high, color=colour, alpha=0.18, linewidth=0
                     )
             if env.threshold > env.base:
-                panel.axhline(env.threshold, color="#888888", linewidth=0.9, dashes=(2, 2))
+                panel.axhline(
+                    env.threshold, color="#888888", linewidth=0.9, dashes=(2, 2), label=_THRESHOLD
+                )
             panel.set_title(env.label)
-            _axes(panel, metric_label(comparison.metric))
-        _legend(figure, panels)
+            leftmost = place % _columns(len(environments)) == 0
+            _axes(panel, metric_label(comparison.metric) if leftmost else "")
+        _legend(figure, panels, comparison.how)
         _save(figure, file)
 
 
 def draw_profile(comparison: Comparison, file: Path) -> None:
-    """The share of runs of each group that end above a share of the threshold."""
+    """The share of runs of each group that end above a share of the threshold; needs scores."""
     looks = _looks(comparison.labels)
-    scores = {label: comparison.scores(label) for label in comparison.labels}
-    highest = max((x.max() for found in scores.values() for x in found or ()), default=1.0)
+    scores = comparison.scores()
+    highest = max(values.max() for found in scores.values() for values in found)
     levels = np.linspace(0.0, max(1.0, 1.02 * highest), 201)
     with plt.style.context(_STYLE):
         figure, (panel,) = _panels(1)
         for label, found in scores.items():
-            if found is None:
-                continue
             colour, dashes = looks[label]
             share, low, high = statistics.profile(found, levels)
             panel.plot(levels, share, dashes, color=colour, label=label)
             if low is not None and high is not None:
                 panel.fill_between(levels, low, high, color=colour, alpha=0.18, linewidth=0)
         panel.set(ylim=(-0.02, 1.02), ylabel="share of runs that end above")
-        panel.set_xlabel(f"{metric_label(comparison.metric)} (share of the threshold)")
-        _legend(figure, [panel])
+        panel.set_xlabel(f"final {metric_label(comparison.metric)} / threshold")
+        _legend(figure, [panel], "share")
         _save(figure, file)
 
 
 def draw_run(run: Run, file: Path) -> None:
-    """One run: its win rate and return, where its seconds went, and what its learner reports."""
-    names = [
-        name for name in ("win_rate", "episode_return_mean") if f"env_runners/{name}" in run.metrics
-    ]
-    of_learner = sorted(
-        name
-        for name in run.metrics
-        if name.startswith(_LEARNER)
-        and (name.endswith("loss") or name.removeprefix(_LEARNER) in _OF_LEARNER)
-    )
+    """One run: its win rate and return, where its seconds went, and what its learner reports.
+
+    Raises:
+        UserError: it reports nothing of that.
+    """
+    draws: list[Callable[[Axes], None]] = []
+    for name in ("win_rate", "episode_return_mean"):
+        metrics = (f"env_runners/{name}", f"evaluation/env_runners/{name}")
+        if not run.metrics.isdisjoint(metrics):
+            draws.append(partial(_draw_metric, run, *metrics))
+    for name in sorted(run.metrics):
+        last = name.removeprefix(_LEARNER)
+        if name != last and (last.endswith("loss") or last in _OF_LEARNER):
+            draws.append(partial(_draw_learner, run, name))
+    parts = sorted(name for name in run.metrics if name.startswith("time_split/"))
+    if parts:  # at the right edge, where there is room for its legend
+        draws.insert(2, partial(_draw_time_split, run, parts))
+    if not draws:
+        raise UserError(f"the results in {run.path} have neither returns, times nor losses.")
     with plt.style.context(_STYLE):
-        figure, panels = _panels(len(names) + 1 + len(of_learner), columns=3)
-        rest = iter(panels)
-        for name in names:
-            panel = next(rest)
-            for metric, label, look in (
-                (f"env_runners/{name}", "training", 0),
-                (f"evaluation/env_runners/{name}", "evaluation", 1),
-            ):
-                if metric in run.metrics:
-                    curve = run.curve(metric)
-                    panel.plot(curve.steps, curve.values, color=COLOURS[look], label=label)
-            _axes(panel, metric_label(name))
-            panel.legend(loc="best", fontsize=8)
-        _time_split(run, next(rest))
-        for name in of_learner:
-            panel = next(rest)
-            curve = run.curve(name)
-            panel.plot(curve.steps, curve.values, color=COLOURS[0], linewidth=1.2)
-            _axes(panel, _words(name.removeprefix(_LEARNER)))
+        figure, panels = _panels(len(draws))
+        for panel, draw in zip(panels, draws, strict=True):
+            draw(panel)
         figure.suptitle(f"{run.algorithm} on {run.env}", fontsize=12)
         _save(figure, file)
 
 
-def _time_split(run: Run, panel: Axes) -> None:
+def _draw_metric(run: Run, training: str, evaluation: str, panel: Axes) -> None:
+    looks = ((training, "training", COLOURS[0]), (evaluation, "evaluation", COLOURS[1]))
+    for metric, label, colour in looks:
+        if metric in run.metrics:
+            curve = run.curve(metric)
+            panel.plot(curve.steps, curve.values, color=colour, label=label)
+    _axes(panel, metric_label(training))
+    panel.legend(loc="best", fontsize=8)
+
+
+def _draw_time_split(run: Run, parts: Sequence[str], panel: Axes) -> None:
     """Seconds of every iteration by what they were spent on, and CPU seconds beside them."""
-    parts = sorted(name for name in run.metrics if name.startswith("time_split/"))
     x = run.column(ENV_STEPS)
     seconds = [np.nan_to_num(run.column(name)) for name in parts]
     labels = [_words(name.removeprefix("time_split/")) for name in parts]
@@ -142,7 +149,15 @@ def _time_split(run: Run, panel: Axes) -> None:
     if np.isfinite(cpu).any():
         panel.plot(x, cpu, ":", color="#000000", linewidth=1.2, label="CPU seconds")
     _axes(panel, "seconds per iteration")
-    panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+    lines, names = panel.get_legend_handles_labels()
+    # From top to bottom, as they are stacked.
+    panel.legend(lines[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7)
+
+
+def _draw_learner(run: Run, metric: str, panel: Axes) -> None:
+    curve = run.curve(metric)
+    panel.plot(curve.steps, curve.values, color=COLOURS[0], linewidth=1.2)
+    _axes(panel, _words(metric.removeprefix(_LEARNER)))
 
 
 def metric_label(metric: str) -> str:
@@ -163,9 +178,14 @@ def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     return dict(zip(labels, cycle(looks), strict=False))
 
 
-def _panels(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+def _columns(count: int) -> int:
+    """Of so many panels."""
+    return 2 if count == 4 else min(count, 3)
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, in rows of three at most."""
-    columns = columns or min(count, 3)
+    columns = _columns(count)
     rows = math.ceil(count / columns)
     size = (_PANEL[0] * columns, _PANEL[1] * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
@@ -178,18 +198,27 @@ def _panels(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]
 def _axes(panel: Axes, label: str) -> None:
     panel.set(xlabel="environment steps", ylabel=label)
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: steps(x)))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: number(y)))
     panel.margins(x=0.01)
+    low, high = panel.get_xlim()
+    if low < 0.3 * high:  # and not a run that began with another one's state
+        panel.set_xlim(left=0)
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Beside the panels, each group once."""
+def _legend(figure: Figure, panels: Sequence[Axes], what: str) -> None:
+    """Beside the panels, each group once, and last what a dashed line is."""
     lines = {}
     for panel in panels:
         for line, label in zip(*panel.get_legend_handles_labels(), strict=True):
             lines[label] = line
-    labels = sorted(lines)
-    figure.legend([lines[label] for label in labels], labels, loc="outside right center")
+    labels = sorted(lines, key=lambda label: (label == _THRESHOLD, label))
+    figure.legend(
+        [lines[label] for label in labels],
+        labels,
+        loc="outside right center",
+        title=f"{_AGGREGATES[what]},\n95 % interval",
+        title_fontsize=9,
+        alignment="left",
+    )
 
 
 def _save(figure: Figure, file: Path) -> None:

@@ -94,6 +94,8 @@ def trial_folders(path: str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
+    if "://" in path:
+        raise UserError(f"{path}: results are read from a local folder; copy them to one first.")
     folder = Path(path).expanduser().absolute()
     if not folder.exists():
         raise UserError(f"no such folder: {path}")
@@ -130,16 +132,22 @@ def read(folder: Path, say: Callable[[str], None]) -> Run | None:
 
     A trial that went on from a checkpoint repeats iterations: what was there from that iteration on
     has been trained again and is left out.
+
+    Raises:
+        UserError: the file cannot be read.
     """
     rows: list[dict[str, float]] = []
     config: dict[str, Any] = {}
     algorithm = ""
     unreadable = 0
-    lines = (folder / RESULTS).read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = (folder / RESULTS).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {folder / RESULTS}: {error.strerror or error}.") from None
     for number, line in enumerate(lines, 1):
         try:
             result = json.loads(line)
-            iteration = result[ITERATION]
+            iteration, _ = result[ITERATION], result[ENV_STEPS]
         except (ValueError, KeyError, TypeError):
             # The last line may be about to be written, or a kill has cut it short.
             unreadable += number < len(lines)

@@ -12,13 +12,14 @@ from rllib_seqmarl.experiments.compare import statistics
 from rllib_seqmarl.experiments.compare.comparison import (
     SHARES,
     Comparison,
+    Effort,
     Environment,
     Group,
     Reach,
 )
 from rllib_seqmarl.experiments.compare.statistics import RESAMPLES, Estimate
 
-_NOTHING = "-"
+_PERCENT = [f"{share:.0%}" for share in SHARES]
 
 
 def markdown(comparison: Comparison) -> str:
@@ -37,10 +38,11 @@ def markdown(comparison: Comparison) -> str:
         "- **final**: the value at a run's last result.\n"
         "- **area**: the area under the curve over the environment steps that all runs have, "
         "divided by their number: the mean value on the way.\n"
-        "- **25 %** to **100 %**: environment steps, wall time and CPU time until a run first "
-        "reaches this share of the threshold; the mean over the runs that do. `(2/4)`: only two "
+        "- **25%** to **100%**: environment steps, wall time and CPU time until a run first "
+        "reaches this share of the threshold; the mean over the runs that do. `2/4:` only two "
         "of four do; `-`: none does. CPU time is that of the trial's process, its runners and its "
         "learners, which other work on the machine prolongs much less than wall time.\n"
+        "- **whole run**: the same until a run's last value.\n"
         "- **Probability of improvement**: that a run of the row ends higher than a run of the "
         "column (0.5 where both are the same).\n"
         "- **Performance profile**: the share of runs that end above a share of the threshold.",
@@ -54,16 +56,16 @@ def _sections(env: Environment) -> list[str]:
     if env.groups[0].reached:
         origin = "" if env.base == 0 else f", 0 % is {number(env.base)}, where the runs begin"
         text = f"100 % is {number(env.threshold)}{origin}. {text}"
-    shares = SHARES if env.groups[0].reached else ()
-    header = ["", "runs", "env steps", "final", "area", *(f"{share:.0%}" for share in shares)]
+    reached = _PERCENT if env.groups[0].reached else []
+    header = ["", "runs", "final", "area", *reached, "whole run"]
     rows = [
         [
             group.label,
             str(len(group.curves)),
-            steps(max(curve.steps[-1] for curve in group.curves)),
             interval(group.final),
             interval(group.area),
             *(_reach(reach, len(group.curves)) for reach in group.reached),
+            _effort(group.total),
         ]
         for group in env.groups
     ]
@@ -81,17 +83,15 @@ def _sections(env: Environment) -> list[str]:
 
 def _profile(comparison: Comparison) -> list[str]:
     levels = np.array(SHARES)
-    rows = []
-    for label in comparison.labels:
-        scores = comparison.scores(label)
-        if scores is not None:
-            # The value of the threshold itself counts as above it, as in the tables.
-            shares, *ends = statistics.profile(scores, levels - 1e-9)
-            rows.append([label, *_estimates(shares, *ends)])
+    # The value of the threshold itself counts as above it, as in the tables.
+    rows = [
+        [label, *_estimates(*statistics.profile(scores, levels - 1e-9))]
+        for label, scores in comparison.scores().items()
+    ]
     if not rows:
         return []
     where = " (all environments, each counts the same)" if len(comparison.environments) > 1 else ""
-    header = ["", *(f"{share:.0%}" for share in SHARES)]
+    header = ["", *_PERCENT]
     return ["## Performance profile", f"Share of runs that end above{where}:", _table(header, rows)]
 
 
@@ -110,11 +110,15 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _reach(reach: Reach, runs: int) -> str:
-    if reach.steps is None or reach.wall is None:
-        return _NOTHING
-    cpu = "" if reach.cpu is None else f", CPU {seconds(reach.cpu)}"
-    some = "" if reach.runs == runs else f" ({reach.runs}/{runs})"
-    return f"{steps(reach.steps)}, {seconds(reach.wall)}{cpu}{some}"
+    if reach.effort is None:
+        return "-"
+    some = "" if reach.runs == runs else f"{reach.runs}/{runs}: "
+    return f"{some}{_effort(reach.effort)}"
+
+
+def _effort(effort: Effort) -> str:
+    cpu = "" if effort.cpu is None else f", CPU {seconds(effort.cpu)}"
+    return f"{steps(effort.steps)} ({seconds(effort.wall)}{cpu})"
 
 
 def interval(value: Estimate) -> str:
@@ -138,13 +142,13 @@ def steps(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """``1h 28m``, ``3m 20s``, ``12.3s``."""
+    """``1h 28m``, ``28m``, ``3m 20s``, ``12.3s``."""
     if value < 60:
         return f"{value:.3g}s"
-    whole = round(value)
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    if value < 600:
+        return f"{value // 60:.0f}m {value % 60:02.0f}s"
+    minutes = round(value / 60)
+    return f"{minutes // 60}h {minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m"
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -170,19 +174,15 @@ def _line(comparison: Comparison, env: Environment, group: Group) -> dict[str, o
         "metric": comparison.metric,
         "aggregate": comparison.how,
         "runs": len(group.curves),
-        "env_steps": max(curve.steps[-1] for curve in group.curves),
         "threshold": env.threshold,
         "base": env.base,
         **_columns("final", group.final),
         **_columns("area", group.area),
     }
-    for share, reach in zip(SHARES, group.reached, strict=False):
-        line |= {
-            f"runs_to_{share:.0%}": reach.runs,
-            f"env_steps_to_{share:.0%}": reach.steps,
-            f"wall_s_to_{share:.0%}": reach.wall,
-            f"cpu_s_to_{share:.0%}": reach.cpu,
-        }
+    for share, reach in zip(_PERCENT, group.reached, strict=False):
+        line[f"runs_to_{share}"] = reach.runs
+        line |= _costs(f"to_{share}", reach.effort)
+    line |= _costs("in_all", group.total)
     for other, probability in group.better_than.items():
         line |= _columns(f"better_than_{other}", probability)
     return line
@@ -190,3 +190,11 @@ def _line(comparison: Comparison, env: Environment, group: Group) -> dict[str, o
 
 def _columns(name: str, value: Estimate) -> dict[str, object]:
     return {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+
+
+def _costs(name: str, effort: Effort | None) -> dict[str, object]:
+    return {
+        f"env_steps_{name}": effort and effort.steps,
+        f"wall_s_{name}": effort and effort.wall,
+        f"cpu_s_{name}": effort and effort.cpu,
+    }
