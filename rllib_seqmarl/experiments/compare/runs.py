@@ -158,6 +158,7 @@ def read(folder: Path, say: Callable[[str], None]) -> Run | None:
             rows.pop()
         numbers = flatten(result).items()
         rows.append({name: float(x) for name, x in numbers if isinstance(x, int | float)})
+    _drop_repeated_evaluations(rows)
     if unreadable:
         say(f"{folder / RESULTS}: lines that cannot be read and are left out: {unreadable}.")
     if not rows:
@@ -165,6 +166,17 @@ def read(folder: Path, say: Callable[[str], None]) -> Run | None:
         return None
     name = algorithm or _algorithm_by_folder(folder)
     return Run(folder, name, str(config.get("env")), flatten(config), rows)
+
+
+def _drop_repeated_evaluations(rows: Sequence[dict[str, float]]) -> None:
+    """Between two evaluations results repeat the last one, which is no new point of a curve."""
+    counter, last = f"evaluation/env_runners/{ENV_STEPS}", math.nan
+    for row in rows:
+        count = row.get(counter, math.nan)
+        if count == last:
+            for name in [name for name in row if name.startswith("evaluation/")]:
+                del row[name]
+        last = count
 
 
 def _algorithm_by_folder(folder: Path) -> str:

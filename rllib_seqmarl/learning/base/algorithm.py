@@ -105,6 +105,7 @@ class TeamAlgorithm(Algorithm):
             self.eval_env_runner_group, "evaluation runner", self.evaluation_config
         )
         self._cpu_clock = CpuClock()
+        self._evaluation_cpu_time = 0.0  # of evaluation runners since the last result
 
     def __repr__(self) -> str:
         # RLlib's own needs a config, and hides the mistake in it by failing in turn.
@@ -213,6 +214,7 @@ class TeamAlgorithm(Algorithm):
         if not played:  # nobody answered: RLlib would repeat the metrics of the last evaluation
             results.pop(ENV_RUNNER_RESULTS, None)
         reported = results.get(ENV_RUNNER_RESULTS, {})
+        self._evaluation_cpu_time += reported.get(CPU_TIME, 0.0)
         for name in played[0] if played else ():
             values = np.concatenate([episodes[name] for episodes in played])
             reported[mean_name(name)] = float(values.mean(dtype=np.float64))
@@ -279,16 +281,12 @@ class TeamAlgorithm(Algorithm):
 
     def _log_cpu_time(self, result: Metrics) -> Metrics:
         """CPU seconds of this process and of those that worked for it, in all and of a result."""
-        seconds = self._cpu_clock.lap()
-        for path in (
-            (ENV_RUNNER_RESULTS,),
-            (EVALUATION_RESULTS, ENV_RUNNER_RESULTS),
-            (LEARNER_RESULTS, DEFAULT_MODULE_ID),
-        ):
-            group: Metrics = result
-            for name in path:
-                group = group.get(name, {})
-            seconds += group.get(CPU_TIME, 0.0)
+        seconds: float = self._cpu_clock.lap()
+        seconds += result.get(ENV_RUNNER_RESULTS, {}).get(CPU_TIME, 0.0)
+        seconds += result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {}).get(CPU_TIME, 0.0)
+        # Results repeat the last evaluation until the next one.
+        seconds += self._evaluation_cpu_time
+        self._evaluation_cpu_time = 0.0
         # A lifetime sum is part of checkpoints.
         self.metrics.log_value(CPU_TIME_TOTAL, seconds, reduce="lifetime_sum")
         return {CPU_TIME_TOTAL: self.metrics.peek(CPU_TIME_TOTAL), CPU_TIME_THIS_ITER: seconds}

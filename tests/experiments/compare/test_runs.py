@@ -49,6 +49,16 @@ def test_what_is_not_a_number_is_no_point_of_the_curve(tmp_path: Path) -> None:
     assert curve.values.tolist() == [2, 5]
 
 
+def test_an_evaluation_is_one_point_although_results_repeat_it(tmp_path: Path) -> None:
+    rows = []
+    for i in range(1, 8):
+        played = i // 3  # in the iterations 3 and 6
+        counts = {"num_env_steps_sampled_lifetime": 50 * played, "win_rate": 0.5}
+        rows.append(row(i, 1.0, **({"evaluation": {"env_runners": counts}} if played else {})))
+    curve = read_one(write_run(tmp_path / "trial", rows)).curve("evaluation/env_runners/win_rate")
+    assert curve.steps.tolist() == [300, 600]
+
+
 def test_a_last_line_that_is_cut_is_not_there_yet(tmp_path: Path) -> None:
     trial = write_run(tmp_path / "trial", [1.0, 2.0])
     with (trial / "result.json").open("a") as stream:

@@ -76,19 +76,19 @@ def test_cpu_seconds_are_those_of_all_processes(
         num_env_runners=num_env_runners,
         num_learners=num_learners,
         rollout_fragment_length=100,
-        evaluation_interval=1,
-        evaluation_duration=8,
+        evaluation_interval=2,
+        evaluation_duration=200,
+        evaluation_num_env_runners=num_learners,
     )
     algorithm = config.build_algo()
     pids = [os.getpid()]
     if num_env_runners:
-        pids += algorithm.env_runner_group.foreach_env_runner(
-            lambda runner: os.getpid(), local_env_runner=False
-        )
+        for group in (algorithm.env_runner_group, algorithm.eval_env_runner_group):
+            pids += group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
         pids += [
             one.get() for one in algorithm.learner_group.foreach_learner(lambda _: os.getpid())
         ]
-    assert len(set(pids)) == 1 + num_env_runners + num_learners
+    assert len(set(pids)) == 1 + num_env_runners + 2 * num_learners
     results, counted = [algorithm.train()], [_cpu_seconds(pids)]
     for _ in range(5):
         results.append(algorithm.train())
