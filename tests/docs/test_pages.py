@@ -44,6 +44,10 @@ def blocks(text: str, *languages: str) -> list[str]:
     return [block for _, language, block in BLOCK.findall(text) if language in languages]
 
 
+#: Commands that the pages also name without their arguments.
+NAMED = ("--help", "show", "train", "evaluate", "export", "compare", "plot")
+
+
 def commands(text: str) -> list[str]:
     """All `rllib` commands: lines of bash blocks, and code in a line that begins with `rllib`."""
     lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
@@ -70,7 +74,7 @@ def load(name: str) -> ModuleType:
 @pages
 def test_every_command_parses(page: Path) -> None:
     for words in commands(page.read_text(encoding="utf-8")):
-        if words == ["--help"] or words[-1] in ("--help", "show", "train", "evaluate", "export"):
+        if words[-1] in NAMED:
             continue  # the name of a command, not one
         args = vars(cli._parser().parse_args(words))
         for option in ("config", "stop", "env_config"):
