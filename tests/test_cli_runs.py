@@ -11,10 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from helpers.running import EXAMPLE, SMALL, Running, environment, iterations, results, rllib
 from PIL import Image
+
+from rllib_seqmarl.experiments.compare.runs import read
 
 STEPS = "num_env_steps_sampled_lifetime"
 
@@ -243,6 +246,16 @@ def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path, to_b
     per_iteration = done[0][STEPS]
     assert all(result[STEPS] == per_iteration * result["training_iteration"] for result in done)
     assert len(list(folder.glob("*/checkpoint_*"))) <= 3
+
+    # Its curve has every iteration once, and the CPU seconds went on.
+    (file,) = folder.glob("*/result.json")
+    curve = read(file.parent, pytest.fail)
+    assert curve.column("training_iteration").tolist() == list(range(1, 41))
+    assert (np.diff(curve.column("cpu_time_total_s")) > 0).all()
+    run = rllib("plot", str(next(folder.glob("*/checkpoint_*"))), "--out", str(tmp_path / "a.png"))
+    assert run.returncode == 0, run.stdout
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 1000
 
     # What is finished is not run again.
     run = rllib(*arguments, "--resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,12 +38,15 @@ def compare(
         The exit status.
 
     Raises:
-        UserError: no results, a metric or a key that is not there, or nowhere to write.
+        UserError: no results, a metric or a key that is not there, a threshold that is none, or
+            nowhere to write.
     """
     _check_installed("compare")
     target = Path(out).expanduser()
     if target.exists() and not target.is_dir():
         raise UserError(f"--out: {out} is a file; give a folder.")
+    if threshold is not None and not math.isfinite(threshold):
+        raise UserError(f"--threshold must be a finite number, got {threshold}.")
     notes: list[str] = []
     found = results.read_all(folders, notes.append)
     chosen = results.choose_metric(found, metric)
@@ -72,7 +76,8 @@ def compare(
     for env in comparison.environments:
         for entry in env.groups:
             value = summary.interval(entry.final)
-            say(f"  {env.label}: {entry.label} {value}, {len(entry.curves)} runs")
+            runs = "1 run" if len(entry.curves) == 1 else f"{len(entry.curves)} runs"
+            say(f"  {env.label}: {entry.label} {value}, {runs}")
     say(f"Written to {target}: {', '.join(files)}")
     return 0
 

@@ -119,6 +119,10 @@ def test_plots_one_run(results: Path, tmp_path: Path, monkeypatch: pytest.Monkey
             ["compare", "{runs}", "--out", "{new}", "--group", "algorithm,seed"],
             "--group: no run has 'seed'. Did you mean 'config/seed'?",
         ),
+        (
+            ["compare", "{runs}", "--out", "{new}", "--threshold", "nan"],
+            "--threshold must be a finite number, got nan.",
+        ),
         (["plot", "{runs}"], "{runs} holds 2 trials; name one of them, e.g. {runs}/2, or see"),
         (["plot", "{runs}/1", "--out", "x.jpg"], "--out: x.jpg must end with .png, .pdf or .svg."),
     ],
