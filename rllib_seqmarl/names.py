@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar, cast
+from operator import attrgetter
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from rllib_seqmarl.errors import UserError, nearest
 
@@ -38,7 +40,7 @@ def import_target(target: Target, kind: str) -> Any:
         return target
     module, _, attribute = target.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # a module from outside may fail in any way
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{kind} {target!r} cannot be imported: {reason}.") from error
@@ -50,6 +52,28 @@ def import_path(target: Target) -> str | None:
         return target
     path = f"{target.__module__}:{target.__qualname__}"
     return None if target.__module__ == "__main__" or "<" in path else path
+
+
+class Place(NamedTuple):
+    """Where an environment is, in the words of RLlib's ``EnvContext``: for ports and folders.
+
+    Attributes:
+        worker_index: 0 in the trial's own process, from 1 in runners of other processes.
+        vector_index: which of the environments of that process; 0 for one that steps all of them.
+        num_workers: the number of runners in other processes.
+    """
+
+    worker_index: int = 0
+    vector_index: int = 0
+    num_workers: int = 0
+
+    def asked_for_by(self, target: Callable[..., Any]) -> dict[str, int]:
+        """Those of these numbers that ``target`` names among its parameters."""
+        try:
+            parameters = inspect.signature(target).parameters
+        except (TypeError, ValueError):  # a class of a C extension
+            return {}
+        return {name: value for name, value in self._asdict().items() if name in parameters}
 
 
 class Table(Mapping[str, V], Generic[V]):

@@ -20,6 +20,8 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +29,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rllib_seqmarl import _ray_compat
-from rllib_seqmarl.names import TABLES, Table, Target, import_path, import_target, is_import_path
+from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.names import (
+    TABLES,
+    Place,
+    Table,
+    Target,
+    import_path,
+    import_target,
+    is_import_path,
+)
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -120,11 +131,14 @@ class Environment:
             ``env(num_envs, **env_config)``.
         config: its class of settings (see `rllib_seqmarl.settings`); None where there is none. A
             class method ``variant(env_config)``, where it has one, gives the class to be read.
+        adapter: the environment of this package that plays it, where ``env`` is the class of a
+            game, which is called with ``env_config``.
     """
 
     name: str
     env: Target
     config: Target | None = None
+    adapter: str | None = None
 
     def settings_class(self) -> type | None:
         """The class of settings, imported; None where the environment has none.
@@ -134,6 +148,10 @@ class Environment:
         """
         return None if self.config is None else import_target(self.config, "env config")
 
+    def _game(self, env_config: Mapping[str, Any]) -> dict[str, Any]:
+        """The ``env_config`` with which the adapter plays it."""
+        return {"env": self.name, "kwargs": dict(env_config)}
+
     def check(self, env_config: Mapping[str, Any]) -> dict[str, Any]:
         """The complete ``env_config``, defaults filled in.
 
@@ -142,8 +160,12 @@ class Environment:
         """
         from rllib_seqmarl.settings import as_dict, read
 
+        if self.adapter is not None:
+            ENVIRONMENTS[self.adapter].read(self._game(env_config))
         cls = self.settings_class()
         if cls is None:
+            if self.adapter is None:
+                self._check_keywords(env_config)
             return dict(env_config)
         variant = getattr(cls, "variant", None)
         cls = cls if variant is None else variant(env_config)
@@ -155,6 +177,20 @@ class Environment:
             _READ[self, _as_key(same)] = (config, same)
         return complete
 
+    def _check_keywords(self, env_config: Mapping[str, Any]) -> None:
+        try:
+            signature = inspect.signature(import_target(self.env, "environment"))
+        except ValueError:  # one of a C extension
+            return
+        try:
+            signature.bind(1, **env_config)
+        except TypeError as error:
+            raise UserError(
+                f"environment {self.name!r} cannot be called with num_envs and the env_config "
+                f"{dict(env_config)!r}: {error}. (What makes one game of PettingZoo or RLlib goes "
+                "by env: pettingzoo or multi_agent_env and its own path in env_config: env.)"
+            ) from None
+
     def read(self, env_config: Mapping[str, Any]) -> Any:
         """The settings that ``env_config`` means, checked once per process.
 
@@ -165,7 +201,7 @@ class Environment:
             UserError: an unknown key, a wrong type or value.
         """
         if self.config is None:
-            return dict(env_config)
+            return self.check(env_config)
         key = (self, _as_key(env_config))
         if key not in _READ:
             self.check(env_config)
@@ -177,9 +213,21 @@ class Environment:
         Raises:
             UserError: it cannot be imported, or does not take ``env_config``.
         """
+        return self.make_at(Place(), num_envs, env_config)
+
+    def make_at(self, place: Place, num_envs: int, env_config: Mapping[str, Any]) -> TeamVectorEnv:
+        """The same in a runner; what is called is given those indices that it names."""
+        if self.adapter is not None:
+            adapter = ENVIRONMENTS[self.adapter]
+            return adapter.make_at(place, num_envs, self._game(env_config))
         config = self.read(env_config)
         env = import_target(self.env, "environment")
-        made = env(num_envs, **config) if self.config is None else env(num_envs, config)
+        asked = place.asked_for_by(env)
+        if self.config is not None:
+            return cast("TeamVectorEnv", env(num_envs, config, **asked))
+        made = env(num_envs, **{**asked, **config})
+        if not is_team(type(made)):
+            raise not_a_team(f"environment {self.name!r} makes a {type(made).__name__}")
         return cast("TeamVectorEnv", made)
 
 
@@ -345,17 +393,88 @@ def summary(target: Target | Environment) -> str:
 EnvironmentCreator = Callable[[Mapping[str, Any]], "TeamVectorEnv"]
 
 
+#: Classes of games -> the environment of this package that plays them.
+_GAMES = {
+    ("ray.rllib.env.multi_agent_env", "MultiAgentEnv"): "multi_agent_env",
+    ("pettingzoo", "ParallelEnv"): "pettingzoo",
+}
+
+
+def _derives(cls: type, module: str, base: str) -> bool:
+    """Whether a class derives from another one; who does has imported it."""
+    known = getattr(sys.modules.get(module), base, None)
+    return isinstance(known, type) and issubclass(cls, known)
+
+
+def is_team(cls: type) -> bool:
+    """Whether a class is a `TeamVectorEnv`."""
+    return _derives(cls, "rllib_seqmarl.envs.core.contract", "TeamVectorEnv")
+
+
+def game_kind(cls: type) -> str | None:
+    """The environment of this package that plays games of a class; None where none does."""
+    for (module, base), name in _GAMES.items():
+        if _derives(cls, module, base):
+            return name
+    return None
+
+
+def not_a_team(what: str) -> UserError:
+    """The error of an environment of another kind; ``what`` begins the line."""
+    return UserError(
+        f"{what}, which is no team: give a TeamVectorEnv, a MultiAgentEnv of RLlib or a parallel "
+        "game of PettingZoo, as a class, as 'package.module:Class' or by tune.register_env."
+    )
+
+
 def environment(name: str) -> Environment:
     """The environment of that name or import path (imports neither torch nor ray).
 
-    What an import path names may have an attribute ``settings``, its class of settings.
+    What an import path names may have an attribute ``settings``, its class of settings. It may be
+    a ``MultiAgentEnv`` of RLlib or a parallel game of PettingZoo, too, which gets ``env_config`` as
+    its config or as its keywords.
 
     Raises:
         UserError: no such environment, or it cannot be imported.
     """
     if not is_import_path(name):
-        return ENVIRONMENTS[ENVIRONMENTS.name(name)]
-    return Environment(name, name, getattr(import_target(name, "environment"), "settings", None))
+        return ENVIRONMENTS[environment_name(name)]
+    target = import_target(name, "environment")
+    if not isinstance(target, type):
+        return Environment(name, name, getattr(target, "settings", None))
+    adapter = game_kind(target)
+    if adapter is None and not is_team(target):
+        raise not_a_team(f"environment {name!r} is a class")
+    settings = None if adapter is not None else getattr(target, "settings", None)
+    return Environment(name, name, settings, adapter)
+
+
+def environment_of_class(cls: type) -> tuple[str, Callable[..., object] | None]:
+    """What stands for a class in a config.
+
+    Returns:
+        Its import path; or, where no other process could import it, a name, and a creator to be
+        registered under it, which is sent to them.
+
+    Raises:
+        UserError: it is no team.
+    """
+    kind = game_kind(cls)
+    if kind is None and not is_team(cls):
+        raise not_a_team(f"environment {cls.__name__} is a class")
+    path = import_path(cls)
+    if path is not None:
+        return path, None
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if kind == "multi_agent_env":
+        return name, cls
+    if kind == "pettingzoo":
+        return name, partial(_with_keywords, cls)
+    return name, partial(_create, Environment(name, cls, getattr(cls, "settings", None)))
+
+
+def _with_keywords(cls: Callable[..., object], context: Mapping[str, Any]) -> object:
+    return cls(**{**_place(context).asked_for_by(cls), **context})
 
 
 def environment_name(name: str) -> str:
@@ -364,6 +483,12 @@ def environment_name(name: str) -> str:
     Raises:
         UserError: no such environment; the line names the nearest one.
     """
+    module, dot, attribute = name.rpartition(".")
+    if dot and not is_import_path(name) and not ENVIRONMENTS.knows(name):
+        raise UserError(
+            f"unknown environment {name!r}: an import path has a colon before the class: "
+            f"'{module}:{attribute}'."
+        )
     return ENVIRONMENTS.name(name)
 
 
@@ -385,7 +510,12 @@ def _create(entry: Environment, context: Mapping[str, Any]) -> TeamVectorEnv:
     """Environment creator with Ray's signature: ``context`` is env_config plus ``num_envs``."""
     env_config = dict(context)
     num_envs = env_config.pop("num_envs", 1)
-    return entry.make(num_envs, **env_config)
+    return entry.make_at(_place(context), num_envs, env_config)
+
+
+def _place(context: Mapping[str, Any]) -> Place:
+    """What an ``EnvContext`` knows; a plain mapping knows nothing."""
+    return Place(*(getattr(context, name, 0) for name in Place._fields))
 
 
 # -- Ray -----------------------------------------------------------------------------------------

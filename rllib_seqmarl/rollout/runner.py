@@ -25,6 +25,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns as Key
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.env_runner import ENV_STEP_FAILURE, EnvRunner
 from ray.rllib.utils import force_list
 from ray.rllib.utils.checkpoints import Checkpointable
@@ -37,10 +38,12 @@ from ray.rllib.utils.metrics import (
 from torch import Tensor
 
 from rllib_seqmarl._checkpoint_aliases import RUNNER_KEYS, rename
+from rllib_seqmarl.envs.adapters.rllib import make_by_creator
 from rllib_seqmarl.envs.core.contract import MixedActions, Observation, TeamVectorEnv
 from rllib_seqmarl.envs.core.contract import random_actions as uniform_actions
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.matmul import multiply_with
+from rllib_seqmarl.names import Place
 from rllib_seqmarl.rollout.metrics import (
     CPU_TIME,
     CpuClock,
@@ -96,7 +99,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self,
         *,
         config: AlgorithmConfig,
-        env_creator: Callable[[Mapping[str, Any]], TeamVectorEnv],
+        env_creator: Callable[[Mapping[str, Any]], object],
         spaces: Mapping[str, Any] | None = None,
         **kwargs: object,
     ) -> None:
@@ -104,7 +107,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
         Args:
             config: the algorithm's.
-            env_creator: makes E environments of ``env_config`` with ``num_envs``.
+            env_creator: makes E environments, or each of them; see `make_by_creator`.
             spaces: as of `get_spaces`, for a runner without environments.
             kwargs: RLlib's.
         """
@@ -139,9 +142,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def make_env(self) -> None:
         """Builds the E environments, and closes those there were."""
         self.stop()
-        context = {**self.config.env_config, "num_envs": self.config.num_envs_per_env_runner}
-        self.env = self.env_creator(context)
+        place = Place(self.worker_index or 0, num_workers=self.config.num_env_runners)
+        num_envs, env_config = self.config.num_envs_per_env_runner, self.config.env_config
+        self.env = make_by_creator(
+            self.env_creator, str(self.config.env), env_config, num_envs, place
+        )
         self._obs = None
+        context = EnvContext({**env_config, "num_envs": num_envs}, **place._asdict())
         self._call_back("on_environment_created", env=self.env, env_context=context)
 
     def make_module(self) -> None:

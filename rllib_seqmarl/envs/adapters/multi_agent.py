@@ -40,6 +40,7 @@ from rllib_seqmarl.envs.core.contract import Observation, observation_space, ran
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.layout import Layout
+from rllib_seqmarl.names import Place
 from rllib_seqmarl.settings import Doc, as_dict, settings
 
 
@@ -88,6 +89,9 @@ class GameConfig(PaidAgentsConfig):
 
 Flags = Mapping[Any, bool]
 
+#: Where games are that are built to be looked at.
+HERE = Place()
+
 _OF_A_STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
@@ -108,16 +112,15 @@ class DictGame(SingleEnv):
     layout: Layout
     _game: Any
 
-    def __init__(self, config: GameConfig) -> None:
-        """Takes the settings.
+    def __init__(self, config: GameConfig, place: Place = HERE) -> None:
+        """Takes the settings, and where the game is.
 
         Raises:
             UserError: the game cannot be imported or built, or is no team (see `slots`).
         """
         self._where = f"{self.env_name}: {config.env}"
         with _said_of(f"{self._where} with kwargs {dict(config.kwargs)!r}", "the constructor"):
-            target = imported(config.env, self.env_name, self.example)
-            self._game = self._call(target, config.kwargs)
+            self._game = self._build(config, place)
         agents = self._team()
         if not agents:  # some games know their agents only when they have been started
             with _said_of(self._where, "reset"):
@@ -159,8 +162,13 @@ class DictGame(SingleEnv):
 
     # What differs between kinds of games.
 
+    def _build(self, config: GameConfig, place: Place) -> object:
+        """The game; a `UserError` if it is of another kind."""
+        target = imported(config.env, self.env_name, self.example)
+        return self._call(target, config.kwargs, place)
+
     @abstractmethod
-    def _call(self, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> object:
+    def _call(self, target: Callable[..., Any], kwargs: Mapping[str, Any], place: Place) -> object:
         """The game that ``target`` builds; a `UserError` if it is of another kind."""
 
     @abstractmethod
@@ -386,13 +394,19 @@ class GameVectorEnv(SyncVectorEnv):
 
     metric_names = ("dead_ratio",)
 
-    def __init__(self, num_envs: int, game_class: type[DictGame], config: GameConfig) -> None:
-        """Takes E, the kind of game, and the settings."""
+    def __init__(
+        self,
+        num_envs: int,
+        build: Callable[[GameConfig, Place], DictGame],
+        config: GameConfig,
+        place: Place = HERE,
+    ) -> None:
+        """Takes E, what builds one game, the settings, and where the first game is."""
         self.simulator = config.env
-        trial = game_class(config)
+        trial = build(config, place)
         both = trial.observation_space, trial.action_space
         self._fault = fault_of_copies(trial, *both, config.reward_per_agent)
-        games = [game_class(config) for _ in range(num_envs)]
+        games = [build(config, place._replace(vector_index=e)) for e in range(num_envs)]
         super().__init__(games, *both, config.autoreset, config.reward_per_agent)
 
     def cannot_save_reason(self) -> str | None:
@@ -443,7 +457,7 @@ def _key(config: GameConfig) -> tuple[type, str]:
     return type(config), repr(sorted(as_dict(config).items()))
 
 
-def try_game(config: GameConfig, game_class: type[DictGame]) -> None:
+def try_game(config: GameConfig, build: Callable[[GameConfig], DictGame]) -> None:
     """Builds one game and plays its first step, once per config and process.
 
     Raises:
@@ -451,10 +465,10 @@ def try_game(config: GameConfig, game_class: type[DictGame]) -> None:
     """
     if _key(config) in _tried:
         return
-    game = game_class(config)
+    game = build(config)
     both = game.observation_space, game.action_space
     env = SyncVectorEnv([game], *both, reward_per_agent=config.reward_per_agent)
-    where = f"{game_class.env_name}: {config.env}"
+    where = f"{game.env_name}: {config.env}"
     with _said_of(where, "reset"):
         obs, _ = env.reset(seed=0)
     with _said_of(where, "step"):

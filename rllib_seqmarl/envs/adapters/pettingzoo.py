@@ -22,6 +22,7 @@ from rllib_seqmarl.envs.adapters.multi_agent import (
     try_game,
 )
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.names import Place
 from rllib_seqmarl.settings import settings
 
 
@@ -31,10 +32,10 @@ class ParallelGame(DictGame):
     env_name = "pettingzoo"
     example = "pettingzoo.sisl.multiwalker_v9:parallel_env"
 
-    def _call(self, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> object:
+    def _call(self, target: Callable[..., Any], kwargs: Mapping[str, Any], place: Place) -> object:
         from pettingzoo import ParallelEnv
 
-        game = target(**kwargs)
+        game = target(**{**place.asked_for_by(target), **kwargs})
         if not isinstance(game, ParallelEnv):
             raise UserError(
                 f"{self._where} gives {type(game).__name__}, not a pettingzoo.ParallelEnv: "
@@ -83,6 +84,9 @@ class PettingZooConfig(GameConfig):
         try_game(self, ParallelGame)
 
 
-def make(num_envs: int, config: PettingZooConfig) -> GameVectorEnv:
+def make(
+    num_envs: int, config: PettingZooConfig, worker_index: int = 0, num_workers: int = 0
+) -> GameVectorEnv:
     """``num_envs`` games."""
-    return GameVectorEnv(num_envs, ParallelGame, config)
+    place = Place(worker_index, num_workers=num_workers)
+    return GameVectorEnv(num_envs, ParallelGame, config, place)

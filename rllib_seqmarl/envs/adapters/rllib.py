@@ -1,7 +1,8 @@
-"""Any ``MultiAgentEnv`` of RLlib, by its import path, as one team.
+"""Any ``MultiAgentEnv`` of RLlib as one team, by its import path or by what makes it.
 
 ``env_config: {env: "my_package.my_module:MyMultiAgentEnv", kwargs: {size: 8}}`` builds that class
-in RLlib's way, with one argument: the dict ``kwargs``.
+in RLlib's way, with one argument: the dict ``kwargs``, an ``EnvContext`` of RLlib that also knows
+the index of the runner and that of the environment.
 
 Agents act when they get an observation, so games in which agents take turns are played too. See
 :mod:`rllib_seqmarl.envs.adapters.multi_agent` for how agents become slots.
@@ -10,16 +11,22 @@ Agents act when they get an observation, so games in which agents take turns are
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rllib_seqmarl.envs.adapters.multi_agent import (
+    HERE,
     DictGame,
     Flags,
     GameConfig,
     GameVectorEnv,
     try_game,
 )
+from rllib_seqmarl.envs.adapters.pettingzoo import ParallelGame, PettingZooConfig
+from rllib_seqmarl.envs.core.contract import TeamVectorEnv
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.names import Place
+from rllib_seqmarl.registry import game_kind, not_a_team
 from rllib_seqmarl.settings import settings
 
 ALL = "__all__"
@@ -31,10 +38,10 @@ class RLlibGame(DictGame):
     env_name = "multi_agent_env"
     example = "ray.rllib.examples.envs.classes.multi_agent:TwoStepGame"
 
-    def _call(self, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> object:
+    def _call(self, target: Callable[..., Any], kwargs: Mapping[str, Any], place: Place) -> object:
         from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-        game = target(dict(kwargs))
+        game = target(_context(kwargs, place))
         if not isinstance(game, MultiAgentEnv):
             raise UserError(
                 f"{self._where} gives {type(game).__name__}, not a ray.rllib MultiAgentEnv."
@@ -77,6 +84,126 @@ class MultiAgentEnvConfig(GameConfig):
         try_game(self, RLlibGame)
 
 
-def make(num_envs: int, config: MultiAgentEnvConfig) -> GameVectorEnv:
+def make(
+    num_envs: int, config: MultiAgentEnvConfig, worker_index: int = 0, num_workers: int = 0
+) -> GameVectorEnv:
     """``num_envs`` games."""
-    return GameVectorEnv(num_envs, RLlibGame, config)
+    place = Place(worker_index, num_workers=num_workers)
+    return GameVectorEnv(num_envs, RLlibGame, config, place)
+
+
+# -- what ``tune.register_env`` was given --------------------------------------------------------
+
+#: Makes an environment of an ``EnvContext``.
+Creator = Callable[[Mapping[str, Any]], object]
+
+
+class _CreatedGame(RLlibGame):
+    """The ``MultiAgentEnv`` that a creator makes."""
+
+    def __init__(self, creator: Creator, config: GameConfig, place: Place = HERE) -> None:
+        self._creator = creator
+        super().__init__(config, place)
+
+    def _build(self, config: GameConfig, place: Place) -> object:
+        return self._call(self._creator, config.kwargs, place)
+
+
+class _CreatedParallelGame(ParallelGame):
+    """The parallel game of PettingZoo that a creator makes."""
+
+    def __init__(self, creator: Creator, config: GameConfig, place: Place = HERE) -> None:
+        self._creator = creator
+        super().__init__(config, place)
+
+    def _build(self, config: GameConfig, place: Place) -> object:
+        return self._creator(_context(config.kwargs, place))
+
+
+_tried: set[tuple[str, str]] = set()
+
+
+def try_creator(creator: Creator, name: str, env_config: Mapping[str, Any]) -> None:
+    """Looks at what ``tune.register_env`` was given, once per process, name and ``env_config``.
+
+    Raises:
+        UserError: it makes no team, or fails.
+    """
+    tried = (name, repr(sorted(env_config.items(), key=str)))
+    if tried in _tried:
+        return
+    build = _game_of(creator, name, env_config, 1, HERE)
+    if isinstance(build, TeamVectorEnv):
+        build.close()
+    else:
+        try_game(*build)
+    _tried.add(tried)
+
+
+def make_by_creator(
+    creator: Creator, name: str, env_config: Mapping[str, Any], num_envs: int, place: Place
+) -> TeamVectorEnv:
+    """``num_envs`` environments of what a creator in Ray's registry makes.
+
+    Args:
+        creator: takes an ``EnvContext``. What makes a `TeamVectorEnv` finds ``num_envs`` in it;
+            what makes one game, a ``MultiAgentEnv`` or a parallel game of PettingZoo, is called for
+            each of them and finds there what RLlib itself gives.
+        name: under which it is registered.
+        env_config: for it.
+        num_envs: E.
+        place: where the first of them is.
+
+    Raises:
+        UserError: it makes no team, or fails.
+    """
+    made = _game_of(creator, name, env_config, num_envs, place)
+    if isinstance(made, TeamVectorEnv):
+        return made
+    config, build = made
+    return GameVectorEnv(num_envs, build, config, place)
+
+
+def _game_of(
+    creator: Creator, name: str, env_config: Mapping[str, Any], num_envs: int, place: Place
+) -> TeamVectorEnv | tuple[GameConfig, Callable[..., DictGame]]:
+    """The environments, or the settings of a game and what builds it."""
+    made = _created(creator, name, env_config, num_envs, place)
+    if isinstance(made, TeamVectorEnv):
+        return made
+    getattr(made, "close", lambda: None)()
+    kind = game_kind(type(made))
+    if kind == RLlibGame.env_name:
+        return MultiAgentEnvConfig(env=name, kwargs=env_config), partial(_CreatedGame, creator)
+    if kind == ParallelGame.env_name:
+        return PettingZooConfig(env=name, kwargs=env_config), partial(_CreatedParallelGame, creator)
+    raise not_a_team(f"environment {name!r} makes a {type(made).__name__}")
+
+
+def _created(
+    creator: Creator, name: str, env_config: Mapping[str, Any], num_envs: int, place: Place
+) -> object:
+    try:
+        return creator(_context({**env_config, "num_envs": num_envs}, place))
+    except UserError:
+        raise
+    except Exception as with_num_envs:  # a creator from outside may fail in any way
+        try:  # RLlib gives no num_envs, and many a class takes no keyword that it does not know
+            return creator(_context(env_config, place))
+        except Exception as error:
+            wants = isinstance(error, KeyError) and error.args == ("num_envs",)
+            cause = with_num_envs if wants else error
+            if isinstance(cause, UserError):
+                raise cause from None
+            message = " ".join(str(cause).split())
+            raise UserError(
+                f"environment {name!r} with env_config {dict(env_config)!r}: its creator raised "
+                f"{type(cause).__name__}: {message}"
+            ) from cause
+
+
+def _context(env_config: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    from ray.rllib.env.env_context import EnvContext
+
+    context: dict[str, Any] = EnvContext(dict(env_config), **place._asdict())
+    return context

@@ -89,6 +89,8 @@ def of_environment(env: str, env_config: Mapping[str, Any]) -> frozenset[str] | 
     if env not in registry.ENVIRONMENTS and not registry.is_import_path(env):
         return None  # the user's own, by tune.register_env
     entry = registry.environment(env)
+    if entry.adapter is not None:
+        entry = registry.ENVIRONMENTS[entry.adapter]
     target = registry.import_target(entry.env, "environment")
     beside = getattr(sys.modules[target.__module__], "metric_names", None)
     if isinstance(target, type):

@@ -24,6 +24,7 @@ from typing_extensions import Self
 
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl._ray_compat import PRIVATE_SETTINGS
+from rllib_seqmarl.envs.adapters.rllib import try_creator
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.layout import REMEDIES
 from rllib_seqmarl.learning.base.explanation import Explanation
@@ -277,10 +278,16 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         if not self.env:
             raise UserError("no environment is set: give `env`, for example 'smac'.")
         self.env_config = _mapping(self.env_config)
-        if not isinstance(self.env, str):
-            return
+        if isinstance(self.env, type):
+            self.env, creator = registry.environment_of_class(self.env)
+            if creator is not None:
+                tune.register_env(self.env, creator)
+        elif not isinstance(self.env, str):
+            raise registry.not_a_team(f"`env` is {self.env!r}")
         known = self.env in registry.ENVIRONMENTS or registry.is_import_path(self.env)
         if not known and _ray_compat.is_registered_environment(self.env):
+            creator = _ray_compat.registered_environment(self.env)
+            try_creator(creator, self.env, self.env_config)
             return  # the user's own, by tune.register_env
         entry = registry.environment(self.env)
         config = entry.read(self.env_config)
