@@ -226,7 +226,7 @@ class Environment:
         if self.config is not None:
             return cast("TeamVectorEnv", env(num_envs, config, **asked))
         made = env(num_envs, **{**asked, **config})
-        if not is_team(type(made)):
+        if is_of_another_kind(type(made)):
             raise not_a_team(f"environment {self.name!r} makes a {type(made).__name__}")
         return cast("TeamVectorEnv", made)
 
@@ -406,9 +406,12 @@ def _derives(cls: type, module: str, base: str) -> bool:
     return isinstance(known, type) and issubclass(cls, known)
 
 
-def is_team(cls: type) -> bool:
-    """Whether a class is a `TeamVectorEnv`."""
-    return _derives(cls, "rllib_seqmarl.envs.core.contract", "TeamVectorEnv")
+def is_of_another_kind(cls: type) -> bool:
+    """Whether a class is an environment of somebody else's, and no `TeamVectorEnv`."""
+    others = (*_GAMES, ("gymnasium.core", "Env"), ("pettingzoo", "AECEnv"))
+    return not _derives(cls, "rllib_seqmarl.envs.core.contract", "TeamVectorEnv") and any(
+        _derives(cls, module, base) for module, base in others
+    )
 
 
 def game_kind(cls: type) -> str | None:
@@ -443,7 +446,7 @@ def environment(name: str) -> Environment:
     if not isinstance(target, type):
         return Environment(name, name, getattr(target, "settings", None))
     adapter = game_kind(target)
-    if adapter is None and not is_team(target):
+    if adapter is None and is_of_another_kind(target):
         raise not_a_team(f"environment {name!r} is a class")
     settings = None if adapter is not None else getattr(target, "settings", None)
     return Environment(name, name, settings, adapter)
@@ -460,7 +463,7 @@ def environment_of_class(cls: type) -> tuple[str, Callable[..., object] | None]:
         UserError: it is no team.
     """
     kind = game_kind(cls)
-    if kind is None and not is_team(cls):
+    if kind is None and is_of_another_kind(cls):
         raise not_a_team(f"environment {cls.__name__} is a class")
     path = import_path(cls)
     if path is not None:

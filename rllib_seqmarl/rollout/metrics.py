@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,9 @@ from rllib_seqmarl.envs.core.contract import METRIC_NAMES
 #: Statistics of episodes, by name, an entry per episode.
 EpisodeStatistics = dict[str, NDArray[np.float32]]
 
+#: Episodes that an evaluation has ended because they went on for too long.
+NUM_EPISODES_CUT = "num_episodes_cut"
+
 #: Where the seconds of an iteration went, of runners, of learners, and of the whole.
 TIME_SPLIT = "time_split"
 
@@ -55,10 +58,13 @@ class TeamEpisode:
     Attributes:
         env_index: which of the E environments played it.
         statistics: ``episode_return``, ``episode_length`` and the environment's own metrics.
+        infos: what the game said in the episode's last step, a dict by agent; empty where the
+            environment says nothing (see `TeamVectorEnv.episode_infos`).
     """
 
     env_index: int
     statistics: dict[str, float]
+    infos: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.statistics["episode_length"])
@@ -66,6 +72,14 @@ class TeamEpisode:
     def get_return(self) -> float:
         """Sum of the team's rewards."""
         return self.statistics["episode_return"]
+
+
+def cut_line(num_cut: int, max_steps: int) -> str:
+    """What a user is told of episodes that an evaluation has ended."""
+    return (
+        f"{num_cut:,} of the evaluation's episodes did not end within {max_steps:,} steps and "
+        "were cut short there, as truncated; evaluation_max_episode_steps is another bound."
+    )
 
 
 def mean_name(statistic: str) -> str:

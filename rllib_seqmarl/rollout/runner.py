@@ -75,6 +75,10 @@ COMPONENT_ENVS = "envs"
 MAX_REBUILDS = 10
 
 
+#: Steps after which an evaluation ends an episode, where neither config nor environment says.
+MAX_EVALUATED_STEPS = 10_000
+
+
 class EnvRestarted(Exception):
     """The environment failed in a step and was built again; what was played is lost."""
 
@@ -129,6 +133,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._num_resets = 0  # of all environments, with the present weights
         self._obs: Observation | None = None  # None: reset before the next step
         self._is_first: Bools = np.zeros(0, bool)
+        # Of an evaluation: steps of the episodes under way, and envs whose episode was cut short.
+        self._length: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._is_cut: Bools = np.zeros(0, bool)
+        self._num_cut = 0  # since the last evaluation that was told
         self._recurrent_state: dict[str, Tensor] = {}  # each [E, N, ...]; empty without recurrence
         self._recorder = RunnerMetrics()
         self._cpu_clock = CpuClock()
@@ -292,7 +300,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         quota[: num_episodes % env.num_envs] += 1
         env_steps = 0
         while quota.any():
-            counted = quota > 0
+            counted = (quota > 0) & ~self._is_cut
+            if not counted.any():  # an env begins anew only with all others
+                self._obs = None
+                self._start()
+                continue
             obs, reward, *_ = self._step(choose()[ACTIONS], counted)
             columns = {name: value[None] for name, value in {**obs, REWARD: reward}.items()}
             RolloutBatch(1, 0, columns).check(env.simulator)
@@ -312,6 +324,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
                 self.generator.manual_seed(seed)
             self._obs, _ = self._try_env_reset(seed=seed)
             self._is_first = np.ones(self.env.num_envs, bool)
+            self._length = np.zeros(self.env.num_envs, np.int64)
+            self._is_cut = np.zeros(self.env.num_envs, bool)
             self._recurrent_state = self._initial_state()
         return self.env, self._obs
 
@@ -360,7 +374,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
         Args:
             actions: [E, N(, A)].
-            counted: bool [E], where an episode that ends now counts; None: everywhere.
+            counted: bool [E], where an episode that ends now counts, and ends at the latest after
+                `max_evaluated_steps`; None: everywhere, whenever it ends.
 
         Raises:
             EnvRestarted: the environment failed and was built again.
@@ -387,7 +402,27 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         ended = self._is_first if counted is None else self._is_first & counted
         if ended.any():
             self._end_episodes(ended, infos["final_info"])
+        if counted is not None:
+            self._cut_episodes(counted)
         return result
+
+    @property
+    def max_evaluated_steps(self) -> int:
+        """After how many steps an episode of an evaluation is cut short."""
+        assert self.env is not None
+        bound = self.config.evaluation_max_episode_steps or self.env.max_episode_steps
+        return bound or MAX_EVALUATED_STEPS
+
+    def _cut_episodes(self, counted: Bools) -> None:
+        """Ends episodes that count (bool [E]) and have lasted too long, as truncated."""
+        assert self.env is not None
+        self._length = np.where(self._is_first, 0, self._length + 1)
+        cut = counted & (self._length >= self.max_evaluated_steps)
+        if cut.any():
+            self._end_episodes(cut, self.env.statistics_so_far())
+            self._is_first = self._is_first | cut
+            self._is_cut |= cut
+            self._num_cut += int(cut.sum())
 
     # -- episodes, metrics, callbacks ----------------------------------------------------------
 
@@ -397,10 +432,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._recorder.finished.append(finished)
         if not self.config.has_episode_end_callback():
             return
+        assert self.env is not None
         for i, env_index in enumerate(np.flatnonzero(ended).tolist()):
             self._call_back(
                 "on_episode_end",
-                episode=TeamEpisode(env_index, {k: float(v[i]) for k, v in finished.items()}),
+                episode=TeamEpisode(
+                    env_index,
+                    {k: float(v[i]) for k, v in finished.items()},
+                    self.env.episode_infos(env_index),
+                ),
                 prev_episode_chunks=[],
                 env=self.env,
                 rl_module=self.module,
@@ -438,6 +478,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         """Statistics of all episodes that `get_metrics` reported since the last call, an error."""
         error, self._error = self._error, None
         return self._recorder.pop_reported(), error
+
+    def pop_num_cut(self) -> tuple[int, int]:
+        """How many episodes were cut short since the last call, and after how many steps."""
+        num_cut, self._num_cut = self._num_cut, 0
+        return num_cut, self.max_evaluated_steps
 
     def pop_warning(self) -> str:
         """What a user should know of the last restore; empty if nothing, or when already told."""

@@ -362,6 +362,10 @@ class DictGame(SingleEnv):
         """The metric ``dead_ratio`` of the episode that ended."""
         return {"dead_ratio": len(self._left) / len(self._slots)}
 
+    def episode_infos(self) -> Mapping[str, Any]:
+        """The game's infos of the last step, a dict by agent."""
+        return self._infos
+
     def get_state(self) -> bytes:
         """The game with what it last said; see :func:`dump`."""
         return dump((self._game, self._seen, self._infos, self._acts, self._left))

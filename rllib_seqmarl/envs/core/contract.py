@@ -176,11 +176,13 @@ class TeamVectorEnv(VectorEnv, ABC):
         scripted_policies: the names that ``scripted_actions`` takes.
         simulator: the name of what computes the envs, so that results are never confused.
         reward_per_agent: whether rewards are of every agent, [E, N], and not of the team, [E].
+        max_episode_steps: the most steps of an episode, where the environment has such a limit.
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ()
     scripted_policies: ClassVar[tuple[str, ...]] = ()
     simulator: str
+    max_episode_steps: int | None = None
     _frozen: NDArray[np.bool_] | None
     _last: tuple[Observation, dict[str, NDArray[np.float32]]] = ({}, {})
 
@@ -302,6 +304,20 @@ class TeamVectorEnv(VectorEnv, ABC):
         """
         return None
 
+    def episode_infos(self, e: int) -> Mapping[str, Any]:
+        """What the game itself said in the last step of the episode that env ``e`` ended last.
+
+        Callbacks find it in ``episode.infos``. Empty where the environment says nothing.
+        """
+        return {}
+
+    def metrics_so_far(self) -> dict[str, NDArray[np.float32]]:
+        """`metric_names` [E] of the episodes under way, should they be cut short now.
+
+        Asked where an evaluation ends an episode that goes on for too long. By default 0.
+        """
+        return {name: np.zeros(self.num_envs, np.float32) for name in self.metric_names}
+
     def cannot_save_reason(self) -> str | None:
         """Why `get_state` cannot hold the envs, in one clause; None where it can.
 
@@ -379,11 +395,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         last_obs, metrics = self._final_obs_and_metrics()
         self._returned.check_obs(last_obs, "_final_obs_and_metrics")
         infos: dict[str, Any] = {
-            "final_info": {
-                "episode_return": self._episode_return.astype(np.float32),
-                "episode_length": self._episode_length.astype(np.float32),
-                **metrics,
-            },
+            "final_info": self._statistics(metrics),
             "_final_info": done,
         }
         self._episode_return[done] = 0.0
@@ -395,6 +407,10 @@ class TeamVectorEnv(VectorEnv, ABC):
                 value[done] = last_obs[name][done]
             self._frozen = done.copy()
         return obs, reward, terminated, truncated, infos
+
+    def statistics_so_far(self) -> dict[str, NDArray[np.float32]]:
+        """What ``final_info`` would be if all episodes were cut short now."""
+        return self._statistics(self.metrics_so_far())
 
     def get_state(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit, here or in another process; picklable.
@@ -431,6 +447,15 @@ class TeamVectorEnv(VectorEnv, ABC):
         self._frozen = None if state["frozen"] is None else state["frozen"].copy()
         # Checkpoints of version 0.1 call it "worlds".
         self._set_envs_state(state["envs"] if "envs" in state else state["worlds"])
+
+    def _statistics(
+        self, metrics: Mapping[str, NDArray[np.float32]]
+    ) -> dict[str, NDArray[np.float32]]:
+        return {
+            "episode_return": self._episode_return.astype(np.float32),
+            "episode_length": self._episode_length.astype(np.float32),
+            **metrics,
+        }
 
     @property
     def _returned(self) -> ReturnForm:

@@ -8,7 +8,7 @@ derives from :class:`SingleEnv`; :class:`SyncVectorEnv` does the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,14 @@ class SingleEnv(ABC):
         """Ends what the env started."""
 
     def episode_metrics(self) -> dict[str, float]:
-        """The environment's ``metric_names`` of the episode that the last step ended."""
+        """The environment's ``metric_names`` of the episode that the last step ended.
+
+        Also of one that is cut short where it is, see `TeamVectorEnv.metrics_so_far`.
+        """
+        return {}
+
+    def episode_infos(self) -> Mapping[str, Any]:
+        """What the game said in the last step, for callbacks."""
         return {}
 
     def get_state(self) -> object:
@@ -97,6 +104,7 @@ class SyncVectorEnv(TeamVectorEnv):
     ) -> None:
         """Takes the E envs; see :class:`TeamVectorEnv` for the rest."""
         self._envs = list(envs)
+        self._infos: list[Mapping[str, Any]] = [{} for _ in envs]
         super().__init__(
             len(envs), single_observation_space, single_action_space, autoreset, reward_per_agent
         )
@@ -133,15 +141,28 @@ class SyncVectorEnv(TeamVectorEnv):
                 env.observe(self._rows[e])
         ended = [int(e) for e in np.flatnonzero(terminated | truncated)]
         if ended:
-            metrics: dict[str, NDArray[np.float32]] = {}
+            self._last = (self._observation(), self._metrics(ended))
             for e in ended:
-                for name, value in self._envs[e].episode_metrics().items():
-                    column = metrics.setdefault(name, np.zeros(self.num_envs, np.float32))
-                    column[e] = value
-            self._last = (self._observation(), metrics)
-            for e in ended:
+                self._infos[e] = self._envs[e].episode_infos()
                 self._start(e, None)
         return VectorStep(self._observation(), reward, terminated, truncated)
+
+    def _metrics(self, envs: Iterable[int]) -> dict[str, NDArray[np.float32]]:
+        """The metrics of some envs, each [E]; 0 for the others."""
+        metrics: dict[str, NDArray[np.float32]] = {}
+        for e in envs:
+            for name, value in self._envs[e].episode_metrics().items():
+                column = metrics.setdefault(name, np.zeros(self.num_envs, np.float32))
+                column[e] = value
+        return metrics
+
+    def metrics_so_far(self) -> dict[str, NDArray[np.float32]]:
+        """See :class:`TeamVectorEnv`."""
+        return self._metrics(range(self.num_envs))
+
+    def episode_infos(self, e: int) -> Mapping[str, Any]:
+        """See :class:`TeamVectorEnv`."""
+        return self._infos[e]
 
     def _get_envs_state(self) -> dict[str, Any]:
         return {

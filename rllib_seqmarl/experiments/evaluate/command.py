@@ -98,6 +98,8 @@ def evaluate(
     )
     _say(console, _title(result))
     console.print(_table(result))
+    if result["notice"]:
+        _say(console, f"note: {result['notice']}")
     if out is not None:
         text = json.dumps(result, indent=2, default=str) + "\n"
         _write("--out", out, text.encode(), console)

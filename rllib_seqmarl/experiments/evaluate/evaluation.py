@@ -29,6 +29,7 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.watcher import Watcher
 from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.names import tell_once
+from rllib_seqmarl.rollout.metrics import cut_line
 from rllib_seqmarl.rollout.rollout_batch import ACTIONS, Columns
 from rllib_seqmarl.rollout.runner import Bools, StepResult, TeamEnvRunner
 
@@ -142,6 +143,7 @@ class Evaluation(Episodes):
     Attributes:
         episodes: how many each of them played.
         controllers: by name of the scripted policy.
+        notice: how many of the episodes did not end and were cut short; empty if none.
     """
 
     algorithm: str
@@ -152,6 +154,7 @@ class Evaluation(Episodes):
     explore: bool
     episodes: int
     controllers: dict[str, Episodes]
+    notice: str
 
 
 class EpisodePlayer(TeamEnvRunner):
@@ -283,6 +286,7 @@ def evaluate_policy(
         for watcher in watchers:
             watcher.on_start(player, policy)
         played = player.play(episodes, explore)
+        num_cut, bound = player.pop_num_cut()
         scripted = {}
         for name in names:
             player.scripted_policy = name
@@ -299,4 +303,5 @@ def evaluate_policy(
         "episodes": len(next(iter(played["per_episode"].values()))),
         **played,
         "controllers": scripted,
+        "notice": cut_line(num_cut, bound) if num_cut else "",
     }

@@ -53,6 +53,7 @@ _EPISODES = (
     "episode_len_max",
     "episode_len_min",
     "num_episodes",
+    "num_episodes_cut",
     "num_episodes_lifetime",
     "num_env_steps_sampled",
     "num_env_steps_sampled_lifetime",

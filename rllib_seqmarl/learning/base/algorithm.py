@@ -35,10 +35,12 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.rollout.group import RemoteRunners
 from rllib_seqmarl.rollout.metrics import (
     CPU_TIME,
+    NUM_EPISODES_CUT,
     TIME_SPLIT,
     CpuClock,
     EpisodeStatistics,
     RecentEpisodes,
+    cut_line,
     mean_name,
 )
 from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, shard
@@ -74,6 +76,12 @@ def _sample_and_report(
 ) -> tuple[list[RolloutBatch], Metrics, list[EpisodeStatistics]]:
     rollouts, metrics = runner.sample(), runner.get_metrics()
     return rollouts, metrics, runner.pop_reported()[0]
+
+
+def _evaluated(
+    runner: TeamEnvRunner,
+) -> tuple[list[EpisodeStatistics], str | None, tuple[int, int]]:
+    return *runner.pop_reported(), runner.pop_num_cut()
 
 
 def _evaluate(
@@ -198,19 +206,21 @@ class TeamAlgorithm(Algorithm):
     def evaluate(self, parallel_train_future: object = None) -> Metrics:
         """RLlib's evaluation, with means over all episodes and not over the runners' means.
 
+        ``num_episodes_cut`` counts those that were ended after ``evaluation_max_episode_steps``.
+
         Raises:
             UserError: the environment is at fault, in whatever process.
         """
         results: Metrics = super().evaluate(parallel_train_future)
         if self._evaluation_runners is not None:
             timeout = self.config.evaluation_sample_timeout_s
-            popped = self._evaluation_runners.request(TeamEnvRunner.pop_reported, timeout)
+            popped = self._evaluation_runners.request(_evaluated, timeout)
         else:
-            popped = [(self.eval_env_runner or self.env_runner).pop_reported()]
-        for _, error in popped:
+            popped = [_evaluated(self.eval_env_runner or self.env_runner)]
+        for _, error, _ in popped:
             if error is not None:
                 raise UserError(error)
-        played = [episodes for evaluated, _ in popped for episodes in evaluated]
+        played = [episodes for evaluated, *_ in popped for episodes in evaluated]
         if not played:  # nobody answered: RLlib would repeat the metrics of the last evaluation
             results.pop(ENV_RUNNER_RESULTS, None)
         reported = results.get(ENV_RUNNER_RESULTS, {})
@@ -218,6 +228,11 @@ class TeamAlgorithm(Algorithm):
         for name in played[0] if played else ():
             values = np.concatenate([episodes[name] for episodes in played])
             reported[mean_name(name)] = float(values.mean(dtype=np.float64))
+        num_cut = sum(count for *_, (count, _) in popped)
+        if played:
+            reported[NUM_EPISODES_CUT] = num_cut
+        if num_cut:
+            self._evaluation_notice = cut_line(num_cut, popped[0][-1][1])
         return results
 
     def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
@@ -262,11 +277,13 @@ class TeamAlgorithm(Algorithm):
     def step(self) -> Metrics:
         """One iteration and, when due, an evaluation; the result names algorithm and simulator.
 
-        ``notice`` holds warnings for the user: what a restore could not bring back, and which
-        runners hang or failed. Empty if there are none.
+        ``notice`` holds warnings for the user: what a restore could not bring back, which runners
+        hang or failed, how many episodes of an evaluation did not end. Empty if there are none.
         """
+        self._evaluation_notice = ""
         warnings = [self.env_runner.pop_warning()]
         result = super().step()
+        warnings.append(self._evaluation_notice)
         self._recent_episodes.put_into(result.setdefault(ENV_RUNNER_RESULTS, {}))
         for runners in self._runners, self._evaluation_runners:
             warnings += runners.pop_warnings() if runners is not None else []

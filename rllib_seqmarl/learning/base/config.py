@@ -135,6 +135,12 @@ class TeamSettings:
         one, so that its policy is one update older. Log-probs are of the policy that acted; what
         corrects for it is the ratio, of algorithms that have one."""),
     ] = False
+    evaluation_max_episode_steps: Annotated[
+        int | None,
+        Gt(0),
+        Doc("""after so many steps an evaluation cuts an episode short, as truncated, and says so;
+        null: the environment's own limit or, where it has none, 10,000."""),
+    ] = None
     learner_class: Annotated[
         type[Learner] | None, Doc("a Learner class of your own; null: the algorithm's.")
     ] = None
