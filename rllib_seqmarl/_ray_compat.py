@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 if TYPE_CHECKING:
+    from ray.job_config import JobConfig
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
     from ray.rllib.env.env_runner_group import EnvRunnerGroup
@@ -170,8 +171,23 @@ def _use_deterministic(mode: bool) -> None:
     _when_imported("torch._inductor.config", tell_compiler)
 
 
+def job_config(module_folders: Sequence[str]) -> JobConfig:
+    """What tells Ray's processes to look for modules in these folders, too.
+
+    Ray does so with the folder of a script; the command ``rllib`` stands in another one.
+    """
+    from ray.job_config import JobConfig
+
+    return JobConfig(_py_driver_sys_path=list(module_folders))
+
+
 def start_local(
-    *, num_cpus: int | None, log_to_driver: bool, logging_level: int, address: str | None
+    *,
+    num_cpus: int | None,
+    log_to_driver: bool,
+    logging_level: int,
+    address: str | None,
+    module_folders: Sequence[str] = (),
 ) -> None:
     """``ray.init`` of a Ray of this machine, with the processes that a training needs.
 
@@ -202,6 +218,7 @@ def start_local(
             include_dashboard=False,
             log_to_driver=log_to_driver,
             logging_level=logging_level,
+            job_config=job_config(module_folders),
         )
 
 

@@ -7,11 +7,14 @@ This front only parses. Nothing heavy is imported before it is known what to do,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.names import look_for_modules_in
 
 if TYPE_CHECKING:
     from rllib_seqmarl.experiments.spec.experiment import Overrides
@@ -78,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal n.
     """
     try:
+        # The folder in which `python -m` would look.
+        with contextlib.suppress(FileNotFoundError):
+            look_for_modules_in(Path.cwd())
         args = _parser().parse_args(argv)
         run: Callable[[argparse.Namespace], int] = args.run
         return run(args)

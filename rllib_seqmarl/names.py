@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from rllib_seqmarl.errors import UserError, nearest
@@ -30,6 +32,34 @@ def is_import_path(name: object) -> bool:
     return isinstance(name, str) and ":" in name
 
 
+#: Folders beyond Python's own in which modules are looked for, here and in processes of Ray.
+MODULE_FOLDERS: list[str] = []
+
+
+def look_for_modules_in(folder: Path) -> None:
+    """Lets imports find the modules of a folder, after all that is found without it."""
+    path = str(folder.absolute())
+    if path not in sys.path:
+        sys.path.append(path)
+    if path not in MODULE_FOLDERS:
+        MODULE_FOLDERS.append(path)
+
+
+def where_modules_are_looked_for(error: BaseException, path: str) -> str:
+    """What to do if the module of an import path is not there; empty if something else failed."""
+    missing = getattr(error, "name", None)
+    if (
+        not isinstance(error, ModuleNotFoundError)
+        or missing != path.partition(":")[0].split(".")[0]
+    ):
+        return ""
+    return (
+        f" Put {missing}.py into the folder of the command or beside the experiment's file, "
+        "install it, or set PYTHONPATH; for the machines of a cluster that do not share the "
+        "folder: ray job submit --working-dir . -- rllib ..."
+    )
+
+
 def import_target(target: Target, kind: str) -> Any:
     """The object that a target is or names.
 
@@ -43,7 +73,8 @@ def import_target(target: Target, kind: str) -> Any:
         return attrgetter(attribute)(importlib.import_module(module))
     except Exception as error:  # a module from outside may fail in any way
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{kind} {target!r} cannot be imported: {reason}.") from error
+        remedy = where_modules_are_looked_for(error, target)
+        raise UserError(f"{kind} {target!r} cannot be imported: {reason}.{remedy}") from error
 
 
 def import_path(target: Target) -> str | None:

@@ -40,7 +40,7 @@ from rllib_seqmarl.envs.core.contract import Observation, observation_space, ran
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.layout import Layout
-from rllib_seqmarl.names import Place
+from rllib_seqmarl.names import Place, where_modules_are_looked_for
 from rllib_seqmarl.settings import Doc, as_dict, settings
 
 
@@ -436,8 +436,8 @@ def imported(path: str, env_name: str, example: str) -> Callable[..., Any]:
         return pkgutil.resolve_name(path)
     except Exception as error:  # a module of others may raise anything
         raise UserError(
-            f"{env_name}: env_config 'env' {path!r} cannot be imported: {error}. "
-            "Is the package that holds it installed?"
+            f"{env_name}: env_config 'env' {path!r} cannot be imported: {error}."
+            f"{where_modules_are_looked_for(error, path)}"
         ) from error
 
 

@@ -24,6 +24,7 @@ from rllib_seqmarl.experiments.spec.grids import variants
 from rllib_seqmarl.experiments.spec.legacy import translate
 from rllib_seqmarl.experiments.spec.metrics import OLD_NAMES, Metrics, flatten
 from rllib_seqmarl.experiments.spec.sampling import check_values
+from rllib_seqmarl.names import look_for_modules_in
 
 #: Of an experiment that says nothing about checkpoints: every 10 iterations, the last 3 stay.
 DEFAULT_CHECKPOINT_FREQUENCY = 10
@@ -144,10 +145,13 @@ class ExperimentSpec:
 def load_file(path: str, overrides: Overrides) -> list[ExperimentSpec]:
     """The experiments of a ``.yaml``, ``.yml`` or ``.py`` file.
 
+    Import paths may name modules beside it.
+
     Raises:
         UserError: anything in it that could not run as it was meant.
     """
     file = Path(path).expanduser()
+    look_for_modules_in(file.parent)
     if file.suffix in {".yaml", ".yml"}:
         specs = list(_from_yaml(file, overrides))
     elif file.suffix == ".py":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rllib_seqmarl import _ray_compat
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.names import MODULE_FOLDERS
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,15 @@ def connection(options: RunOptions) -> Iterator[bool]:
                 num_cpus=options.ray_num_cpus,
                 log_to_driver=options.verbose,
                 logging_level=level,
+                module_folders=MODULE_FOLDERS,
             )
         else:
-            ray.init(address=address, log_to_driver=options.verbose, logging_level=level)
+            ray.init(
+                address=address,
+                log_to_driver=options.verbose,
+                logging_level=level,
+                job_config=_ray_compat.job_config(MODULE_FOLDERS),
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if local:
             raise

@@ -1,0 +1,78 @@
+"""Modules that nobody installed: in the folder of the command, and beside the experiment's file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+#: The command itself: with `python -c` or `-m` Python would add the folder of the command.
+COMMAND = str(Path(sys.executable).parent / "rllib")
+TEAM = """
+from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions
+from rllib_seqmarl import registry
+
+class Line(DistinctActions):
+    \"\"\"Stands in no package.\"\"\"
+
+    def __init__(self, num_envs, num_agents=3):
+        settings = registry.environment("distinct_actions").read({"num_agents": num_agents})
+        super().__init__(num_envs, settings)
+"""
+EXPERIMENT = """
+beside:
+  run: MAT
+  env: "team_beside:Line"
+  stop: {training_iteration: 1}
+  config:
+    num_env_runners: 1
+    num_envs_per_env_runner: 2
+    rollout_fragment_length: 4
+    num_epochs: 1
+"""
+
+
+def run(folder: Path, *arguments: str) -> str:
+    variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RAY_ADDRESS")}
+    result = subprocess.run(
+        [COMMAND, *arguments],
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    return result.stdout
+
+
+def test_a_module_in_the_folder_of_the_command(tmp_path: Path) -> None:
+    (tmp_path / "team_here.py").write_text(TEAM)
+    assert "It declares no settings" in run(tmp_path, "env", "show", "team_here:Line")
+
+
+def test_what_is_nowhere_is_told_with_the_remedy(tmp_path: Path) -> None:
+    said = run(tmp_path, "train", "--algo", "MAT", "--env", "team_nowhere:Line")
+    assert "environment 'team_nowhere:Line' cannot be imported: No module named" in said
+    assert "Put team_nowhere.py into the folder of the command or beside the experiment's" in said
+    assert "ray job submit --working-dir ." in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_module_beside_the_file_is_found_by_runners_too(tmp_path: Path) -> None:
+    beside, elsewhere = tmp_path / "my expériment", tmp_path / "elsewhere"
+    beside.mkdir()
+    elsewhere.mkdir()
+    (beside / "team_beside.py").write_text(TEAM)
+    (beside / "train.yaml").write_text(EXPERIMENT)
+    options = ("--storage-path", "res ults", "--ray-num-cpus", "2")
+    said = run(elsewhere, "train", "file", str(beside / "train.yaml"), *options)
+    (checkpoint,) = elsewhere.glob("res ults/beside/*/checkpoint_0*")
+    assert "error" not in said.lower(), said
+    # Its folder is not known there; where the module is, the checkpoint plays.
+    said = run(elsewhere, "evaluate", str(checkpoint), "--episodes", "2")
+    assert "'team_beside:Line' cannot be imported" in said
+    assert "Put team_beside.py into the folder of the command" in said
+    played = run(beside, "evaluate", os.path.relpath(checkpoint, beside), "--episodes", "2")
+    assert "2 episodes, greedy actions" in played
