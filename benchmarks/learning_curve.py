@@ -1,6 +1,6 @@
 """One training of a tuned example in this process, and its greedy evaluations as JSON.
 
-    python benchmarks/learning_curve.py tuned_examples/srsv_smac.yaml --env-steps 400000 \\
+    python benchmarks/learning_curve.py tuned_examples/srsv_smac_5m.yaml --env-steps 400000 \\
         --settings '{"value_loss_agents": 2}' --seed 1 --out curve.json
 
 The file is written again after every iteration, so a run that is cut short leaves what it has. It

@@ -112,7 +112,7 @@ def test_train_then_evaluate_as_it_says(tmp_path):
     assert "episode_return" in run.stdout
     assert len(json.loads(out.read_text())["per_episode"]["episode_return"]) == 20
 
-    run = rllib(*arguments)
+    run = rllib(*arguments, "--experiment-name", folder.name)
     assert run.returncode == 2
     assert "--resume" in run.stdout
     assert iterations(folder) == [1, 2, 3]

@@ -384,7 +384,8 @@ class SeCALearner(CentralQLearner[SeCABatch, RecurrentModule]):
         if self.config.order in ("probability", "entropy"):
             return policy_scores(self.config.order, path.policy[:, :-1], actions)
         if self.config.order == "fixed":
-            if EVALUATION_SCORES not in extra:  # the sum is the same for all learners
+            # Another team's are of another length. The sum is the same for all learners.
+            if EVALUATION_SCORES not in extra or len(extra[EVALUATION_SCORES]) != actions.shape[-1]:
                 draw = torch.rand(actions.shape[-1], generator=self.generator)
                 extra[EVALUATION_SCORES] = self.sum_over_learners(draw.to(self.device))
             return extra[EVALUATION_SCORES].expand(actions.shape)
@@ -393,7 +394,7 @@ class SeCALearner(CentralQLearner[SeCABatch, RecurrentModule]):
             window = self.config.order_window
             return over_windows(contributions, batch.is_first, path.not_done, window)
         before = extra.get(EVALUATION_SCORES)
-        if before is None or before.shape[1] != len(contributions):
+        if before is None or before.shape[1:] != contributions[:, 0].shape:
             draw = torch.rand(2, *contributions[:, 0].shape, generator=self.generator)
             before = draw.to(self.device)
         scores, extra[EVALUATION_SCORES] = of_previous_episode(

@@ -535,6 +535,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _identity(self) -> tuple[bool, int]:
         return bool(self.config.in_evaluation), self.worker_index or 0
 
+    @property
+    def _played(self) -> dict[str, Any]:
+        """What says whether episodes can go on: the environment and its settings."""
+        return {"env": str(self.config.env), **self.config.env_config}
+
     def _get_envs_state(self) -> dict[str, Any]:
         """The environments with all their randomness, and the policy's recurrent state in them."""
         env = None if self._obs is None else self.env  # None: no episodes are under way
@@ -543,6 +548,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             env = None
         return {
             "runner": self._identity,
+            "played": self._played,
             "generator": self.generator.get_state().numpy(),
             "env": None if env is None else env.get_state(),
             "obs": None if env is None else self._obs,
@@ -558,7 +564,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._num_resets = state["num_resets"]
         self._obs = None
         same_number = len(state["is_first"]) == self.config.num_envs_per_env_runner
-        if state["obs"] is not None and self.env is not None and same_number:
+        changed = _changes(state.get("played", self._played), self._played)
+        if changed:
+            self._warning = (
+                f"the episodes of the checkpoint do not go on, since {', '.join(changed)}: new "
+                "episodes start."
+            )
+        elif state["obs"] is not None and self.env is not None and same_number:
             self.env.reset(seed=0)  # set_state continues environments that have been reset
             self.env.set_state(state["env"])
             self._obs, self._is_first = state["obs"], state["is_first"]
@@ -580,3 +592,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def get_checkpointable_components(self) -> list[tuple[str, RLModule]]:
         """The module is saved apart; see `Checkpointable`."""
         return [(COMPONENT_RL_MODULE, self.module)]
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What has changed in settings, as parts of a sentence."""
+    return [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in {**before, **now}
+        # Settings may hold arrays, whose comparison is no bool.
+        if repr(before.get(name)) != repr(now.get(name))
+    ]

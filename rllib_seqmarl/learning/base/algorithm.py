@@ -104,6 +104,7 @@ class TeamAlgorithm(Algorithm):
             # Before any weight is drawn: the initialisation depends on the number of threads.
             torch.set_num_threads(threads)
         self._iterations_without_rollout = 0
+        self._not_restored = ""
         self._recent_episodes = RecentEpisodes(
             config.metrics_num_episodes_for_smoothing, repr((config.env, config.env_config))
         )
@@ -274,6 +275,35 @@ class TeamAlgorithm(Algorithm):
         for name, seconds in parts.items():
             self.metrics.log_value((TIME_SPLIT, name), seconds, reduce="mean", window=1)
 
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """RLlib's; also of a team of another size, or with another ``env_config``.
+
+        What has another shape now keeps its initial values, and the next result's ``notice`` names
+        it.
+
+        Raises:
+            UserError: the checkpoint is of another network.
+        """
+        self._accept_other_sizes(True)
+        super().restore_from_path(path, *args, **kwargs)
+        results = self.learner_group.foreach_learner(lambda learner: learner.core.not_restored)
+        names = next(iter(results)).get()
+        if names:
+            self._not_restored = (
+                f"the checkpoint is of a team of other sizes: {len(names)} tensors of its network "
+                f"were left out ({', '.join(names)}) and begin anew, all others go on."
+            )
+        self._accept_other_sizes(False)
+
+    def _accept_other_sizes(self, accept: bool) -> None:
+        def set_on_learner(learner: Any) -> None:
+            learner.core.accepts_other_sizes = accept
+
+        self.learner_group.foreach_learner(set_on_learner)
+        for runner in (self.env_runner, self.eval_env_runner):
+            if runner is not None:
+                runner.module.accepts_other_sizes = accept
+
     def step(self) -> Metrics:
         """One iteration and, when due, an evaluation; the result names algorithm and simulator.
 
@@ -281,7 +311,7 @@ class TeamAlgorithm(Algorithm):
         hang or failed, how many episodes of an evaluation did not end. Empty if there are none.
         """
         self._evaluation_notice = ""
-        warnings = [self.env_runner.pop_warning()]
+        warnings, self._not_restored = [self._not_restored, self.env_runner.pop_warning()], ""
         result = super().step()
         warnings.append(self._evaluation_notice)
         self._recent_episodes.put_into(result.setdefault(ENV_RUNNER_RESULTS, {}))

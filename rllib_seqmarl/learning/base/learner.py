@@ -510,6 +510,15 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
             state[EXTRA_STATE] = {k: value.cpu().numpy() for k, value in self.extra_state.items()}
         return state
 
+    def _set_optimizer_state(self, state: dict[str, Any]) -> None:
+        """RLlib's; of parameters that have another shape now, nothing is taken over."""
+        super()._set_optimizer_state(state)
+        for optimizer in self._optimizer_parameters:
+            for parameter, moments in list(optimizer.state.items()):
+                shapes = {m.shape for m in moments.values() if isinstance(m, Tensor) and m.ndim}
+                if shapes - {parameter.shape}:
+                    del optimizer.state[parameter]
+
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over what `get_state` gave, as far as it is there."""
         super().set_state(state)

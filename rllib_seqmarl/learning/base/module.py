@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -103,8 +104,42 @@ def critic_obs_dim(space: spaces.Space[Any]) -> int:
     return layout.size
 
 
+def _differ(given: Any, own: Tensor) -> bool:
+    return tuple(given.shape) != tuple(own.shape)
+
+
 class TeamModule(TorchRLModule, InferenceOnlyAPI):
-    """What all modules of a team share: one way to act, greedily or not."""
+    """What all modules of a team share: one way to act, greedily or not.
+
+    Attributes:
+        accepts_other_sizes: whether a parameter keeps its own value where a state has it in another
+            shape, as where training goes on with another team. Otherwise that is an error.
+        not_restored: names of the parameters, and buffers, that did so.
+    """
+
+    accepts_other_sizes: bool = False
+    not_restored: tuple[str, ...] = ()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over weights.
+
+        Raises:
+            UserError: with `accepts_other_sizes`, they are of another network.
+        """
+        if self.accepts_other_sizes:
+            own = self.state_dict()
+            missing = sorted(own.keys() - state.keys())
+            self.not_restored = tuple(
+                name for name, value in own.items() if name in state and _differ(state[name], value)
+            )
+            if missing or len(self.not_restored) == len(own):
+                first = missing[0] if missing else self.not_restored[0]
+                raise UserError(
+                    f"the checkpoint is of another network, it has no {first!r} of this shape: set "
+                    "the network's settings to those of its training."
+                )
+            state = {k: v for k, v in state.items() if k not in self.not_restored}
+        super().set_state(state)
 
     def train(self, mode: bool = True) -> Self:
         """Changes the mode where it differs: RLlib sets it before and after every step."""

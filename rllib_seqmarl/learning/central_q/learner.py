@@ -243,7 +243,7 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
         """Takes over what `get_state` gave, as far as it is there."""
         super().set_state(state)
         if self.store is not None and REPLAY in state:
-            self.store.set_state(state[REPLAY])
+            self.store.set_state(state[REPLAY], self.core.observation_space[OBS].shape)
 
     # -- losses ------------------------------------------------------------------------------
 

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.rollout.rollout_batch import REWARD, FinalObservations, RolloutBatch, concatenate
+from rllib_seqmarl.rollout.rollout_batch import (
+    OBS,
+    REWARD,
+    FinalObservations,
+    RolloutBatch,
+    concatenate,
+)
 
 
 class SequenceStore:
@@ -54,11 +60,18 @@ class SequenceStore:
         """The fields of a rollout of all sequences, oldest first; empty where there are none."""
         return concatenate(self._sequences).get_state() if self._sequences else {}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Holds what `get_state` gave, and nothing else."""
+    def set_state(self, state: dict[str, Any], obs_shape: tuple[int, ...]) -> None:
+        """Holds what `get_state` gave, and nothing else.
+
+        Args:
+            state: from there.
+            obs_shape: [N, D] of the present team; sequences of another one are forgotten.
+        """
         self._sequences.clear()
         if state:
-            self.add(RolloutBatch.from_state(state))
+            rollout = RolloutBatch.from_state(state)
+            if rollout.columns[OBS].shape[2:] == obs_shape:
+                self.add(rollout)
 
 
 def _copy(rollout: RolloutBatch) -> RolloutBatch:
