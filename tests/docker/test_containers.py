@@ -376,7 +376,9 @@ def test_the_experiment_is_sound_and_fits_the_worker_groups(tmp_path: Path) -> N
 def test_the_experiment_is_the_tuned_example_in_more_processes() -> None:
     content = documents("shared.yaml")["ConfigMap"]["data"]["experiment.yaml"]
     ((name, here),) = yaml.safe_load(content).items()
-    example = yaml.safe_load((REPOSITORY / "tuned_examples" / "srsv_smac_5m.yaml").read_text())[name]
+    example = yaml.safe_load((REPOSITORY / "tuned_examples" / "srsv_smac_5m.yaml").read_text())[
+        name
+    ]
     batch = 1
     for key in ("num_env_runners", "num_envs_per_env_runner", "rollout_fragment_length"):
         batch *= here["config"].pop(key)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -105,7 +106,8 @@ def critic_obs_dim(space: spaces.Space[Any]) -> int:
 
 
 def _differ(given: Any, own: Tensor) -> bool:
-    return tuple(given.shape) != tuple(own.shape)
+    """Whether a value of a state, which may be a plain number, has another shape."""
+    return tuple(np.shape(given)) != tuple(own.shape)
 
 
 class TeamModule(TorchRLModule, InferenceOnlyAPI):

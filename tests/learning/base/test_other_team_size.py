@@ -47,10 +47,15 @@ def moments(algorithm: Any) -> list[Any]:
     return [state for one in optimizers for state in one["state"]["state"].values()]
 
 
-@pytest.mark.parametrize("name", ["MAT", "SrSv", "PMAT", "AOADMAT"])
-def test_cars_go_on_as_more_cars(name: str, small: Any, trained: Any) -> None:
-    before, path = trained(name, "dubins_car", {"num_agents": 3})
-    after = goes_on(small, path, name, "dubins_car", {"num_agents": 5})
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("MAT", {}), ("SrSv", {}), ("PMAT", {}), ("AOADMAT", {"next_agent_head": "pointer"})],
+)
+def test_cars_go_on_as_more_cars(
+    name: str, settings: dict[str, Any], small: Any, trained: Any
+) -> None:
+    before, path = trained(name, "dubins_car", {"num_agents": 3}, **settings)
+    after = goes_on(small, path, name, "dubins_car", {"num_agents": 5}, **settings)
 
     expected, found = weights(before), weights(after)
     assert expected.keys() == found.keys()
@@ -68,7 +73,7 @@ def test_cars_go_on_as_more_cars(name: str, small: Any, trained: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("MAT", {}),
+        ("AOADMAT", {}),
         ("MAPPO", {}),
         ("COMA", {}),
         ("RIIT", {"replay_capacity": 20, "replay_batch_size": 4}),
