@@ -166,11 +166,12 @@ def test_evaluate_beside_scripted_policies_and_as_a_video(tmp_path):
     )
     assert run.returncode == 0, run.stdout
     video, out = tmp_path / "video.gif", tmp_path / "episodes.json"
+    explained = tmp_path / "explained.png"
 
     run = rllib(
         *("evaluate", str(tmp_path / "cars"), "--episodes", "6", "--out", str(out)),
         *("--scripted-policies", "nominal,full_speed"),
-        *("--render", str(video), "--render-every", "5"),
+        *("--render", str(video), "--render-every", "5", "--explain", str(explained)),
         *("--env-config", '{"num_agents": 12}'),
     )
 
@@ -184,7 +185,9 @@ def test_evaluate_beside_scripted_policies_and_as_a_video(tmp_path):
         assert len(played["per_episode"]["reach_ratio"]) == 6
         assert f"{played['metrics']['episode_return']:.4g}" in run.stdout
     with Image.open(video) as gif:
-        assert gif.n_frames == 4
+        assert gif.n_frames == 5  # of 20 steps every fifth, and the end
+    with Image.open(explained) as picture:
+        assert picture.format == "PNG"
 
     run = rllib("evaluate", str(tmp_path / "cars"), "--controllers", "nominl")
     assert run.returncode == 2

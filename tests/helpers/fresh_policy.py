@@ -26,8 +26,10 @@ class FreshPolicy:
         return self._config.copy(copy_frozen=False)
 
     def restore(self, module: RLModule) -> None:
-        """Weights that depend on the name and the shape alone."""
+        """Weights that depend on the name and the shape alone; no biases."""
         for name, value in sorted(module.state_dict().items()):
-            if name.endswith("weight") and value.ndim > 1:
+            if "weight" in name and value.ndim > 1:
                 generator = torch.Generator().manual_seed(len(name) + value.numel())
                 value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+            elif "bias" in name:
+                value.zero_()

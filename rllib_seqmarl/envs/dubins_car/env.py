@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -82,6 +83,8 @@ class DubinsCar(TeamVectorEnv):
         self.at_goal, self.reached = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
         self.colliding, self.collided = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
         self._rngs = EnvGenerators(num_envs)
+        self._drawn: set[int] = set()  # envs of which frames are asked for, and so the last ones
+        self._final_scenes: dict[int, Scene] = {}
         self._trail: deque[tuple[NDArray[np.float32], ...]] = deque(maxlen=TRAIL_STEPS)
         self._nearby_cars, self._nearby_boxes = self._look_around(np.arange(num_envs))
 
@@ -155,6 +158,9 @@ class DubinsCar(TeamVectorEnv):
                 {name: value.copy() for name, value in obs.items()},
                 self._episode_metrics(),
             )
+            self._final_scenes = {
+                e: copy.deepcopy(self._scene(e)) for e in self._drawn.intersection(ended.tolist())
+            }
             self._start(ended)
             for name, value in self._observe(ended, *self._look_around(ended)).items():
                 obs[name][ended] = value
@@ -291,7 +297,12 @@ class DubinsCar(TeamVectorEnv):
 
     def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
         """See `TeamVectorEnv.render_frame`."""
+        self._drawn.add(e)
         return draw(self._scene(e))
+
+    def render_final_frame(self, e: int = 0) -> NDArray[np.uint8] | None:
+        """See `TeamVectorEnv.render_final_frame`; of envs that were drawn before."""
+        return draw(self._final_scenes[e]) if e in self._final_scenes else None
 
     def _scene(self, e: int) -> Scene:
         """What is to be seen in one of E envs now, with the trails of the present episode."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from rllib_seqmarl.envs.core.rendering import (
     agent_colour,
     faded,
 )
+
+if TYPE_CHECKING:
+    from mujoco import MjModel
 
 #: From x, y, z to what is right and what is up in the frame.
 SIDE = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
@@ -165,7 +168,7 @@ class Stage:
     """
 
     def __init__(
-        self, model: Any, scenario: str, drivers: NDArray[np.integer], max_steps: int
+        self, model: MjModel, scenario: str, drivers: NDArray[np.integer], max_steps: int
     ) -> None:
         import mujoco
 

@@ -26,7 +26,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.core.contract import METRIC_NAMES, Observation, TeamVectorEnv
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.evaluate.watcher import Watcher
+from rllib_seqmarl.experiments.evaluate.watcher import Player, Watcher
 from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.names import tell_once
 from rllib_seqmarl.rollout.metrics import cut_line
@@ -163,10 +163,12 @@ class EpisodePlayer(TeamEnvRunner):
     Attributes:
         scripted_policy: its name, where a scripted policy plays.
         watchers: who sees the first episode of env 0; nobody once it is over.
+        policy: on disk, of which this player has what acting needs.
     """
 
     scripted_policy: str | None = None
     watchers: Sequence[Watcher] = ()
+    policy: SavedPolicy
 
     def play(self, episodes: int, explore: bool) -> Episodes:
         """The same episodes with every call, as far as actions are equal."""
@@ -186,6 +188,15 @@ class EpisodePlayer(TeamEnvRunner):
     def device(self) -> torch.device:
         """On which the policy acts."""
         return self._device
+
+    def full_module(self) -> RLModule:
+        """The policy with its critic; without, where what was saved has none."""
+        if not self.policy.has_critic:
+            return self.module
+        spec = self.config.get_rl_module_spec(spaces=self.get_spaces(), inference_only=False)
+        module: RLModule = spec.build().to(self.device).eval()
+        self.policy.restore(module)
+        return module
 
     def _choose_actions(self, explore: bool, random_actions: bool) -> Columns:
         assert self.env is not None
@@ -211,7 +222,7 @@ class _BeforeStep(Watcher):
     def __init__(self, call: Callable[[TeamVectorEnv], None]) -> None:
         self.call = call
 
-    def on_step(self, player: EpisodePlayer, decided: Columns) -> None:
+    def on_step(self, player: Player, decided: Columns) -> None:
         assert player.env is not None
         self.call(player.env)
 
@@ -282,9 +293,7 @@ def evaluate_policy(
             env.scripted_actions(name)  # refuses it, and says which there are
         if before_step is not None:
             watchers = (*watchers, _BeforeStep(before_step))
-        player.watchers = watchers
-        for watcher in watchers:
-            watcher.on_start(player, policy)
+        player.watchers, player.policy = watchers, policy
         played = player.play(episodes, explore)
         num_cut, bound = player.pop_num_cut()
         scripted = {}

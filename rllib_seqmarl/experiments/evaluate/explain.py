@@ -9,21 +9,20 @@ from __future__ import annotations
 import importlib.util
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.core.rendering import AGENT_COLOURS
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.evaluate.watcher import Watcher
+from rllib_seqmarl.experiments.evaluate.watcher import Player, Watcher
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from rllib_seqmarl.experiments.evaluate.evaluation import EpisodePlayer, SavedPolicy
     from rllib_seqmarl.learning.base.explanation import Attention, Explanation, Quantity
     from rllib_seqmarl.rollout.rollout_batch import Columns
 
@@ -50,35 +49,26 @@ class EpisodeExplanation(Watcher):
         if importlib.util.find_spec("matplotlib") is None:
             raise UserError("--explain needs matplotlib; run: pip install 'rllib-seqmarl[plot]'")
         self._rows: list[Columns] = []
-        self._title = ""
-        self._player: EpisodePlayer
-        self._module: Any
+        self._said: Explanation
 
-    def on_start(self, player: EpisodePlayer, policy: SavedPolicy) -> None:
-        """See `Watcher.on_start`; builds the policy once more, with its critic."""
-        self._player, self._module = player, player.module
-        if policy.has_critic:
-            spec = player.config.get_rl_module_spec(
-                spaces=player.get_spaces(), inference_only=False
-            )
-            self._module = spec.build().to(player.device).eval()
-            policy.restore(self._module)
-
-    def on_step(self, player: EpisodePlayer, decided: Columns) -> None:
+    def on_step(self, player: Player, decided: Columns) -> None:
         """See `Watcher.on_step`."""
         columns = {**player.observation, **decided}
         self._rows.append({name: np.array(column[0]) for name, column in columns.items()})
 
-    def explanation(self) -> Explanation:
-        """What the algorithm says of the episode."""
+    def on_episode_end(self, player: Player) -> None:
+        """See `Watcher.on_episode_end`; builds the policy once more, with its critic."""
         import torch
 
         columns = {
-            name: torch.from_numpy(column).to(self._player.device)
+            name: torch.from_numpy(column).to(player.device)
             for name, column in self.columns().items()
         }
-        explanation: Explanation = self._player.config.explain(self._module, columns)
-        return explanation
+        self._said = player.config.explain(player.full_module(), columns)
+
+    def explanation(self) -> Explanation:
+        """What the algorithm says of the episode."""
+        return self._said
 
     def columns(self) -> Columns:
         """What was seen and done, each [T, ...]."""

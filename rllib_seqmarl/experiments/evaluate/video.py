@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from rllib_seqmarl.envs.core.rendering import check_pillow
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.evaluate.watcher import Watcher
+from rllib_seqmarl.experiments.evaluate.watcher import Player, Watcher
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from rllib_seqmarl.envs.core.contract import TeamVectorEnv
     from rllib_seqmarl.envs.core.rendering import Frame
-    from rllib_seqmarl.experiments.evaluate.evaluation import EpisodePlayer
     from rllib_seqmarl.rollout.rollout_batch import Columns
 
 SUFFIXES = (".gif", ".png")
@@ -76,12 +75,12 @@ class Video(Watcher):
         if frame is not None:
             self._add(frame)
 
-    def on_step(self, player: EpisodePlayer, decided: Columns) -> None:
+    def on_step(self, player: Player, decided: Columns) -> None:
         """See `Watcher.on_step`."""
         assert player.env is not None
         self.add_frame(player.env)
 
-    def on_episode_end(self, player: EpisodePlayer) -> None:
+    def on_episode_end(self, player: Player) -> None:
         """See `Watcher.on_episode_end`."""
         assert player.env is not None
         self.add_final_frame(player.env)

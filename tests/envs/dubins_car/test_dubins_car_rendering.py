@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.frames import assert_drawing_changes_nothing, changed_text
 from numpy.typing import NDArray
 
 from rllib_seqmarl import registry
@@ -161,3 +162,17 @@ def test_an_environment_draws_its_envs_with_the_trails_of_the_present_episode() 
         np.testing.assert_array_equal(found.frozen, env.collided[1])
         trail.append((env.cars.x.copy(), env.cars.y.copy()))
         env.step(env.scripted_actions("full_speed"))
+
+
+def test_the_end_of_an_episode_is_kept_where_frames_are_asked_for() -> None:
+    settings = {"num_agents": 2, "obstacles": 0, "episode_length": 3}
+    env = registry.make_environment("dubins_car", 2, settings)
+    env.reset(seed=0)
+    before = assert_drawing_changes_nothing(env)
+    for _ in range(3):
+        env.step(np.ones((2, 2, 2), np.float32))
+    final, after = env.render_final_frame(0), env.render_frame(0)
+    assert final is not None
+    assert changed_text(before, final)  # step 3
+    assert not np.array_equal(final[:SIZE], after[:SIZE])
+    assert env.render_final_frame(1) is None

@@ -17,6 +17,7 @@ from rllib_seqmarl.algorithms.coma import counterfactual_advantage
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import evaluate_policy
 from rllib_seqmarl.experiments.evaluate.explain import EpisodeExplanation
+from rllib_seqmarl.experiments.evaluate.watcher import Player
 from rllib_seqmarl.learning.base.explanation import (
     NO_ATTENTION,
     NO_CRITIC,
@@ -29,16 +30,26 @@ from rllib_seqmarl.nets.transformer.attention_weights import (
     SELF_ATTENTION,
 )
 
+
+class Watched(EpisodeExplanation):
+    """Keeps the module that explains."""
+
+    module: Any
+    player: Player
+
+    def on_episode_end(self, player: Player) -> None:
+        super().on_episode_end(player)
+        self.module, self.player = player.full_module(), player
+
+
 STEPS, AGENTS = 6, 3
 TASK = {"num_agents": AGENTS, "episode_length": STEPS}
 
 
-def watched(
-    small: Any, algorithm: str, has_critic: bool = True, **settings: Any
-) -> EpisodeExplanation:
+def watched(small: Any, algorithm: str, has_critic: bool = True, **settings: Any) -> Watched:
     """The first episode of a policy that nobody has trained."""
     config = small(algorithm, env_config=TASK, **settings)
-    watcher = EpisodeExplanation(Path("explained.png"))
+    watcher = Watched(Path("explained.png"))
     evaluate_policy(
         FreshPolicy(config, has_critic), episodes=2, explore=True, seed=3, watchers=[watcher]
     )
@@ -82,7 +93,7 @@ def test_attention_is_that_of_the_layers_by_agent(small: Any) -> None:
 
 def test_values_are_those_of_the_policy(small: Any) -> None:
     watcher = watched(small, "SrSv")
-    said, module = watcher.explanation(), watcher._module
+    said, module = watcher.explanation(), watcher.module
     assert said.missing == ["decision order: by slot in every step"]
     columns = {name: torch.from_numpy(column) for name, column in watcher.columns().items()}
     obs, actions = columns["obs"], columns["actions"]
@@ -90,7 +101,7 @@ def test_values_are_those_of_the_policy(small: Any) -> None:
     with torch.no_grad():
         prepared = module.policy.prepare_value(obs, columns["action_mask"], actions)
         values = module.policy.values(obs, actions, None, prepared)
-    (found,) = watcher.explanation().quantities
+    (found,) = module.explain(columns).quantities
     torch.testing.assert_close(found.values, 5.0 + 2.0 * values)
     assert not torch.allclose(found.values[:, :1], found.values)
 
@@ -105,7 +116,7 @@ def test_credits_of_seca_add_up(small: Any) -> None:
     assert len(np.unique(said.order.numpy(), axis=0)) == 1  # one order for the episode
     value, credit = said.quantities
     assert (value.values.shape, credit.values.shape) == ((STEPS, 1), (STEPS, AGENTS))
-    module = watcher._module
+    module = watcher.module
     columns = {name: torch.from_numpy(column) for name, column in watcher.columns().items()}
     path = module.episode_path(columns)
     expected = module.critic(path.state[0, :-1], path.policy[0, :-1].unsqueeze(1))
@@ -117,7 +128,7 @@ def test_credits_of_seca_add_up(small: Any) -> None:
 
 def test_the_recurrent_policy_of_an_episode_is_that_which_played(small: Any) -> None:
     watcher = watched(small, "COMA")
-    said, module, columns = watcher.explanation(), watcher._module, watcher.columns()
+    said, module, columns = watcher.explanation(), watcher.module, watcher.columns()
     assert titles(said) == ["action value Q of each agent", "counterfactual advantage"]
     path = module.episode_path({k: torch.from_numpy(v) for k, v in columns.items()})
     actions = torch.from_numpy(columns["actions"]).unsqueeze(-1)

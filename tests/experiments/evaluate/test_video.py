@@ -24,22 +24,31 @@ WHITE, RED = (255, 255, 255), (255, 0, 0)
 class Drawn(DistinctActions):
     """A white strip on which a red square moves on with every step."""
 
+    final: NDArray[np.uint8] | None = None
+
     def render_frame(self, e: int = 0) -> NDArray[np.uint8]:
         strip = np.full((20, 20 * LENGTH, 3), WHITE, np.uint8)
         time = int(self._time[e])
         strip[:, 20 * time : 20 * (time + 1)] = RED
         return strip
 
+    def render_final_frame(self, e: int = 0) -> NDArray[np.uint8] | None:
+        return self.final
 
-def video_of_an_episode(path: str, every: int, **metadata: Any) -> Image.Image:
+
+def video_of_an_episode(
+    path: str, every: int, final: NDArray[np.uint8] | None = None, **metadata: Any
+) -> Image.Image:
     config = {"num_agents": 2, "episode_length": LENGTH}
     env = Drawn(1, registry.environment("distinct_actions").read(config))
     env.metadata |= metadata
+    env.final = final
     env.reset(seed=0)
     video = Video(Path(path), every)
     for _ in range(LENGTH):
         video.add_frame(env)
         env.step(np.zeros((1, 2), np.int64))
+    video.add_final_frame(env)
     return Image.open(io.BytesIO(video.encode()))
 
 
@@ -82,6 +91,16 @@ def test_a_png_shows_the_last_step_whatever_lies_between() -> None:
     video = video_of_an_episode("video.png", 4)
     assert video.format == "PNG"
     assert times(video) == [LENGTH - 1]
+
+
+@pytest.mark.parametrize("path", ["video.gif", "video.png"])
+def test_the_end_of_the_episode_is_the_last_frame_where_it_is_kept(path: str) -> None:
+    end = np.full((20, 20 * LENGTH, 3), RED, np.uint8)
+    video = video_of_an_episode(path, 4, final=end)
+    frames = {"video.gif": 4, "video.png": 1}[path]
+    assert getattr(video, "n_frames", 1) == frames
+    video.seek(frames - 1)
+    assert (np.array(video.convert("RGB")) == RED).all()
 
 
 @pytest.mark.parametrize(
