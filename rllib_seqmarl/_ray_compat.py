@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -220,6 +221,31 @@ def start_local(
             logging_level=logging_level,
             job_config=job_config(module_folders),
         )
+
+
+#: Lines that RLlib logs whatever a user of this package does, by logger: how to go back to its old
+#: API stack, which no algorithm here has, and that RLlib's own module builds a deprecated object.
+_POINTLESS = {
+    "ray.rllib.algorithms.algorithm_config": " on the new API stack! This is the new default",
+    "ray._common.deprecation": "`RLModule(config=[RLModuleConfig object])` has been deprecated",
+}
+
+
+def leave_out_pointless_lines() -> None:
+    """Keeps `_POINTLESS` out of the log; warnings about what a user does stay."""
+    for name, text in _POINTLESS.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, _Without) for each in logger.filters):
+            logger.addFilter(_Without(text))
+
+
+class _Without(logging.Filter):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._text not in record.getMessage()
 
 
 _names: dict[tuple[str, str], object] = {}

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import logging
 import re
 import subprocess
 import sys
@@ -123,3 +124,31 @@ def test_a_local_ray_starts_what_is_needed_and_nothing_else() -> None:
     for kind in ("/gcs_server ", "/raylet ", dashboard, environments):
         assert sum(bool(re.search(kind, line)) for line in started) == 1, (kind, started)
     assert len(started) == 4, started
+
+
+def test_a_python_user_is_not_told_what_cannot_be_helped() -> None:
+    """RLlib's advice to go back to the old API stack; what a user does is still told."""
+    from ray._common.deprecation import deprecation_warning
+    from ray.rllib.core.rl_module.rl_module import RLModuleConfig
+    from ray.util.debug import reset_log_once
+
+    from rllib_seqmarl import MATConfig
+
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logging.getLogger("ray.rllib").setLevel(logging.WARNING)
+    try:
+        reset_log_once()
+        MATConfig().environment("distinct_actions").validate()
+        RLModuleConfig()
+        assert told == []
+        deprecation_warning("mine", "yours")
+        assert "`mine` has been deprecated" in told[0]
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

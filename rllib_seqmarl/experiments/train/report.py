@@ -87,8 +87,8 @@ def best_checkpoint(trial: Trial) -> str | None:
     return result.checkpoint.path if result and result.checkpoint else None
 
 
-def best_trial(outcome: Outcome) -> tuple[Trial, float] | None:
-    """The trial whose last metric is the best one, and that metric; None without a comparison."""
+def best_trials(outcome: Outcome) -> tuple[list[Trial], float] | None:
+    """The trials whose last metric is the best one, and that metric; None without a comparison."""
     search = outcome.spec.search
     values = {trial: flatten(trial.last_result).get(search.metric) for trial in outcome.trials}
     known = {
@@ -98,8 +98,8 @@ def best_trial(outcome: Outcome) -> tuple[Trial, float] | None:
     }
     if len(outcome.trials) < 2 or not known:
         return None
-    best = (max if search.mode == "max" else min)(known, key=known.__getitem__)
-    return best, known[best]
+    best = (max if search.mode == "max" else min)(known.values())
+    return [trial for trial, value in known.items() if value == best], best
 
 
 def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -> list[str]:
@@ -135,17 +135,19 @@ def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -
     shown: list[str] = []
     for outcome in outcomes:
         group = {trial: path for trial in outcome.trials if (path := best_checkpoint(trial))}
-        best = best_trial(outcome)
+        best = best_trials(outcome)
         if best is not None:
-            trial, value = best
+            (trial, *equal), value = best
             drawn = "".join(f", {k} {v}" for k, v in _searched_values(outcome.spec, trial).items())
             text.append(
                 f"Best of {len(outcome.trials)} trials of {outcome.spec.name}: {trial} "
                 f"({outcome.spec.search.metric} {value:.4g}{drawn})"
             )
+            if equal:
+                text.append(f"  a tie: {', '.join(map(str, equal))} reached the same.")
             if trial in group:
                 shown.append(group[trial])
-        if group and (best is None or best[0] not in group):
+        if group and (best is None or best[0][0] not in group):
             shown.append(next(iter(group.values())))
         paths += group.values()
     if paths:

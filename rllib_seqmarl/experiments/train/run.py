@@ -221,7 +221,7 @@ def _run(
     from rllib_seqmarl.experiments.checkpoints import resuming
     from rllib_seqmarl.experiments.spec import check as configs
     from rllib_seqmarl.experiments.train.loggers import ProgressTable, Results
-    from rllib_seqmarl.experiments.train.progress import Progress
+    from rllib_seqmarl.experiments.train.progress import Progress, trial_name
     from rllib_seqmarl.experiments.train.report import Outcome
     from rllib_seqmarl.experiments.train.shutdown import EndOfLoop, TrialControl
 
@@ -247,6 +247,7 @@ def _run(
     control = TrialControl(spec, signals, trial_ids, prepare)
     seed = config.get("seed")
     with Progress(spec, console) as progress:
+        signals.before_stop = progress.stop_at_once
         analysis = tune.run(
             Experiment(
                 spec.name,
@@ -264,6 +265,8 @@ def _run(
                 ),
                 max_failures=spec.max_failures,
                 restore=spec.restore,
+                trial_name_creator=trial_name,
+                trial_dirname_creator=trial_name,
             ),
             scheduler=control,
             search_alg=BasicVariantGenerator(

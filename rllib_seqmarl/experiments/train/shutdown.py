@@ -37,6 +37,7 @@ class Signals:
     Attributes:
         received: number of the first signal, None before it.
         orderly: whether trials may run, so that there is something to end in good order.
+        before_stop: called before a stop at once.
     """
 
     _NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -44,6 +45,7 @@ class Signals:
     def __init__(self, resume: str) -> None:
         self.received: int | None = None
         self.orderly = False
+        self.before_stop: Callable[[], None] = lambda: None
         self._resume = resume
         self._before: dict[int, Any] = {}
 
@@ -78,6 +80,7 @@ class Signals:
             return
         # An exception would have to find its way through Ray's compiled code. The processes of
         # a local Ray die with this one; a cluster ends those of its job.
+        self.before_stop()
         Console(stderr=True).show_cursor(True)
         print(
             f"rllib: {_signal_name(number)}: stopped at once. To go on from the last checkpoint, "

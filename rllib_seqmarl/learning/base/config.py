@@ -55,6 +55,8 @@ from rllib_seqmarl.settings import (
     translate,
 )
 
+_ray_compat.leave_out_pointless_lines()
+
 #: Callbacks for every step or start of an episode, which a columnar runner does not make.
 _UNSUPPORTED_CALLBACKS = ("on_episode_created", "on_episode_start", "on_episode_step")
 

@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.search import SearchSettings
-from rllib_seqmarl.experiments.train.report import Outcome, best_trial, error_line, lines
+from rllib_seqmarl.experiments.train.report import Outcome, best_trials, error_line, lines
 
 
 class FakeTrial(SimpleNamespace):
@@ -81,10 +81,19 @@ def test_the_best_trial_is_that_of_mode_and_of_what_was_reported():
     spec = ExperimentSpec("mine", "f", "MAT", {}, search=SearchSettings(mode="min"))
     few, none = trial("a", value=2.0), trial("b", value=math.nan)
 
-    assert best_trial(Outcome(spec, [few, none])) == (few, 2.0)
-    assert best_trial(Outcome(spec, [few, trial("c", value=1.0)]))[1] == 1.0
-    assert best_trial(Outcome(spec, [none, none])) is None
-    assert best_trial(Outcome(spec, [few])) is None
+    assert best_trials(Outcome(spec, [few, none])) == ([few], 2.0)
+    assert best_trials(Outcome(spec, [few, trial("c", value=1.0)]))[1] == 1.0
+    assert best_trials(Outcome(spec, [none, none])) is None
+    assert best_trials(Outcome(spec, [few])) is None
+
+
+def test_a_tie_for_the_best_trial_is_said():
+    spec = ExperimentSpec("mine", "f", "MAT", {})
+    trials = [trial("a", value=1.0), trial("b", value=0.5), trial("c", value=1.0)]
+
+    text = lines([Outcome(spec, trials)], stopped_by=None, resume="")
+    (at,) = (i for i, line in enumerate(text) if line.startswith("Best of 3 trials of mine: a ("))
+    assert text[at + 1] == "  a tie: c reached the same."
 
 
 def test_failures_come_with_reason_and_log():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -43,7 +44,7 @@ def search(tmp_path, no_ray, capfd):
     return search
 
 
-def test_asha_stops_the_worse_trials_early(search):
+def test_asha_stops_the_worse_trials_early(search, tmp_path):
     results, text = search(
         "[8, 4, 2]",
         "stop: {training_iteration: 4}",
@@ -52,7 +53,11 @@ def test_asha_stops_the_worse_trials_early(search):
 
     assert [trial[0]["config"]["env_config"]["episode_length"] for trial in results] == [8, 4, 2]
     assert [trial[-1]["training_iteration"] for trial in results] == [4, 1, 1]
-    assert "Best of 3 trials of search: MAT_distinct_actions_" in text
+    assert re.search(r"^Best of 3 trials of search: MAT_\w{5}_00000 \(", text, re.M)
+    (folder,) = (tmp_path / "results" / "search").glob("MAT_*_00001")
+    assert re.fullmatch(r"MAT_\w{5}_00001", folder.name)
+    params = json.loads((folder / "params.json").read_text())
+    assert params["env_config"]["episode_length"] == 4
     assert "(env_runners/episode_len_mean 8, episode_length 8)" in text
 
 
