@@ -13,12 +13,6 @@ from typing import Any
 from rllib_seqmarl import manifest
 from rllib_seqmarl.errors import UserError
 
-#: To be said before the first pickle of a checkpoint is loaded.
-TRUST = (
-    "note: a checkpoint can run code when it is loaded; load only what you, or people whom you "
-    "trust, have written. To share a policy without this risk: rllib export."
-)
-
 _METADATA = "rllib_checkpoint.json"
 _CLASS = "class_and_ctor_args.pkl"
 _NUMBERED = re.compile(r"checkpoint_\d+")

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
+from rllib_seqmarl.experiments.checkpoints import trust
 from rllib_seqmarl.experiments.evaluate.explain import EpisodeExplanation
 from rllib_seqmarl.experiments.evaluate.video import Video
 from rllib_seqmarl.experiments.train import ray_session
@@ -80,6 +81,7 @@ def evaluate(
         path = _find(checkpoint, console)
     ray_session.prepare(ray_session.RunOptions())
     from rllib_seqmarl.experiments.evaluate.evaluation import CheckpointPolicy, evaluate_policy
+    from rllib_seqmarl.experiments.evaluate.progress import PlayProgress
     from rllib_seqmarl.experiments.share.policy_file import SharedPolicy
 
     ray_session.set_log_levels(verbose=False)
@@ -87,15 +89,19 @@ def evaluate(
         _check(path, console)
         if path != Path(checkpoint).expanduser().absolute():
             _say(console, f"Latest checkpoint there: {path}")
-    result = evaluate_policy(
-        SharedPolicy(path, trust_imports=trust_imports) if shared else CheckpointPolicy(str(path)),
-        episodes=episodes,
-        explore=explore,
-        env_config=dict(env_config),
-        seed=seed,
-        scripted_policies=_names(scripted_policies),
-        watchers=[watcher for watcher in (video, explanation) if watcher is not None],
-    )
+    with PlayProgress(console) as progress:
+        result = evaluate_policy(
+            SharedPolicy(path, trust_imports=trust_imports)
+            if shared
+            else CheckpointPolicy(str(path)),
+            episodes=episodes,
+            explore=explore,
+            env_config=dict(env_config),
+            seed=seed,
+            scripted_policies=_names(scripted_policies),
+            watchers=[watcher for watcher in (video, explanation) if watcher is not None],
+            progress=progress,
+        )
     _say(console, _title(result))
     console.print(_table(result))
     if result["notice"]:
@@ -156,8 +162,10 @@ def _find(checkpoint: str, console: Console) -> Path:
 
 
 def _check(path: Path, console: Console) -> None:
-    """Reads a checkpoint through once, after a word on what that can do."""
-    _say(console, checkpoints.TRUST)
+    """Reads a checkpoint through once, after a word on what one of others can do."""
+    note = trust.note(path)
+    if note is not None:
+        _say(console, note)
     checkpoints.check(path)
 
 

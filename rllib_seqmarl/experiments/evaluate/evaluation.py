@@ -26,6 +26,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.core.contract import METRIC_NAMES, Observation, TeamVectorEnv
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.evaluate.progress import PlayProgress
 from rllib_seqmarl.experiments.evaluate.watcher import Player, Watcher
 from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.names import tell_once
@@ -164,15 +165,19 @@ class EpisodePlayer(TeamEnvRunner):
         scripted_policy: its name, where a scripted policy plays.
         watchers: who sees the first episode of env 0; nobody once it is over.
         policy: on disk, of which this player has what acting needs.
+        progress: is told of every step.
     """
 
     scripted_policy: str | None = None
     watchers: Sequence[Watcher] = ()
+    progress: PlayProgress | None = None
     policy: SavedPolicy
 
     def play(self, episodes: int, explore: bool) -> Episodes:
         """The same episodes with every call, as far as actions are equal."""
         self._num_resets = 0  # equal seeds
+        if self.progress is not None:
+            self.progress.begin(self.scripted_policy or "policy", episodes)
         self.sample(num_episodes=episodes, explore=explore)
         per_episode = {METRIC_NAMES.get(k, k): v.tolist() for k, v in self.pop_episodes().items()}
         means = {name: sum(values) / len(values) for name, values in per_episode.items()}
@@ -209,11 +214,17 @@ class EpisodePlayer(TeamEnvRunner):
 
     def _step(self, actions: NDArray[Any], counted: Bools | None = None) -> StepResult:
         result = super()._step(actions, counted)
+        if self.progress is not None:
+            env_steps = len(actions) if counted is None else int(counted.sum())
+            self.progress.step(env_steps, self._num_finished)
         if self._is_first[0]:
             for watcher in self.watchers:
                 watcher.on_episode_end(self)
             self.watchers = ()
         return result
+
+    def _num_finished(self) -> int:
+        return sum(len(one["episode_return"]) for one in self._recorder.finished)
 
 
 class _BeforeStep(Watcher):
@@ -245,6 +256,7 @@ def evaluate_policy(
     scripted_policies: Collection[str] | None = None,
     before_step: Callable[[TeamVectorEnv], None] | None = None,
     watchers: Sequence[Watcher] = (),
+    progress: PlayProgress | None = None,
 ) -> Evaluation:
     """Plays ``episodes`` whole episodes, an equal share in each of E environments.
 
@@ -259,6 +271,7 @@ def evaluate_policy(
         before_step: called with the environments before each step of the policy's first episode
             in env 0.
         watchers: see that episode, too.
+        progress: shows how far it is.
 
     Raises:
         UserError: no episode to play, no checkpoint, settings that do not fit it, or a
@@ -293,7 +306,7 @@ def evaluate_policy(
             env.scripted_actions(name)  # refuses it, and says which there are
         if before_step is not None:
             watchers = (*watchers, _BeforeStep(before_step))
-        player.watchers, player.policy = watchers, policy
+        player.watchers, player.policy, player.progress = watchers, policy, progress
         played = player.play(episodes, explore)
         num_cut, bound = player.pop_num_cut()
         scripted = {}

@@ -13,6 +13,7 @@ from rich.console import Console
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
+from rllib_seqmarl.experiments.checkpoints import trust
 from rllib_seqmarl.experiments.checkpoints.score import SCORE, with_score
 from rllib_seqmarl.experiments.checkpoints.storage import ExperimentFolder
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
@@ -59,9 +60,9 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
         for spec, resume in zip(specs, resumes, strict=True)
         if spec.restore is not None and not resume
     ]
-    if restored:
-        console.print(checkpoints.TRUST, markup=False, soft_wrap=True)
     for spec, path in restored:
+        if (note := trust.note(path)) is not None:
+            console.print(note, markup=False, soft_wrap=True)
         _check_restore(spec, path)
     trackers = [
         loggers.trackers(spec, options, folder) for spec, folder in zip(specs, folders, strict=True)
@@ -228,6 +229,8 @@ def _run(
     folder.make()
     ray_session.check_shared(folder.path)
     folder.note_settings()
+    if folder.path is not None and not resume:
+        trust.remember(folder.path)
     console.print(
         f"{spec.name}: {'going on with' if resume else 'training'} {spec.algorithm} on "
         f"{_environment(spec)}. Results: {folder}",
