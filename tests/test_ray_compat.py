@@ -19,7 +19,7 @@ FILES = [file for file in sorted(PACKAGE.rglob("*.py")) if file.name != "_ray_co
 
 #: Private names of Python and of other libraries than Ray.
 OTHERS = {"_SubParsersAction", "_asdict", "_exit", "_fields", "_get_obs"}
-OTHERS |= {"_decode_discrete_actions", "_parameters", "_version"}
+OTHERS |= {"_decode_discrete_actions", "_parameters", "_replace", "_version"}
 
 
 def is_private(name: str) -> bool:

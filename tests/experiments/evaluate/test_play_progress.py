@@ -36,7 +36,8 @@ def test_episodes_steps_and_time_to_go(
         evaluate_checkpoint(checkpoint, episodes=6, progress=progress)
     text = console.file.getvalue()
     if terminal:
-        assert "building the environment" in text
+        assert re.search(r"policy: \d / 6 episodes, [\d,]+ steps/s", text)
+        assert text.endswith("\x1b[2K")  # the line is gone
     else:
         lines = text.splitlines()
         # Two environments play three episodes of five steps each.
