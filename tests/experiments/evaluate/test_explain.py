@@ -168,6 +168,18 @@ def test_what_there_is_not_is_told(
         assert torch.isfinite(quantity.values).all()
 
 
+def test_continuous_actions_and_neighbours(small: Any) -> None:
+    cars = {"num_agents": 4, "episode_length": STEPS, "neighbours": True, "num_neighbours": 2}
+    config = small("MAT", env="dubins_car", env_config=cars, attention="neighbours")
+    watcher = Watched(Path("explained.png"))
+    policy = FreshPolicy(config)
+    evaluate_policy(policy, episodes=2, seed=3, watchers=[watcher], scripted_policies=[])
+    said = watcher.explanation()
+    assert said.quantities[0].values.shape == (STEPS, 4)
+    for one in said.attention:
+        torch.testing.assert_close(one.weights.sum(1), torch.ones(4))
+
+
 @pytest.mark.parametrize("algorithm", ["PMAT", "SeCA", "MAPPO"])
 def test_a_file_without_critic_gives_what_it_can(small: Any, algorithm: str) -> None:
     watcher = watched(small, algorithm, has_critic=False)
