@@ -42,6 +42,7 @@ LONG = (
 FAST = (
     "envs/core/test_team_env.py",
     "envs/toy",
+    "experiments/compare",
     "experiments/spec",
     "learning/base/test_config.py",
     "learning/base/test_learner.py",
