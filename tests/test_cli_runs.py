@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,11 +128,15 @@ def test_train_then_evaluate_as_it_says(tmp_path):
     assert "is a checkpoint of MAT, and this experiment runs SrSv" in run.stdout
     (state,) = checkpoint.glob("learner_group/state.*")
     os.truncate(state, state.stat().st_size // 2)
-    for broken in (rllib(*restore, str(checkpoint)), rllib("evaluate", str(checkpoint))):
+    # Of one's own checkpoint nobody is warned, of a copy from somewhere else one is.
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    for broken in (rllib(*restore, str(checkpoint)), rllib("evaluate", str(copy))):
         assert broken.returncode == 2
-        note, line = broken.stdout.splitlines()
-        assert "can run code" in note
+        *notes, line = broken.stdout.splitlines()
         assert "is damaged" in line
+        assert [note[:27] for note in notes] == ["note: a checkpoint can run "] * (
+            str(copy) in broken.stdout
+        )
     assert not (tmp_path / "other").exists()
 
 

@@ -64,7 +64,6 @@ _OPEN_GROUPS = ("learners/", "time_split/", "timers/", "perf/", "fault_tolerance
 
 _SAMPLING = "env_runners/"
 _EVALUATION = "evaluation/"
-_EPISODE_SIGNS = ("episode_return_mean", "num_episodes")
 
 
 def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,13 +218,18 @@ def never_reported(
             continue
         if name.startswith(_EVALUATION):
             # With evaluation beside training its metrics come one iteration later.
-            due = iterations > 2 * (evaluation_interval or 0) + 1 or any(
-                f"{_EVALUATION}{_SAMPLING}{sign}" in result for sign in _EPISODE_SIGNS
+            due = iterations > 2 * (evaluation_interval or 0) + 1 or _played(
+                result, f"{_EVALUATION}{_SAMPLING}"
             )
         elif name.startswith(_SAMPLING):
-            due = any(f"{_SAMPLING}{sign}" in result for sign in _EPISODE_SIGNS)
+            due = _played(result, _SAMPLING)
         else:
             due = True
         if due:
             return name
     return None
+
+
+def _played(result: Mapping[str, Any], group: str) -> bool:
+    """Whether an episode has ended; their number stands in every result, and is 0 before."""
+    return f"{group}episode_return_mean" in result or result.get(f"{group}num_episodes", 0) > 0

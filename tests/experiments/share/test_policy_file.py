@@ -179,6 +179,7 @@ def test_the_command(shared, tmp_path, capsys, monkeypatch):
     checkpoint, _ = shared["SeCA"]
     file = tmp_path / "policy.safetensors"
 
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert main(["export", str(checkpoint), str(file)]) == 0
     printed = capsys.readouterr().out
     assert printed.count("can run code") == 1
@@ -197,7 +198,7 @@ def test_the_command(shared, tmp_path, capsys, monkeypatch):
         arguments = ["evaluate", str(source), "--episodes", "4", "--out", str(out)]
         assert main([*arguments, "--env-config", '{"num_agents": 4}']) == 0
         results.append(json.loads(out.read_text()))
-        assert capsys.readouterr().out.count("can run code") == (source is checkpoint)
+        assert "can run code" not in capsys.readouterr().out  # once is enough
     assert results[0].pop("checkpoint") != results[1].pop("checkpoint")
     assert results[0] == results[1]
 

@@ -139,6 +139,8 @@ def test_flatten():
         ("learners/x/loss", {"training_iteration": 1}, 1, True),
         # No episode has ended yet: nothing can be said.
         ("env_runners/win_rate", {"training_iteration": 1}, 50, False),
+        ("env_runners/win_rate", {"env_runners/num_episodes": 0}, 50, False),
+        ("env_runners/win_rate", {"env_runners/num_episodes": 3}, 1, True),
         ("env_runners/win_rate", {"env_runners/episode_return_mean": 1.0}, 1, True),
         # Evaluated every 5 iterations.
         ("evaluation/env_runners/win_rate", {}, 5, False),
