@@ -23,8 +23,6 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.layout import REMEDIES, Layout
 from rllib_seqmarl.registry import ENCODERS
 
-_FINITE = "it must give finite numbers for any observation"
-
 
 def as_reals(obs: Tensor) -> Tensor:
     """Observations as real numbers: bytes are divided by 255, real numbers stay what they are."""
@@ -70,7 +68,7 @@ class ObservationReader(nn.Module):
         features = self._features(parts)
         # Without gradients, as while acting, before an action is drawn from what is no number.
         if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._require_finite(features)
+            self._require_finite(features, rows)
         return torch.cat((features, slot), 1).unflatten(0, x.shape[:-1])
 
     def _features(self, parts: list[Tensor]) -> Tensor:
@@ -93,9 +91,14 @@ class ObservationReader(nn.Module):
             )
         return features
 
-    def _require_finite(self, features: Tensor) -> None:
-        if not torch.isfinite(features.sum()) and not torch.isfinite(features).all():
-            raise UserError(f"{self._name} gave NaN or infinite features: {_FINITE}.")
+    def _require_finite(self, features: Tensor, obs: Tensor) -> None:
+        """Of finite observations: others are the environment's fault, which the runner names."""
+        if torch.isfinite(features.sum()) or torch.isfinite(features).all():
+            return
+        if torch.isfinite(obs).all():
+            raise UserError(
+                f"{self._name} gave NaN or infinite features of finite observations: fix it."
+            )
 
     def _built(self, encoder: str, width: int) -> nn.Module:
         made: Callable[..., object] = ENCODERS.resolve(encoder)
@@ -127,7 +130,7 @@ class ObservationReader(nn.Module):
                 f"{self._name} failed on two observations of zeros, {self.layout}: "
                 f"{_in_one_line(error)}."
             ) from error
-        self._require_finite(features)
+        self._require_finite(features, torch.zeros(1))
         self.encoder.train()
         return features.shape[1]
 

@@ -139,6 +139,13 @@ def test_no_action_is_drawn_from_features_that_are_not_finite() -> None:
         reader(torch.ones(2, IMAGE.size))
 
 
+def test_observations_that_are_not_finite_are_not_the_encoders_fault() -> None:
+    """A runner names environment, step and agent at the end of the rollout."""
+    reader = ObservationReader(IMAGE, "cnn", 8)
+    with torch.no_grad():
+        assert reader(torch.full((2, IMAGE.size), torch.nan)).isnan().any()
+
+
 def test_cnn_refuses_what_has_no_image() -> None:
     with pytest.raises(UserError, match=r"no image in the observation, obs \[4\]: .*'flatten'"):
         ObservationReader(Layout.vector(4), "cnn", 8)
