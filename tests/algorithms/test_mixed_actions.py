@@ -104,18 +104,18 @@ def test_a_successor_counts_once_for_every_part_that_an_agent_has(small: Any) ->
 
 
 def test_mat_learns_all_parts(small: Any) -> None:
-    """The tools need one agent after another: at random, two of three agents differ in vain."""
+    """Tools are told apart by the predecessors' actions alone: at random 0.9 would be the best."""
     algorithm = small(
         "MAT",
         env=WORKSHOP,
         num_envs_per_env_runner=64,
-        lr=2e-3,
+        lr=5e-3,
         clip_param=0.2,
         num_epochs=5,
         embed_dim=32,
         seed=0,
     ).build_algo()
-    for _ in range(60):
+    for _ in range(20):
         algorithm.train()
     algorithm.env_runner.pop_episodes()
     algorithm.env_runner.sample(num_episodes=500, explore=False)

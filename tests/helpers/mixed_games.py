@@ -33,6 +33,7 @@ class Workshop(TeamVectorEnv):
     """Agents take one tool each, turn it left or right, and press with some force.
 
     In every round another tool is away. The last agent cannot turn, and the first has no force.
+    They do not see which agent they are: who decides at once cannot know what the others take.
     Paid are: the share of the tools that are not taken twice; of the agents that can turn, those
     who turn the way that they see; and how close the forces of the others are to what they see.
     The best return of a round is 1.
@@ -47,7 +48,7 @@ class Workshop(TeamVectorEnv):
         self._space = mixed_actions(agents, (agents + 1, 2), config.num_real)
         super().__init__(
             num_envs,
-            observation_space(agents, agents + agents + 3, self._space.mask_size),
+            observation_space(agents, agents + 3, self._space.mask_size),
             self._space,
         )
         self._round = np.zeros(num_envs, np.int64)
@@ -71,7 +72,6 @@ class Workshop(TeamVectorEnv):
         away = np.eye(agents + 1, dtype=np.float32)[self._away]
         obs = np.concatenate(
             [
-                np.broadcast_to(np.eye(agents, dtype=np.float32), (envs, agents, agents)),
                 np.repeat(away[:, None], agents, axis=1),
                 self._side[..., None],
                 self._force[..., None],
