@@ -80,16 +80,18 @@ class Signals:
             return
         # An exception would have to find its way through Ray's compiled code. The processes of
         # a local Ray die with this one; a cluster ends those of its job.
-        self.before_stop()
-        Console(stderr=True).show_cursor(True)
-        print(
-            f"rllib: {_signal_name(number)}: stopped at once. To go on from the last checkpoint, "
-            f"if there is one: {self._resume}",
-            file=sys.stderr,
-            flush=True,
-        )
-        sys.stdout.flush()
-        os._exit(128 + number)
+        try:
+            self.before_stop()
+        finally:
+            Console(stderr=True).show_cursor(True)
+            print(
+                f"rllib: {_signal_name(number)}: stopped at once. To go on from the last "
+                f"checkpoint, if there is one: {self._resume}",
+                file=sys.stderr,
+                flush=True,
+            )
+            sys.stdout.flush()
+            os._exit(128 + number)
 
 
 def _signal_name(number: int | None) -> str:
