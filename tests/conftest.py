@@ -40,6 +40,7 @@ LONG = (
 #: Files and folders of the fast lane, ``pytest -m fast``, and single tests. Others are marked where
 #: they stand.
 FAST = (
+    "envs/core/test_env_checker.py",
     "envs/core/test_team_env.py",
     "envs/toy",
     "experiments/compare",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -22,27 +23,151 @@ from rllib_seqmarl.errors import UserError
 def check_team_env(env: TeamVectorEnv, num_steps: int = 100, seed: int = 0) -> None:
     """Steps ``env`` with random legal actions and checks all that training relies on.
 
+    That is the form of everything it returns; that equal seeds give equal runs; that a saved state
+    goes on as what it was saved from, in the next episodes, too; that an env stays as it is where
+    ``autoreset`` wants that; and that what was handed out is not written again. Some checks need
+    ends of episodes: let ``num_steps`` be more than an episode has.
+
+    Args:
+        env: where it stands afterwards is not said.
+        num_steps: of each of the four runs.
+        seed: of environment and actions.
+
     Raises:
-        UserError: the first thing that is wrong, named.
+        UserError: the first thing that is wrong, named. What training would refuse, too, is told
+            in the same words.
     """
-    rng = np.random.default_rng(seed)
+    if not isinstance(env, TeamVectorEnv):
+        raise UserError(
+            f"check_team_env: a {type(env).__name__} is no TeamVectorEnv; a game of PettingZoo or "
+            "RLlib becomes one by make_environment('pettingzoo' or 'multi_agent_env', ...)."
+        )
     if not isinstance(getattr(env, "simulator", None), str):
         raise UserError("check_team_env: the attribute 'simulator' must be a str.")
     if env.metadata.get("autoreset_mode") not in AUTORESET_MODES.values():
         raise UserError("check_team_env: metadata['autoreset_mode']: SAME_STEP or NEXT_STEP.")
+    first = _run(env, _reset(env, seed), num_steps, seed)
+    _check_equal(
+        first,
+        _run(env, _reset(env, seed), num_steps, seed),
+        "two runs with the same seed differ",
+        "all randomness must come from self.np_random, which reset seeds",
+    )
+    if env.cannot_save_reason() is None:
+        obs = {name: first[-1][f"obs.{name}"].copy() for name in env.single_observation_space}
+        _check_state(env, obs, num_steps, seed)
+    if env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP:
+        _check_frozen(env, seed)
+
+
+def _reset(env: TeamVectorEnv, seed: int) -> Observation:
     obs, infos = env.reset(seed=seed)
     _check_observation(env, obs, "reset")
     if infos:
         raise UserError("check_team_env: reset must return empty infos.")
+    return obs
+
+
+#: What a step returned, by name: the observation's arrays as "obs.NAME".
+Returned = dict[str, NDArray[Any]]
+
+
+def _run(env: TeamVectorEnv, obs: Observation, num_steps: int, seed: int) -> list[Returned]:
+    """Copies of what so many steps return from here on, all of it checked."""
+    rng = np.random.default_rng(seed)
+    run: list[Returned] = []
+    agents = (env.num_agents,) if env.reward_per_agent else ()
+    ended = np.zeros(env.num_envs, np.bool_)
     for _ in range(num_steps):
+        before = {name: value.copy() for name, value in obs.items()}
+        handed_out = obs
         obs, reward, terminated, truncated, infos = env.step(random_actions(env, obs, rng))
         _check_observation(env, obs, "step")
-        agents = (env.num_agents,) if env.reward_per_agent else ()
         _check_array("reward", reward, (env.num_envs, *agents), np.float32)
         _check_array("terminated", terminated, (env.num_envs,), np.bool_)
         _check_array("truncated", truncated, (env.num_envs,), np.bool_)
-        if (terminated | truncated).any():
-            _check_infos(env, infos, terminated | truncated)
+        for name, value in before.items():
+            if not np.array_equal(value, handed_out[name]):
+                raise UserError(
+                    f"check_team_env: step writes into the {name!r} that was returned before: "
+                    "return a copy; the caller owns what it was given."
+                )
+        done = terminated | truncated
+        metrics = {}
+        if done.any():
+            _check_infos(env, infos, done)
+            metrics = {k: np.where(done, v, 0) for k, v in infos["final_info"].items()}
+        if env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP:
+            _check_only_started(ended, reward, done)
+        ended = done
+        returned = {"reward": reward, "terminated": terminated, "truncated": truncated}
+        returned |= {f"obs.{name}": value for name, value in obs.items()} | metrics
+        run.append({name: value.copy() for name, value in returned.items()})
+    return run
+
+
+def _check_only_started(
+    ended: NDArray[np.bool_], reward: NDArray[np.float32], done: NDArray[np.bool_]
+) -> None:
+    """In an env (bool [E]) whose episode ended before, a step does nothing but start the next."""
+    moved = ended & (done | (reward.reshape(len(done), -1) != 0).any(-1))
+    if moved.any():
+        raise UserError(
+            f"check_team_env: autoreset 'next_step': env {np.flatnonzero(moved)[0]} has a reward "
+            "or an end in the step that only starts its next episode: _step_envs must leave the "
+            "envs in 'frozen' as they are."
+        )
+
+
+def _check_equal(run: list[Returned], other: list[Returned], what: str, remedy: str) -> None:
+    for step, (one, another) in enumerate(zip(run, other, strict=True)):
+        for name, value in one.items():
+            if not np.array_equal(value, another[name]):
+                e = np.argwhere(value != another[name])[0][0]
+                raise UserError(
+                    f"check_team_env: {what}: {name.removeprefix('obs.')!r} of env {e} at step "
+                    f"{step + 1}: {remedy}."
+                )
+
+
+def _check_state(env: TeamVectorEnv, obs: Observation, num_steps: int, seed: int) -> None:
+    """Whether envs go on from what was saved as they did from where it was saved."""
+    try:
+        saved = pickle.dumps(env.get_state())
+    except UserError:
+        raise
+    except Exception as error:  # whatever an object of somebody else raises
+        raise UserError(
+            f"check_team_env: what get_state returns cannot be pickled ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}): let _get_envs_state return arrays and plain values."
+        ) from error
+    start = {name: value.copy() for name, value in obs.items()}
+    went_on = _run(env, obs, num_steps, seed + 1)
+    # As a training that goes on: the envs are in another episode, or in another process.
+    _run(env, _reset(env, seed + 1), 1, seed)
+    env.set_state(pickle.loads(saved))
+    _check_equal(
+        went_on,
+        _run(env, start, num_steps, seed + 1),
+        "envs that take back a saved state do not go on as they did",
+        "_get_envs_state must return all that the next steps depend on, _set_envs_state take all "
+        "of it back",
+    )
+
+
+def _check_frozen(env: TeamVectorEnv, seed: int) -> None:
+    """Whether envs in ``frozen`` stay as they are."""
+    moving = _run(env, _reset(env, seed), 1, seed)
+    obs = _reset(env, seed)
+    start = {name: value.copy() for name, value in obs.items()}
+    actions = random_actions(env, start, np.random.default_rng(seed))
+    step = env._step_envs(actions, np.ones(env.num_envs, np.bool_))
+    stayed = {**step.obs, "reward": step.reward, "end": step.terminated | step.truncated}
+    nothing = {"reward": np.zeros_like(step.reward), "end": np.zeros(env.num_envs, np.bool_)}
+    remedy = "_step_envs must leave them, their randomness and their observation as they are"
+    what = "envs that are frozen, as in autoreset 'next_step', move on"
+    _check_equal([{**start, **nothing}], [stayed], what, remedy)
+    _check_equal(moving, _run(env, start, 1, seed), what, remedy)
 
 
 def _check_array(name: str, value: object, shape: tuple[int, ...], dtype: DTypeLike) -> None:
