@@ -74,6 +74,7 @@ class DubinsCar(TeamVectorEnv):
         )
         self.metadata["render_fps"] = 1.0 / scripted.TIME_STEP
         self.config = config
+        self.max_episode_steps = config.episode_length
         self.side = config.side
         self._freeze = config.on_collision == "freeze"
         shape = (num_envs, cars)

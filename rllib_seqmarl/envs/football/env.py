@@ -27,3 +27,4 @@ class FootballTeamEnv(SyncVectorEnv):
             config.autoreset,
             config.reward_per_agent,
         )
+        self.max_episode_steps = config.max_episode_steps or None

@@ -118,7 +118,7 @@ class MAMuJoCo(TeamVectorEnv):
         self._ids = np.eye(num_agents, num_agents if config.agent_id else 0, dtype=np.float32)
         self._mask = None if mask.all() else mask
         self._with_state = config.state
-        self._max_episode_steps = config.max_episode_steps
+        self.max_episode_steps = self._max_episode_steps = config.max_episode_steps
         super().__init__(
             num_envs,
             observation_space(

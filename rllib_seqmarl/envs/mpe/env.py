@@ -89,6 +89,7 @@ class ParticleTask(TeamVectorEnv):
             config.reward_per_agent,
         )
         self._config = config
+        self.max_episode_steps = config.episode_length
         self._sqddpg = config.rules == "sqddpg"
         self._success_ends = self.success_ends if self._sqddpg else config.terminate_on_success
         self._particles = Particles(
