@@ -277,7 +277,12 @@ def _put_names() -> None:
 
 
 def is_registered_environment(name: str) -> bool:
-    """Whether there is an environment of that name: ``tune.register_env`` has no reading side."""
+    """Whether there is an environment of that name: ``tune.register_env`` has no reading side.
+
+    Imports Ray Tune only where somebody has done so, as who registers a name has.
+    """
+    if "ray.tune.registry" not in sys.modules:
+        return False
     from ray.tune.registry import ENV_CREATOR, _global_registry
 
     return bool(_global_registry.contains(ENV_CREATOR, name))

@@ -393,6 +393,9 @@ def summary(target: Target | Environment) -> str:
 EnvironmentCreator = Callable[[Mapping[str, Any]], "TeamVectorEnv"]
 
 
+#: Begins the name of a class that cannot be imported.
+_SCRIPT = "script."
+
 #: Classes of games -> the environment of this package that plays them.
 _GAMES = {
     ("ray.rllib.env.multi_agent_env", "MultiAgentEnv"): "multi_agent_env",
@@ -452,12 +455,19 @@ def environment(name: str) -> Environment:
     return Environment(name, name, settings, adapter)
 
 
-def environment_of_class(cls: type) -> tuple[str, Callable[..., object] | None]:
-    """What stands for a class in a config.
+def is_of_user(name: str) -> bool:
+    """Whether ``tune.register_env`` was given this name by a user."""
+    if name in ENVIRONMENTS or is_import_path(name):
+        return False
+    return _ray_compat.is_registered_environment(name)
+
+
+def register_class(cls: type) -> str:
+    """What stands for an environment's class in a config.
 
     Returns:
-        Its import path; or, where no other process could import it, a name, and a creator to be
-        registered under it, which is sent to them.
+        Its import path; or, where no other process could import it, a name under which it is
+        registered with Ray Tune, which sends it to them.
 
     Raises:
         UserError: it is no team.
@@ -466,14 +476,18 @@ def environment_of_class(cls: type) -> tuple[str, Callable[..., object] | None]:
     if kind is None and is_of_another_kind(cls):
         raise not_a_team(f"environment {cls.__name__} is a class")
     path = import_path(cls)
-    if path is not None:
-        return path, None
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    if kind == "multi_agent_env":
-        return name, cls
+    if path is not None and cls.__module__ in sys.modules:  # the file of an experiment is not
+        return path
+    name = f"{_SCRIPT}{cls.__name__}"
+    creator: Callable[..., object] = cls
     if kind == "pettingzoo":
-        return name, partial(_with_keywords, cls)
-    return name, partial(_create, Environment(name, cls, getattr(cls, "settings", None)))
+        creator = partial(_with_keywords, cls)
+    elif kind is None:
+        creator = partial(_create, Environment(name, cls, getattr(cls, "settings", None)))
+    from ray import tune
+
+    tune.register_env(name, creator)
+    return name
 
 
 def _with_keywords(cls: Callable[..., object], context: Mapping[str, Any]) -> object:
@@ -486,6 +500,11 @@ def environment_name(name: str) -> str:
     Raises:
         UserError: no such environment; the line names the nearest one.
     """
+    if name.startswith(_SCRIPT):
+        raise UserError(
+            f"environment {name.removeprefix(_SCRIPT)!r} stands in a script or a function, which "
+            "others cannot import: put it into a module, and give the class from there."
+        )
     module, dot, attribute = name.rpartition(".")
     if dot and not is_import_path(name) and not ENVIRONMENTS.knows(name):
         raise UserError(

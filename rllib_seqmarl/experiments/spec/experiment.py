@@ -201,6 +201,8 @@ def _from_python(file: Path, overrides: Overrides) -> ExperimentSpec:
             f"{file}: 'config' must be an AlgorithmConfig of an algorithm (e.g. MATConfig()), "
             f"got {kind(config)}."
         )
+    if isinstance(config.env, type):
+        config.env = registry.register_class(config.env)
     algorithm = config.algo_class
     name = registry.name_of_class(algorithm.__name__)
     registered = name is not None and registry.algorithm_class(name) is algorithm
@@ -322,7 +324,7 @@ def _set_environment(
         try:
             if registry.is_import_path(name):
                 registry.environment_creator(name)
-            else:
+            elif not registry.is_of_user(name):
                 registry.environment(name).check(env_config or {})
         except UserError as error:
             raise UserError(f"{where}: {error}") from None

@@ -300,7 +300,7 @@ def _run(
 def _environment(spec: ExperimentSpec) -> str:
     """The environment, its map, and what really simulates it."""
     name, env_config = spec.config["env"], spec.config.get("env_config") or {}
-    if isinstance(spec.run, str) and not registry.is_import_path(name):
+    if isinstance(spec.run, str) and registry.ENVIRONMENTS.knows(name):
         variant = next(variants({"env_config": env_config}, spec.source))
         complete = registry.environment(name).check(variant["env_config"])
         # What is searched over has no one value to name.

@@ -287,16 +287,13 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
             raise UserError("no environment is set: give `env`, for example 'smac'.")
         self.env_config = _mapping(self.env_config)
         if isinstance(self.env, type):
-            self.env, creator = registry.environment_of_class(self.env)
-            if creator is not None:
-                tune.register_env(self.env, creator)
+            self.env = registry.register_class(self.env)
         elif not isinstance(self.env, str):
             raise registry.not_a_team(f"`env` is {self.env!r}")
-        known = self.env in registry.ENVIRONMENTS or registry.is_import_path(self.env)
-        if not known and _ray_compat.is_registered_environment(self.env):
+        if registry.is_of_user(self.env):
             creator = _ray_compat.registered_environment(self.env)
             try_creator(creator, self.env, self.env_config)
-            return  # the user's own, by tune.register_env
+            return
         entry = registry.environment(self.env)
         config = entry.read(self.env_config)
         if self.observation_encoder is None and hasattr(config, "observation_layout"):

@@ -16,9 +16,12 @@ from ray import tune
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import TeamVectorEnv
 from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.spec.check import check
+from rllib_seqmarl.experiments.spec.experiment import Overrides, load_file
 
 #: What games of other kinds give per step, team of three and team of two.
 HERD, TURNS = 1.0 + 2.0 + 3.0, 0.5 + 0.5
@@ -28,8 +31,6 @@ class Line(DistinctActions):
     """A team of one's own, with keywords."""
 
     def __init__(self, num_envs: int, num_agents: int = 3, worker_index: int = -1) -> None:
-        from rllib_seqmarl import registry
-
         settings = registry.environment("distinct_actions").read({"num_agents": num_agents})
         super().__init__(num_envs, settings)
         self.worker_index = worker_index
@@ -129,6 +130,34 @@ def test_what_cannot_be_is_told_in_one_line_before_anything_starts(
     with pytest.raises(UserError, match=message) as error:
         config.validate()
     assert "\n" not in str(error.value)
+
+
+PYTHON_FILE = """
+from helpers.small_games import Turns
+from ray import tune
+from rllib_seqmarl import MATConfig
+
+class Own(Turns):
+    pass
+
+tune.register_env("from_a_file", lambda context: Own(context))
+config = MATConfig().environment({env}, env_config={{"end": 4}})
+"""
+
+
+@pytest.mark.parametrize("env", ["Own", "'from_a_file'"])
+def test_the_python_file_of_an_experiment(env: str, tmp_path: Path, ray_session: None) -> None:
+    file = tmp_path / "experiment.py"
+    file.write_text(PYTHON_FILE.format(env=env))
+    (spec,) = load_file(str(file), Overrides())
+    (checked,) = check(spec)
+    assert checked["env_config"] == {"end": 4}
+    assert checked["env"] == {"Own": "script.Own"}.get(env, "from_a_file")
+
+
+def test_a_class_of_a_script_is_unknown_elsewhere() -> None:
+    with pytest.raises(UserError, match="'Gone' stands in a script or a function, which others"):
+        registry.environment("script.Gone")
 
 
 def no_keywords() -> MultiAgentEnv:
