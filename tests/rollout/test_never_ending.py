@@ -29,9 +29,15 @@ class Endless(Turns):
 
 
 def endless(small: Any, **settings: Any) -> Any:
-    config = small("MAT", env=Endless, num_envs_per_env_runner=2, num_epochs=1, **settings)
-    config.evaluation(evaluation_interval=1, evaluation_duration=3)
-    return config
+    settings |= {"evaluation_interval": 1, "evaluation_duration": 3}
+    return small("MAT", env=Endless, num_envs_per_env_runner=2, num_epochs=1, **settings)
+
+
+def test_the_bound_is_set_like_rllibs_settings_of_evaluations(small: Any) -> None:
+    config = small("MAT").evaluation(evaluation_max_episode_steps=7, evaluation_duration=2)
+    assert (config.evaluation_max_episode_steps, config.evaluation_duration) == (7, 2)
+    config.evaluation(evaluation_interval=1)
+    assert config.evaluation_max_episode_steps == 7
 
 
 def test_an_evaluation_cuts_episodes_short_and_says_so(small: Any) -> None:

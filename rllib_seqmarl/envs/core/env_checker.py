@@ -51,13 +51,13 @@ def check_team_env(env: TeamVectorEnv, num_steps: int = 100, seed: int = 0) -> N
         first,
         _run(env, _reset(env, seed), num_steps, seed),
         "two runs with the same seed differ",
-        "all randomness must come from self.np_random, which reset seeds",
+        "all randomness must come from self.np_random, or from the seed that a game's reset gets",
     )
     if env.cannot_save_reason() is None:
         obs = {name: first[-1][f"obs.{name}"].copy() for name in env.single_observation_space}
         _check_state(env, obs, num_steps, seed)
     if env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP:
-        _check_frozen(env, seed)
+        _check_frozen(env, num_steps, seed)
 
 
 def _reset(env: TeamVectorEnv, seed: int) -> Observation:
@@ -155,9 +155,9 @@ def _check_state(env: TeamVectorEnv, obs: Observation, num_steps: int, seed: int
     )
 
 
-def _check_frozen(env: TeamVectorEnv, seed: int) -> None:
+def _check_frozen(env: TeamVectorEnv, num_steps: int, seed: int) -> None:
     """Whether envs in ``frozen`` stay as they are."""
-    moving = _run(env, _reset(env, seed), 1, seed)
+    moving = _run(env, _reset(env, seed), num_steps, seed)
     obs = _reset(env, seed)
     start = {name: value.copy() for name, value in obs.items()}
     actions = random_actions(env, start, np.random.default_rng(seed))
@@ -167,7 +167,7 @@ def _check_frozen(env: TeamVectorEnv, seed: int) -> None:
     remedy = "_step_envs must leave them, their randomness and their observation as they are"
     what = "envs that are frozen, as in autoreset 'next_step', move on"
     _check_equal([{**start, **nothing}], [stayed], what, remedy)
-    _check_equal(moving, _run(env, start, 1, seed), what, remedy)
+    _check_equal(moving, _run(env, start, num_steps, seed), what, remedy)
 
 
 def _check_array(name: str, value: object, shape: tuple[int, ...], dtype: DTypeLike) -> None:

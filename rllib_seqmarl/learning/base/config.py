@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from ray import tune
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -201,6 +201,14 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         if "env_config" in settings:
             settings["env_config"] = _mapping(settings["env_config"])
         super().environment(*args, **settings)
+        return self
+
+    def evaluation(self, **settings: object) -> Self:
+        """RLlib's method, which `update_from_dict` calls; the bound of episodes is ours."""
+        bound = "evaluation_max_episode_steps"
+        if bound in settings:
+            setattr(self, bound, settings.pop(bound))
+        super().evaluation(**cast("dict[str, Any]", settings))
         return self
 
     def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
