@@ -42,13 +42,17 @@ class PlayProgress:
 
     def begin(self, who: str, episodes: int) -> None:
         """Somebody begins to play so many episodes."""
-        self._who, self._episodes, self._env_steps = who, episodes, 0
-        self._began = self._shown = time.monotonic()
+        self._who, self._episodes = who, episodes
+        self._began: float | None = None
 
     def step(self, env_steps: int, finished: Callable[[], int]) -> None:
         """So many environments were stepped; ``finished`` counts the episodes played until now."""
-        self._env_steps += env_steps
         now = time.monotonic()
+        if self._began is None:  # some simulators compile with the first step
+            self._began = self._shown = now
+            self._env_steps = 0
+            return
+        self._env_steps += env_steps
         if now - self._shown < self._every:
             return
         self._shown = now

@@ -31,10 +31,11 @@ class Results(JsonLoggerCallback):
 
     def log_trial_result(self, iteration: int, trial: Trial, result: Mapping[str, Any]) -> None:
         """Adds a line."""
-        super().log_trial_result(iteration, trial, _finite(result))
+        finite = {key: _finite(value) for key, value in result.items()}
+        super().log_trial_result(iteration, trial, finite)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
