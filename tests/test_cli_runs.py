@@ -18,6 +18,7 @@ import pytest
 from helpers.running import EXAMPLE, SMALL, Running, environment, iterations, results, rllib
 from PIL import Image
 
+from rllib_seqmarl.experiments.checkpoints.lock import hold
 from rllib_seqmarl.experiments.compare.runs import read
 
 STEPS = "num_env_steps_sampled_lifetime"
@@ -240,7 +241,12 @@ def test_stopped_and_killed_training_goes_on_with_the_same_counts(tmp_path, to_b
     wait_until_gone(family.keys() - helpers, seconds=20)
     to_be_gone.update(helpers)
 
-    # Changed settings are not silently ignored.
+    # Nobody writes where another does, and changed settings are not silently ignored.
+    with hold(folder) as lines:
+        assert f"was cut off (process {running.process.pid} on" in lines[0]
+        run = rllib(*arguments, "--resume")
+    assert run.returncode == 2
+    assert "is being written by another training" in run.stdout
     run = rllib(*arguments, "--resume", "--seed", "99")
     assert run.returncode == 2
     assert "'config/seed' was 1" in run.stdout

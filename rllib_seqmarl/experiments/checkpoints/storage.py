@@ -11,11 +11,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.checkpoints import lock
+from rllib_seqmarl.experiments.checkpoints.lock import LOCK
 from rllib_seqmarl.experiments.checkpoints.tune_state import (
     forget_decisions,
     replace,
@@ -120,13 +123,9 @@ class ExperimentFolder:
                 "--resume, or start a new one under another name with --experiment-name NAME."
             )
 
-    def make(self) -> None:
-        """Makes the folder.
-
-        Raises:
-            UserError: it cannot be made.
-        """
-        self._write(lambda path: path.mkdir(parents=True, exist_ok=True))
+    def hold(self) -> AbstractContextManager[list[str]]:
+        """Keeps other trainings out of the folder, which is made; see `lock.hold`."""
+        return nullcontext([]) if self.path is None else lock.hold(self.path)
 
     def note_settings(self) -> None:
         """Notes in the folder what the experiment is started with.
@@ -223,7 +222,9 @@ class ExperimentFolder:
 
 def _holds_any(path: Path) -> bool:
     """Whether anything stands at a path that a new experiment must leave alone."""
-    return not path.is_dir() or any(entry.name != _SETTINGS for entry in path.iterdir())
+    if not path.is_dir():
+        return True
+    return any(entry.name not in (_SETTINGS, LOCK) for entry in path.iterdir())
 
 
 def _plain_number(*values: object) -> bool:

@@ -184,6 +184,8 @@ def _from_yaml(file: Path, overrides: Overrides) -> Iterator[ExperimentSpec]:
         )
     for name, experiment in content.items():
         where = f"{file}: experiment {name!r}"
+        if name is None:
+            raise UserError(f"{file}: an experiment has no name: null is none.")
         if not isinstance(experiment, Mapping):
             raise UserError(
                 f"{where}: expected a mapping with 'run', 'env', ..., got {kind(experiment)}."
@@ -260,7 +262,7 @@ def from_mapping(
     metrics = Metrics.of(config, f"{where}: config")
     checkpoints = _checkpoints(given.get("checkpoint_config"), overrides, where, metrics)
     spec = ExperimentSpec(
-        name=overrides.experiment_name or name,
+        name=name if overrides.experiment_name is None else overrides.experiment_name,
         source=where,
         run=run,
         config=config,
@@ -281,10 +283,10 @@ def from_mapping(
         notes=notes,
         name_given=overrides.experiment_name is not None,
     )
-    if not spec.name or Path(spec.name).name != spec.name:
+    if spec.name in ("", ".", "..") or "\0" in spec.name or Path(spec.name).name != spec.name:
         raise UserError(
-            f"{where}: the experiment's name {spec.name!r} is also its folder's name and cannot "
-            "hold a path separator."
+            f"{where}: the experiment's name {spec.name!r} is also its folder's name: it cannot be "
+            "empty, '.' or '..', nor hold a path separator."
         )
     return spec
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,6 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     resumes = _check_folders(folders, options)
 
     ray_session.prepare(options)
-    from rllib_seqmarl.experiments.checkpoints import resuming
     from rllib_seqmarl.experiments.spec import check as configs
     from rllib_seqmarl.experiments.train import loggers, report
     from rllib_seqmarl.experiments.train.shutdown import Signals
@@ -67,34 +67,22 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     trackers = [
         loggers.trackers(spec, options, folder) for spec, folder in zip(specs, folders, strict=True)
     ]
-    # Only now: what the folders were started with is compared with the config as checked.
-    trial_ids = [
-        folder.check_resume() if resume else []
-        for folder, resume in zip(folders, resumes, strict=True)
-    ]
-    for spec in specs:
-        for note in spec.notes:
-            console.print(f"note: {note}", markup=False, soft_wrap=True)
-
-    for spec, folder in zip(specs, folders, strict=True):
-        lines = [f"note: {spec.name}: {note}" for note in folder.notes]
-        if folder.moved:
-            lines.append(resuming.note(spec.name, folder.moved))
-        for line in lines:
-            console.print(line, markup=False, soft_wrap=True)
-    for spec, resume in zip(specs, resumes, strict=True):
-        if resume and spec.search.scheduler is not None:
-            console.print(
-                f"note: {spec.name}: {spec.search.scheduler['type']} starts again with the trials "
-                "that are not finished; it no longer compares them with those that are.",
-                markup=False,
-                soft_wrap=True,
-            )
-
-    outcomes: list[report.Outcome] = []
     renamed = len(specs) == 1 and specs[0].name != names[0]
     resume_line = _resume_line(options, specs[0].name if renamed else None)
-    with Signals(resume_line) as signals, ray_session.connection(options) as local:
+    outcomes: list[report.Outcome] = []
+    with Signals(resume_line) as signals, ExitStack() as locks:
+        for folder in folders:
+            for line in locks.enter_context(folder.hold()):
+                console.print(line, markup=False, soft_wrap=True)
+        _check_folders(folders, options)  # another training may have been here and gone
+        # Only now: what the folders were started with is compared with the config as checked.
+        trial_ids = [
+            folder.check_resume() if resume else []
+            for folder, resume in zip(folders, resumes, strict=True)
+        ]
+        for line in _notes(specs, folders, resumes):
+            console.print(line, markup=False, soft_wrap=True)
+        local = locks.enter_context(ray_session.connection(options))
         signals.install()
         registry.register()
         if local:
@@ -112,6 +100,24 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     if signals.received is not None:
         return 128 + signals.received
     return 1 if any(outcome.failed() for outcome in outcomes) else 0
+
+
+def _notes(
+    specs: Sequence[ExperimentSpec], folders: Sequence[ExperimentFolder], resumes: Sequence[bool]
+) -> Iterator[str]:
+    """What is worth saying of experiments before they start, a line each."""
+    from rllib_seqmarl.experiments.checkpoints import resuming
+
+    for spec, folder, resume in zip(specs, folders, resumes, strict=True):
+        for note in (*spec.notes, *(f"{spec.name}: {note}" for note in folder.notes)):
+            yield f"note: {note}"
+        if folder.moved:
+            yield resuming.note(spec.name, folder.moved)
+        if resume and spec.search.scheduler is not None:
+            yield (
+                f"note: {spec.name}: {spec.search.scheduler['type']} starts again with the trials "
+                "that are not finished; it no longer compares them with those that are."
+            )
 
 
 def _choose_names(specs: Sequence[ExperimentSpec], options: RunOptions) -> list[str]:
@@ -226,7 +232,6 @@ def _run(
     from rllib_seqmarl.experiments.train.report import Outcome
     from rllib_seqmarl.experiments.train.shutdown import EndOfLoop, TrialControl
 
-    folder.make()
     ray_session.check_shared(folder.path)
     folder.note_settings()
     if folder.path is not None and not resume:

@@ -36,7 +36,7 @@ def state(*trial_ids):
 def test_a_folder_with_results_is_not_new(folder):
     new = folder()
     new.check_new()
-    new.make()
+    new.path.mkdir()
     new.note_settings()
     new.check_new()  # begun, and died before anything came of it
 
@@ -49,7 +49,7 @@ def test_a_folder_with_results_is_not_new(folder):
 def test_only_a_state_of_tune_can_be_resumed(folder):
     new = folder()
     assert not new.can_resume()
-    new.make()
+    new.path.mkdir()
     new.note_settings()
     assert not new.can_resume()
     (new.path / STATE).write_text(state("a", "b"))
@@ -59,7 +59,7 @@ def test_only_a_state_of_tune_can_be_resumed(folder):
 
 def test_changed_settings_are_refused(folder):
     begun = folder()
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
@@ -75,7 +75,7 @@ def test_changed_settings_are_refused(folder):
 
 def test_when_a_trial_ends_may_change(folder):
     begun = folder()
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
@@ -98,7 +98,7 @@ def test_experiments_of_one_name_are_numbered(folder):
 def test_where_the_work_is_done_may_change(folder):
     config = {"lr": 0.1, "num_env_runners": 0, "num_gpus_per_learner": 1, "num_learners": 1}
     begun = folder(config=config)
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
@@ -110,7 +110,7 @@ def test_where_the_work_is_done_may_change(folder):
 def test_what_is_searched_over_must_not_change(folder):
     searched = {"lr": 0.1, "num_envs_per_env_runner": Sampler("choice", [8, 16])}
     begun = folder(config=searched)
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
@@ -122,7 +122,7 @@ def test_what_is_searched_over_must_not_change(folder):
 def test_a_full_disk_costs_no_more_than_the_copy(folder, monkeypatch):
     monkeypatch.setattr(storage, "_COPY_EVERY_S", -1.0)
     begun = folder()
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
@@ -140,7 +140,7 @@ def test_a_full_disk_costs_no_more_than_the_copy(folder, monkeypatch):
 def test_settings_that_json_cannot_hold_are_compared_by_type(folder):
     config = {"lr": 0.1, "class": dict, "object": object(), "many": (1, 2)}
     begun = folder(config=config)
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     (begun.path / STATE).write_text(state("a"))
 
@@ -150,7 +150,7 @@ def test_settings_that_json_cannot_hold_are_compared_by_type(folder):
 def test_a_damaged_state_is_replaced_by_the_last_good_one(folder, monkeypatch):
     monkeypatch.setattr(storage, "_COPY_EVERY_S", -1.0)
     begun = folder()
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     file = begun.path / STATE
     file.write_text(state("a", "b"))
@@ -165,7 +165,7 @@ def test_a_damaged_state_is_replaced_by_the_last_good_one(folder, monkeypatch):
 def test_what_was_decided_before_a_failure_is_forgotten(folder):
     """Else Ray Tune ends a resumed trial as soon as it has written a checkpoint."""
     begun = folder()
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     content = json.loads(state("a"))
     content["runner_data"] = {"_cached_trial_decisions": {"a": "STOP"}, "_total_time": 7.0}
@@ -180,7 +180,7 @@ def test_what_was_decided_before_a_failure_is_forgotten(folder):
 
 def test_a_damaged_state_without_a_copy_is_said(folder):
     begun = folder()
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     (begun.path / STATE).write_text(state("a")[:20])
 
@@ -193,8 +193,8 @@ def test_storage_that_cannot_be_written(folder, tmp_path):
 
     with pytest.raises(UserError, match="is a file"):
         folder().check_new()
-    with pytest.raises(UserError, match="cannot write results"):
-        folder().make()
+    with pytest.raises(UserError, match="cannot write results"), folder().hold():
+        pass
 
 
 def test_uris_are_left_to_ray():
@@ -204,7 +204,8 @@ def test_uris_are_left_to_ray():
 
     assert str(remote) == "s3://bucket/there/mine"
     remote.check_new()
-    remote.make()
+    with remote.hold() as lines:
+        assert lines == []
     remote.note_settings()
     remote.keep_copy_of_state()
     assert not remote.can_resume()

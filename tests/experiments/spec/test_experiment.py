@@ -205,6 +205,11 @@ BAD = {
     ),
     "two storages": (GOOD + "  local_dir: /a\n  storage_path: /b\n", "keep one"),
     "name": (GOOD.replace("good:", "a/b:"), "path separator"),
+    "parent as a name": (GOOD.replace("good:", "..:"), "'..'"),
+    "folder as a name": (GOOD.replace("good:", ".:"), "'.'"),
+    "empty name": (GOOD.replace("good:", "'':"), "cannot be empty"),
+    "NUL in a name": (GOOD.replace("good:", '"a\\0":'), "a\\\\x00"),
+    "null as a name": (GOOD.replace("good:", "null:"), "null is none"),
     "grid": (
         GOOD.replace("env: distinct_actions", "env: {grid_search: smac}"),
         "takes a list of values",

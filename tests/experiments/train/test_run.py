@@ -25,7 +25,7 @@ def folders(tmp_path):
         ExperimentFolder(ExperimentSpec(name, "f", "MAT", {}, storage_path=str(tmp_path)))
         for name in ("begun", "new")
     )
-    begun.make()
+    begun.path.mkdir()
     begun.note_settings()
     (begun.path / STATE).write_text("{}")
     return begun, new
