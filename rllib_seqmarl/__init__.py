@@ -2,7 +2,7 @@
 
 ``import rllib_seqmarl`` makes every algorithm and environment of this package known to
 Ray Tune by its name, so that ``tune.Tuner("SrSv", ...)`` and ``run: SrSv`` work. Algorithms and
-configs are imported on first use.
+configs are imported on first use, and so is `load_policy`, which needs neither Ray nor gymnasium.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rllib_seqmarl import _checkpoint_aliases
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.registry import (
+    make_environment,
     register_algorithm,
     register_encoder,
     register_environment,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.scc import SCC, SCCConfig
     from rllib_seqmarl.algorithms.seca import SeCA, SeCAConfig
     from rllib_seqmarl.algorithms.srsv import SrSv, SrSvConfig
+    from rllib_seqmarl.experiments.share.load import load_policy
 
 __version__ = "0.2.0"
 
@@ -63,6 +65,8 @@ __all__ = [
     "SrSv",
     "SrSvConfig",
     "UserError",
+    "load_policy",
+    "make_environment",
     "register_algorithm",
     "register_encoder",
     "register_environment",
@@ -75,7 +79,9 @@ _checkpoint_aliases.install()
 
 
 def __getattr__(name: str) -> Any:
-    """An algorithm or its config, imported on first use."""
+    """An algorithm, its config or the loader of policies, imported on first use."""
+    if name == "load_policy":
+        return importlib.import_module(f"{__name__}.experiments.share.load").load_policy
     if name in __all__:
         algorithm = name.removesuffix("Config")
         module = "aoad_mat" if algorithm == "AOADMAT" else algorithm.lower()

@@ -46,8 +46,11 @@ is needed. A trial's folder stands for its latest checkpoint, an experiment's fo
 its only trial. A .safetensors file (see rllib export) does as well, and cannot run code.
 """
 _EXPORT = """\
-Write the policy of a checkpoint to a .safetensors file: weights, and the JSON from which the policy
-is built. A checkpoint can run code on the machine of whoever loads it; this file cannot.
+Write the policy of a checkpoint to a file of its own, by the ending of its name:
+
+  .safetensors  weights, and the JSON from which the policy is built. A checkpoint can run code on
+                the machine of whoever loads it; this file cannot.
+  .pt2, .onnx   one step of the policy as a program, for torch.export and for ONNX.
 """
 
 _COMPARE = """\
@@ -354,17 +357,22 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
-        "export", help="write a policy to a file that is safe to share", description=_EXPORT
+        "export", help="write a policy to a file of its own", description=_EXPORT
     )
     command.set_defaults(run=_export)
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint's folder")
-    command.add_argument("file", metavar="FILE", help="the new file, *.safetensors")
+    command.add_argument("file", metavar="FILE", help="the new file: .safetensors, .pt2 or .onnx")
+    command.add_argument(
+        "--stochastic",
+        action="store_true",
+        help="a program draws actions, from noise that is one of its inputs (default: greedy)",
+    )
 
 
 def _export(args: argparse.Namespace) -> int:
     from rllib_seqmarl.experiments.evaluate import command as evaluate
 
-    return evaluate.export_policy(args.checkpoint, args.file)
+    return evaluate.export_policy(args.checkpoint, args.file, stochastic=args.stochastic)
 
 
 # --- compare, plot ------------------------------------------------------------------------------

@@ -16,6 +16,11 @@ from rllib_seqmarl.errors import UserError, nearest
 Target = str | type | Callable[..., Any]
 V = TypeVar("V")
 
+#: How the names of files with policies end (see `policies.file`).
+SHARED = ".safetensors"
+#: And how those with one step of a policy as a program (see `policies.export`).
+PROGRAMS = (".pt2", ".onnx")
+
 logger = logging.getLogger("rllib_seqmarl")
 _told: set[str] = set()
 

@@ -514,9 +514,22 @@ def environment_name(name: str) -> str:
     return ENVIRONMENTS.name(name)
 
 
-def make_environment(name: str, num_envs: int, env_config: Mapping[str, Any]) -> TeamVectorEnv:
-    """Checks ``env_config`` and makes ``num_envs`` environments, stepped as one."""
-    return environment(name).make(num_envs, **env_config)
+def make_environment(
+    name: str, num_envs: int = 1, env_config: Mapping[str, Any] | None = None
+) -> TeamVectorEnv:
+    """Makes environments, stepped as one.
+
+    Args:
+        name: of the environment, or its import path.
+        num_envs: how many.
+        env_config: its settings; keys that are left out have their defaults (``rllib env show
+            NAME`` lists them).
+
+    Raises:
+        UserError: no such environment, an unknown key, a wrong value, or a simulator that is not
+            installed.
+    """
+    return environment(name).make(num_envs, **(env_config or {}))
 
 
 def environment_creator(name: str) -> EnvironmentCreator:

@@ -48,6 +48,7 @@ FAST = (
     "learning/base/test_config.py",
     "learning/base/test_learner.py",
     "nets",
+    "policies/test_policy.py",
     "test_losses.py",
     "test_registry.py",
     "test_returns.py",

@@ -13,11 +13,11 @@ import tomllib
 #: each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "losses", "returns", "manifest", "_checkpoint_aliases", "_ray_compat"),
-    ("names", "matmul", "layout"),
+    ("names", "matmul", "columns", "layout"),
     ("settings",),
     ("registry",),
     ("nets", "envs"),
-    ("interop", "rollout"),
+    ("interop", "rollout", "policies"),
     ("learning",),
     ("algorithms",),
     ("experiments",),
@@ -35,12 +35,14 @@ WITHOUT = {
     "manifest": {"ray", "torch", "gymnasium", "numpy"},
     "names": {"ray", "torch", "gymnasium", "numpy"},
     "layout": {"ray", "torch", "gymnasium", "numpy"},
+    "columns": {"ray", "torch", "gymnasium", "numpy"},
     "settings": {"ray", "torch", "gymnasium", "numpy"},
     "registry": {"torch", "gymnasium"},
     "losses": {"ray", "gymnasium"},
     "returns": {"ray", "gymnasium"},
     "matmul": {"ray", "gymnasium"},
     "nets": {"ray", "gymnasium"},
+    "policies": {"ray", "gymnasium"},
     "envs": {"ray", "torch"},
 }
 #: A module whose purpose is the library that its package does without.

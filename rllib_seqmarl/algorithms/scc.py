@@ -42,10 +42,10 @@ huawei-noah/xingtian). Deviations, each on purpose:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -224,12 +224,13 @@ class SCCModule(RecurrentModule):
             )
         return GroupedCritic(state_dim, num_agents, num_actions, settings["critic_dim"], groups)
 
-    def make_behaviour(self, num_actions: int) -> EpsilonCategorical | None:
+    @classmethod
+    def actor_settings(cls, model_config: Mapping[str, Any]) -> dict[str, Any]:
         """See `RecurrentModule`; epsilon-greedy where agents have values."""
-        if self.model_config["mode"] == "policy":
-            return super().make_behaviour(num_actions)
-        epsilon = self.model_config["epsilon"] or 0.0
-        return EpsilonCategorical(num_actions, greedy=True, epsilon=epsilon)
+        settings = super().actor_settings(model_config)
+        if model_config["mode"] == "policy":
+            return settings
+        return settings | {"greedy": True, "epsilon": settings["epsilon"] or 0.0}
 
     def policy(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """See `RecurrentModule`; epsilon-greedy where agents have values."""

@@ -156,7 +156,7 @@ def value_class(network: str, value: str) -> type[ValueFunction]:
 def check_network(
     network: str,
     *,
-    value: str,
+    value: str | None,
     order: str = "index",
     autoregressive: bool = True,
     decode: str = "auto",
@@ -167,7 +167,7 @@ def check_network(
 
     Args:
         network: a name of `registry.NETWORKS`, or an import path.
-        value: what each agent's baseline sees.
+        value: what each agent's baseline sees; None where there is none.
         order: who decides when.
         autoregressive: False where the decoder shall not see actions.
         decode: how actions are decoded.
@@ -179,7 +179,8 @@ def check_network(
     """
     network = NETWORKS.name(network)
     parts: Network = NETWORKS.resolve(network)
-    value_class(network, value)
+    if value is not None:
+        value_class(network, value)
     if num_heads != 1 and not parts.has_heads:
         raise UserError(f"network {network!r} has no attention heads: leave num_heads at 1.")
     if attention == "neighbours" and not parts.sparse:

@@ -66,6 +66,7 @@ class SequentialPolicy(nn.Module):
         num_agents: N; only a next-agent head with an output per agent and the network ``mlp``
             depend on it.
         order_settings: what the class of the order takes beside the width and N.
+        value: None for a policy that only acts.
         value_settings: what the class of the value takes beside the sizes.
         reader: reads observations for the encoder; None: they are real numbers, read as they are.
 
@@ -84,7 +85,7 @@ class SequentialPolicy(nn.Module):
         num_heads: int = 1,
         order: str = "index",
         order_settings: Mapping[str, object] | None = None,
-        value: str = "encoder",
+        value: str | None = "encoder",
         value_settings: Mapping[str, object] | None = None,
         autoregressive: bool = True,
         decoding: str = "parallel",
@@ -106,7 +107,9 @@ class SequentialPolicy(nn.Module):
         self.order: DecisionOrder = ORDERS.resolve(order)(
             embed_dim, num_agents, **(order_settings or {})
         )
-        self.value: ValueFunction = value_class(network, value)(sizes, **(value_settings or {}))
+        self.value: ValueFunction
+        if value is not None:
+            self.value = value_class(network, value)(sizes, **(value_settings or {}))
 
     # -- rollout -----------------------------------------------------------------------------
 
@@ -120,6 +123,7 @@ class SequentialPolicy(nn.Module):
         generator: torch.Generator | None = None,
         previous: Tensor | None = None,
         neighbours: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Decision:
         """Decides for the team.
 
@@ -131,21 +135,21 @@ class SequentialPolicy(nn.Module):
             generator: source of the noise; torch's global one without it.
             previous: the orders of the step before, see `OrderInputs`.
             neighbours: int [B, N, K]; None: agents attend to all.
+            noise: of the actions in decision order, [B, N, A], where it was drawn already.
         """
         with multiply_few_rows(obs.shape[0] * obs.shape[1]):
             encoded = self._encode(obs, neighbours)
             order = order_log_prob = choices = None
             if isinstance(self.order, NextAgent):
-                noise = None if deterministic else self.order.noise(encoded, generator)
-                choices = Choices(self.order, noise)
+                choice_noise = None if deterministic else self.order.noise(encoded, generator)
+                choices = Choices(self.order, choice_noise)
             else:
                 assert isinstance(self.order, ChosenOrder)
                 inputs = OrderInputs(as_reals(obs), encoded, deterministic, generator, previous)
                 order, order_log_prob = self.order.choose(inputs)
             encoded = to_order(encoded, order)
             mask = None if mask is None else to_order(mask, order)
-            noise = None
-            if not deterministic:
+            if not deterministic and noise is None:
                 noise = self.distribution.noise(obs.shape[:2], obs.device, generator)
             attended = neighbours_in_order(neighbours, order)
             if self.autoregressive and isinstance(self.decoder, ActionDecoder):

@@ -12,24 +12,21 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from rllib_seqmarl._checkpoint_aliases import ROLLOUT_FIELDS, rename
+from rllib_seqmarl.columns import ACTION_MASK as ACTION_MASK
+from rllib_seqmarl.columns import ACTIONS as ACTIONS
+from rllib_seqmarl.columns import ALIVE as ALIVE
+from rllib_seqmarl.columns import IS_FIRST as IS_FIRST
+from rllib_seqmarl.columns import LOG_PROB as LOG_PROB
+from rllib_seqmarl.columns import NEIGHBOURS as NEIGHBOURS
+from rllib_seqmarl.columns import OBS as OBS
+from rllib_seqmarl.columns import OBSERVATION_COLUMNS as OBSERVATION_COLUMNS
+from rllib_seqmarl.columns import ORDER as ORDER
+from rllib_seqmarl.columns import ORDER_LOG_PROB as ORDER_LOG_PROB
+from rllib_seqmarl.columns import REWARD as REWARD
+from rllib_seqmarl.columns import STATE as STATE
+from rllib_seqmarl.columns import TERMINATED as TERMINATED
+from rllib_seqmarl.columns import TRUNCATED as TRUNCATED
 from rllib_seqmarl.errors import UserError
-
-OBS = "obs"
-ACTION_MASK = "action_mask"
-ALIVE = "alive"
-STATE = "state"
-NEIGHBOURS = "neighbours"
-ACTIONS = "actions"
-LOG_PROB = "log_prob"
-ORDER = "order"
-ORDER_LOG_PROB = "order_log_prob"
-REWARD = "reward"
-TERMINATED = "terminated"
-TRUNCATED = "truncated"
-IS_FIRST = "is_first"
-
-#: Columns with a row T + 1: the observation that follows the last step.
-OBSERVATION_COLUMNS = (OBS, ACTION_MASK, ALIVE, STATE, NEIGHBOURS)
 
 Columns = dict[str, NDArray[Any]]
 

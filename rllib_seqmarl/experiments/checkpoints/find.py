@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import zipfile
@@ -12,6 +13,9 @@ from typing import Any
 
 from rllib_seqmarl import manifest
 from rllib_seqmarl.errors import UserError
+
+#: Name under which results hold the score of the checkpoint of their iteration.
+SCORE = "checkpoint_score"
 
 _METADATA = "rllib_checkpoint.json"
 _CLASS = "class_and_ctor_args.pkl"
@@ -29,12 +33,14 @@ def in_trial(path: Path) -> list[Path]:
     return sorted((folder for folder in numbered if folder.is_dir()), reverse=True)
 
 
-def find(path: str, say: Callable[[str], None]) -> Path:
-    """The checkpoint that a path means: itself, or the latest one of a trial or experiment.
+def find(path: str, say: Callable[[str], None], *, best: bool = False) -> Path:
+    """The checkpoint that a path means: itself, or one of a trial or experiment.
 
     Args:
         path: of a checkpoint, a trial or an experiment.
         say: told of every damaged checkpoint that is passed over.
+        best: of a trial the one with the best score, if the training scored them; otherwise the
+            latest.
 
     Raises:
         UserError: there is none, or there are several trials to choose from.
@@ -52,7 +58,8 @@ def find(path: str, say: Callable[[str], None]) -> Path:
             f"{path} holds {len(trials)} trials with checkpoints; name one of them, e.g. "
             f"{trials[-1]}"
         )
-    for found in in_trial(trials[0]) if trials else ():
+    there = in_trial(trials[0]) if trials else []
+    for found in _by_score(there) if best else there:
         problem = verify(found)
         if problem is None:
             return found
@@ -61,6 +68,33 @@ def find(path: str, say: Callable[[str], None]) -> Path:
         f"{path} is not a checkpoint and holds none that is sound (a checkpoint is a folder with "
         f"a file {_METADATA})."
     )
+
+
+def _by_score(checkpoints: list[Path]) -> list[Path]:
+    """The checkpoints of a trial, the best first; in their order where they have no scores."""
+    trial = checkpoints[0].parent if checkpoints else Path()
+    try:
+        settings = json.loads((trial.parent / "experiment.json").read_text(encoding="utf-8"))
+        lines = (trial / "result.json").read_text(encoding="utf-8").splitlines()
+        lowest = settings["checkpoint_config"]["score_order"] == "min"
+    except (OSError, ValueError, KeyError, TypeError):
+        return checkpoints  # started by other means, or nothing was reported
+    scores: dict[int, float] = {}
+    for line in lines:
+        try:
+            result = json.loads(line)
+            scores[result["training_iteration"]] = float(result[SCORE])
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short by a kill, or without a score
+
+    def rank(checkpoint: Path) -> float:
+        try:
+            score = scores.get(iteration(checkpoint) or 0, math.nan)
+        except (OSError, ValueError):  # a damaged checkpoint
+            return math.inf
+        return math.inf if math.isnan(score) else score if lowest else -score
+
+    return sorted(checkpoints, key=rank)
 
 
 def verify(path: Path) -> str | None:

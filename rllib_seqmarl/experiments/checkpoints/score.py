@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from rllib_seqmarl.experiments.checkpoints.find import SCORE as SCORE
 from rllib_seqmarl.experiments.spec.metrics import flatten
 
-SCORE = "checkpoint_score"
 _CALLBACKS = "callbacks_on_train_result"
 
 

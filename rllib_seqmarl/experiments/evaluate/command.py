@@ -22,12 +22,10 @@ from rllib_seqmarl.experiments.checkpoints import trust
 from rllib_seqmarl.experiments.evaluate.explain import EpisodeExplanation
 from rllib_seqmarl.experiments.evaluate.video import Video
 from rllib_seqmarl.experiments.train import ray_session
+from rllib_seqmarl.names import PROGRAMS, SHARED
 
 if TYPE_CHECKING:
     from rllib_seqmarl.experiments.evaluate.evaluation import Evaluation
-
-#: How files of shared policies end.
-SHARED = ".safetensors"
 
 
 def evaluate(
@@ -117,12 +115,15 @@ def evaluate(
     return 0
 
 
-def export_policy(checkpoint: str, file: str) -> int:
-    """Writes the policy of a checkpoint to a file that is safe to share; see :mod:`sharing`.
+def export_policy(checkpoint: str, file: str, *, stochastic: bool = False) -> int:
+    """Writes the policy of a checkpoint to a file of its own.
 
     Args:
-        checkpoint: a checkpoint's folder, or that of a trial or experiment.
-        file: the new file, ``*.safetensors``.
+        checkpoint: a checkpoint's folder, or that of a trial or experiment; for a program also a
+            ``.safetensors`` file.
+        file: the new file: ``*.safetensors``, which is safe to share (see `policies.file`), or a
+            program of one step, ``*.pt2`` or ``*.onnx`` (see `policies.export`).
+        stochastic: the program draws actions, from noise that is one of its inputs.
 
     Returns:
         The exit status.
@@ -131,25 +132,50 @@ def export_policy(checkpoint: str, file: str) -> int:
         UserError: no sound checkpoint, or nothing that can be written to such a file.
     """
     target = Path(file).expanduser()
-    if target.suffix != SHARED:
-        raise UserError(f"{file}: the name of the file must end with {SHARED}.")
+    program = target.suffix in PROGRAMS
+    if target.suffix not in (SHARED, *PROGRAMS):
+        raise UserError(
+            f"{file}: the name of the file must end with {SHARED}, {' or '.join(PROGRAMS)}."
+        )
+    if stochastic and not program:
+        raise UserError(
+            f"--stochastic belongs to {' and '.join(PROGRAMS)}: {file} holds the whole policy, "
+            "which acts either way."
+        )
     if target.exists():
         raise UserError(f"{file} exists already: give the name of a new file.")
     if not target.absolute().parent.is_dir():
         raise UserError(f"the folder of {file} does not exist.")
     console = Console(highlight=False)
-    path = _find(checkpoint, console)
-    ray_session.prepare(ray_session.RunOptions())
-    from rllib_seqmarl.experiments.share import policy_file
+    if program and checkpoint.endswith(SHARED):
+        from rllib_seqmarl.policies.file import StoredPolicy
 
-    ray_session.set_log_levels(verbose=False)
-    _check(path, console)
-    policy_file.export(path, target)
-    _say(
-        console,
-        f"Written: {file}\nWhoever has it plays with it, without any risk from the file:\n"
-        f"  rllib evaluate {shlex.quote(file)}",
+        stored = StoredPolicy.read(Path(checkpoint).expanduser())
+    else:
+        path = _find(checkpoint, console)
+        ray_session.prepare(ray_session.RunOptions())
+        from rllib_seqmarl.experiments.share import policy_file
+
+        ray_session.set_log_levels(verbose=False)
+        _check(path, console)
+        if not program:
+            policy_file.export(path, target)
+            _say(
+                console,
+                f"Written: {file}\nWhoever has it plays with it, without any risk from the file:\n"
+                f"  rllib evaluate {shlex.quote(file)}",
+            )
+            return 0
+        stored = policy_file.from_checkpoint(path)
+    from rllib_seqmarl.policies.export import write_program
+
+    lines = write_program(
+        stored.policy(trust_imports=not checkpoint.endswith(SHARED)),
+        target,
+        stored.metadata,
+        stochastic=stochastic,
     )
+    _say(console, "\n".join([f"Written: {file}, one step of a team:", *lines]))
     return 0
 
 

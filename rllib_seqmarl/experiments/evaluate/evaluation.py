@@ -30,6 +30,7 @@ from rllib_seqmarl.experiments.evaluate.progress import PlayProgress
 from rllib_seqmarl.experiments.evaluate.watcher import Player, Watcher
 from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.names import tell_once
+from rllib_seqmarl.policies.file import does_not_fit
 from rllib_seqmarl.rollout.metrics import cut_line
 from rllib_seqmarl.rollout.rollout_batch import ACTIONS, Columns
 from rllib_seqmarl.rollout.runner import Bools, StepResult, TeamEnvRunner
@@ -115,15 +116,6 @@ class CheckpointPolicy:
             raise does_not_fit(self.path, first[0].strip()) from error
         except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(f"{self.path} is damaged: {error}") from error
-
-
-def does_not_fit(path: str, reason: str) -> UserError:
-    """The error of weights that belong to another network than the environment asks for."""
-    return UserError(
-        f"the policy of {path} does not fit this environment ({reason}): observation and action "
-        "sizes must be those of the training, and so must the number of agents where a network "
-        "depends on it."
-    )
 
 
 class Episodes(TypedDict):

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from ray.rllib.core.columns import Columns
 from torch import Tensor
 from typing_extensions import Self
 
@@ -21,30 +20,18 @@ from rllib_seqmarl.learning.base.explanation import (
     Explanation,
     Quantity,
 )
-from rllib_seqmarl.learning.base.module import (
-    NO_STATE,
-    TeamModule,
-    action_spec,
-    observation_layout,
+from rllib_seqmarl.learning.base.module import NO_STATE, TeamModule, observation_layout
+from rllib_seqmarl.nets.acting.simultaneous import (
+    ACTOR_HIDDEN,
+    SimultaneousActors,
+    network_settings,
 )
-from rllib_seqmarl.nets.agents.stacked import (
-    AgentNetwork,
-    GaussianOfStd,
-    RecurrentState,
-    StackedParameter,
-)
-from rllib_seqmarl.nets.distributions import (
-    ActionDistribution,
-    Categorical,
-    Mixed,
-    bounded_std,
-)
+from rllib_seqmarl.nets.agents.stacked import AgentNetwork, RecurrentState
 from rllib_seqmarl.nets.encoders.reader import CriticReader, ObservationReader, as_reals
 from rllib_seqmarl.returns import ValueNorm
-from rllib_seqmarl.rollout.rollout_batch import ACTION_MASK, ACTIONS, LOG_PROB, OBS, STATE
+from rllib_seqmarl.rollout.rollout_batch import OBS, STATE
 
-#: Names of the recurrent states of actors and critic.
-ACTOR_HIDDEN = "actor_hidden"
+#: Name of the critic's recurrent state.
 CRITIC_HIDDEN = "critic_hidden"
 
 #: What the critic reads, and whether each agent has its own (V = N) or all share it (V = 1).
@@ -97,7 +84,7 @@ class Evaluation(NamedTuple):
     entropy: Tensor  # [..., n]
 
 
-class ActorModule(TeamModule):
+class ActorModule(SimultaneousActors, TeamModule):
     """Actors, critic and value normalisation of a team whose agents decide simultaneously.
 
     Rows of feed-forward agents are [B, N, ...], of recurrent ones sequences [B, T, N, ...] beside
@@ -105,7 +92,6 @@ class ActorModule(TeamModule):
     recurrent and its state must be updated at every step; in an evaluation it is always left out.
     """
 
-    actor: AgentNetwork
     critic: AgentNetwork
     value_norm: ValueNorm
 
@@ -115,39 +101,12 @@ class ActorModule(TeamModule):
         Raises:
             UserError: no ``state`` in the environment though the critic reads it.
         """
-        settings = self.model_config
-        space = self.observation_space
-        self.num_agents = space[OBS].shape[0]
-        self.action = action = action_spec(self.action_space)
-        network = {
-            name: settings[name]
-            for name in ("hidden_sizes", "activation", "feature_norm", "recurrent")
-        }
-        num_param_sets = 1 if settings["share_parameters"] else self.num_agents
-        layout, encoder = observation_layout(space), settings.get("observation_encoder")
-        readers = [
-            ObservationReader(layout, encoder, settings["hidden_sizes"][0])
-            for _ in range(num_param_sets)
-        ]
-        self.actor = AgentNetwork(
-            readers[0].output_size,
-            action.size,
-            num_param_sets=num_param_sets,
-            output_gain=0.01,
-            readers=() if encoder is None else readers,
-            **network,
-        )
-        self.log_std = self.categorical = None
-        if action.discrete:
-            self.categorical = Categorical(action.size)
-        elif action.num_real:
-            self.log_std = StackedParameter(
-                [torch.ones(action.num_real) for _ in range(num_param_sets)]
-            )
+        settings = self.actor_settings(self.model_config)
+        self.build_actor(self.inputs, settings)
         if self._rollout_updates_critic_state or not self.inference_only:
-            self.critic = self._make_critic(network)
+            self.critic = self._make_critic(network_settings(settings))
         if not self.inference_only:
-            self.value_norm = ValueNorm(settings["value_norm_beta"])
+            self.value_norm = ValueNorm(self.model_config["value_norm_beta"])
 
     def _make_critic(self, network: Mapping[str, Any]) -> AgentNetwork:
         """The critic, with encoders of its own for the observations among what it reads."""
@@ -174,6 +133,16 @@ class ActorModule(TeamModule):
             inputs, 1, num_param_sets=num_param_sets, output_gain=1.0, readers=readers, **network
         )
 
+    @classmethod
+    def actor_settings(cls, model_config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `TeamModule`."""
+        own = {
+            "share_parameters": model_config["share_parameters"],
+            # Version 0.2 had none.
+            "observation_encoder": model_config.get("observation_encoder"),
+        }
+        return own | network_settings(model_config)
+
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""
         return ["value_norm"] if self._rollout_updates_critic_state else ["critic", "value_norm"]
@@ -194,14 +163,24 @@ class ActorModule(TeamModule):
 
     def get_initial_state(self) -> dict[str, Tensor]:
         """Hidden states of one environment, [N, H]; nothing for feed-forward agents."""
-        if not self.model_config["recurrent"]:
-            return {}
-        weight = self.actor.head.weight.members[0]
-        initial = {ACTOR_HIDDEN: weight.new_zeros(self.num_agents, self.actor.width)}
+        initial = super().get_initial_state()
         if self._rollout_updates_critic_state:
+            weight = self.critic.head.weight.members[0]
             values = self.num_agents if self.has_value_per_agent else 1
             initial[CRITIC_HIDDEN] = weight.new_zeros(values, self.critic.width)
         return initial
+
+    @torch.no_grad()
+    def critic_state(
+        self, columns: Mapping[str, Tensor], state: Mapping[str, Tensor], is_first: Tensor
+    ) -> dict[str, Tensor]:
+        """See `TeamModule`."""
+        if not self._rollout_updates_critic_state:
+            return {}
+        before = RecurrentState(state[CRITIC_HIDDEN], is_first.unsqueeze(1))  # [B, T = 1]
+        _, hidden = self.critic_pass(self.critic_input(columns).unsqueeze(1), before)
+        assert hidden is not None
+        return {CRITIC_HIDDEN: hidden[:, 0]}
 
     @property
     def _rollout_updates_critic_state(self) -> bool:
@@ -214,10 +193,6 @@ class ActorModule(TeamModule):
         return self.critic.num_param_sets > 1 or CRITIC_INPUTS[self.model_config["state"]]
 
     # -- passes ------------------------------------------------------------------------------
-
-    def actor_input(self, columns: Mapping[str, Tensor]) -> Tensor:
-        """What the actors read, from observation columns [..., N, D]: the same shape."""
-        return self.actor.prepare(columns[OBS])
 
     def critic_input(self, columns: Mapping[str, Tensor]) -> Tensor:
         """What the critic reads, from observation columns [..., N, D]: [..., V, S]."""
@@ -265,7 +240,7 @@ class ActorModule(TeamModule):
         """
         state = self._state(batch.actor_hidden, batch.is_first)
         parameters = self.actor(batch.obs, state, agents).values
-        distribution = self._distribution(agents)
+        distribution = self.distribution(agents)
         return Evaluation(
             distribution.log_prob(parameters, batch.action_mask, batch.actions),
             distribution.entropy(parameters, batch.action_mask),
@@ -297,52 +272,3 @@ class ActorModule(TeamModule):
     @staticmethod
     def _state(hidden: Tensor | None, is_first: Tensor | None) -> RecurrentState | None:
         return None if hidden is None or is_first is None else RecurrentState(hidden, is_first)
-
-    def _distribution(self, agents: Sequence[int] | None = None) -> ActionDistribution:
-        if self.categorical is not None:
-            return self.categorical
-        real = None
-        if self.log_std is not None:
-            real = GaussianOfStd(bounded_std(self.log_std.of(agents)))
-        if self.action.parts:
-            return Mixed(self.action.parts, real)
-        assert real is not None
-        return real
-
-    @torch.no_grad()
-    def _act(
-        self,
-        batch: dict[str, Any],
-        deterministic: bool,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Any]:
-        obs = batch[Columns.OBS]
-        x, mask = self.actor_input(obs), obs.get(ACTION_MASK)
-        out: dict[str, Any] = {}
-        if self.model_config["recurrent"]:
-            states, is_first = self.recurrent_state(batch)
-            is_first = is_first.unsqueeze(1)  # [B, T = 1]
-            parameters, hidden = self.actor(
-                x.unsqueeze(1), RecurrentState(states[ACTOR_HIDDEN], is_first)
-            )
-            assert hidden is not None
-            parameters, state_out = parameters[:, 0], {ACTOR_HIDDEN: hidden[:, 0]}
-            if self._rollout_updates_critic_state:
-                x_critic = self.critic_input(obs).unsqueeze(1)
-                _, hidden = self.critic_pass(
-                    x_critic, RecurrentState(states[CRITIC_HIDDEN], is_first)
-                )
-                assert hidden is not None
-                state_out[CRITIC_HIDDEN] = hidden[:, 0]
-            out[Columns.STATE_OUT] = state_out
-        else:
-            parameters = self.actor(x).values
-        distribution = self._distribution()
-        noise = None
-        if not deterministic:
-            noise = distribution.noise(x.shape[:2], x.device, generator)
-        actions = distribution.choose(parameters, mask, noise)
-        return out | {
-            ACTIONS: actions,
-            LOG_PROB: distribution.log_prob(parameters, mask, actions),
-        }

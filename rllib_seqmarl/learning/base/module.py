@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,17 @@ from rllib_seqmarl.learning.base.explanation import (
     NO_VALUES,
     Explanation,
 )
+from rllib_seqmarl.nets.acting.base import TeamActor, TeamInputs
+from rllib_seqmarl.nets.acting.build import ACTORS
 from rllib_seqmarl.nets.transformer.model import ActionSpec
-from rllib_seqmarl.rollout.rollout_batch import IS_FIRST, OBS
+from rllib_seqmarl.rollout.rollout_batch import (
+    ACTIONS,
+    IS_FIRST,
+    LOG_PROB,
+    OBS,
+    ORDER,
+    ORDER_LOG_PROB,
+)
 
 #: Name of the entropy, [B, N], in what ``forward_train`` returns.
 ENTROPY = "entropy"
@@ -105,13 +113,33 @@ def critic_obs_dim(space: spaces.Space[Any]) -> int:
     return layout.size
 
 
+def team_inputs(
+    observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> TeamInputs:
+    """What the networks are made for, from the spaces of one environment.
+
+    Raises:
+        UserError: spaces that are not those of a team.
+    """
+    layout = observation_layout(observation_space)
+    return TeamInputs(
+        {name: tuple(space.shape) for name, space in observation_space.spaces.items()},
+        layout,
+        observation_space[OBS].dtype == np.uint8,
+        action_spec(action_space),
+        int(action_space.shape[0]),
+    )
+
+
 def _differ(given: Any, own: Tensor) -> bool:
     """Whether a value of a state, which may be a plain number, has another shape."""
     return tuple(np.shape(given)) != tuple(own.shape)
 
 
-class TeamModule(TorchRLModule, InferenceOnlyAPI):
+class TeamModule(TeamActor, TorchRLModule, InferenceOnlyAPI):
     """What all modules of a team share: one way to act, greedily or not.
+
+    A family derives from its actor and from this.
 
     Attributes:
         accepts_other_sizes: whether a parameter keeps its own value where a state has it in another
@@ -119,8 +147,36 @@ class TeamModule(TorchRLModule, InferenceOnlyAPI):
         not_restored: names of the parameters, and buffers, that did so.
     """
 
+    observation_space: spaces.Dict
+    action_space: spaces.Space[Any]
+    model_config: dict[str, Any]
+    inference_only: bool
+    forward_train: Callable[..., Any]
     accepts_other_sizes: bool = False
     not_restored: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> TeamInputs:
+        """What the networks are made for."""
+        return team_inputs(self.observation_space, self.action_space)
+
+    @classmethod
+    def actor_settings(cls, model_config: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that ``build_actor`` takes, as plain values."""
+        raise NotImplementedError
+
+    @classmethod
+    def actor_description(cls, model_config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """From what an equal actor is built without Ray (see `nets.acting.build`).
+
+        None where the class acts by code of its own, which no description holds.
+        """
+        actor = ACTORS.get(getattr(cls, "kind", ""))
+        if actor is None or cls._act is not TeamModule._act:
+            return None
+        if (cls.act, cls.build_actor) != (actor.act, actor.build_actor):
+            return None
+        return {"kind": cls.kind, "settings": cls.actor_settings(model_config)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Takes over weights.
@@ -188,7 +244,6 @@ class TeamModule(TorchRLModule, InferenceOnlyAPI):
         """
         return Explanation(missing=[NO_ORDER, NO_VALUES, NO_ATTENTION])
 
-    @abstractmethod
     def _act(
         self,
         batch: dict[str, Any],
@@ -196,3 +251,24 @@ class TeamModule(TorchRLModule, InferenceOnlyAPI):
         generator: torch.Generator | None = None,
     ) -> dict[str, Any]:
         """What the runner stores: actions, log-prob, and what is handed to the next step."""
+        columns = batch[Columns.OBS]
+        state, is_first = self.recurrent_state(batch)
+        decision = self.act(
+            columns, state, is_first, deterministic=deterministic, generator=generator
+        )
+        out: dict[str, Any] = {ACTIONS: decision.actions, LOG_PROB: decision.log_prob}
+        if decision.order is not None:
+            out[ORDER] = decision.order
+        if decision.order_log_prob is not None:
+            out[ORDER_LOG_PROB] = decision.order_log_prob
+        after = {**decision.state, **self.critic_state(columns, state, is_first)}
+        return {**out, Columns.STATE_OUT: after} if after else out
+
+    def critic_state(
+        self, columns: Mapping[str, Tensor], state: Mapping[str, Tensor], is_first: Tensor
+    ) -> dict[str, Tensor]:
+        """The critic's recurrent state after a step, each [B, ...]; empty where it has none.
+
+        Arguments as of ``act``.
+        """
+        return {}

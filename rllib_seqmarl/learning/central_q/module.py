@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
-from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_seqmarl.errors import UserError
@@ -22,30 +22,13 @@ from rllib_seqmarl.learning.base.explanation import (
     Explanation,
     Quantity,
 )
-from rllib_seqmarl.learning.base.module import (
-    NO_STATE,
-    TeamModule,
-    action_spec,
-    critic_obs_dim,
-    observation_layout,
-)
-from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
-from rllib_seqmarl.nets.agents.recurrent import (
-    HIDDEN,
-    RecurrentAgent,
-    previous_actions,
-)
+from rllib_seqmarl.learning.base.module import NO_STATE, TeamModule, critic_obs_dim
+from rllib_seqmarl.nets.acting.recurrent import RecurrentActor
+from rllib_seqmarl.nets.agents.recurrent import HIDDEN, previous_actions
 from rllib_seqmarl.nets.critics.joint import HypernetworkCritic, JointCritic, TargetCritic
 from rllib_seqmarl.nets.distributions import masked_logits
-from rllib_seqmarl.nets.encoders.reader import ObservationReader, as_reals
-from rllib_seqmarl.rollout.rollout_batch import (
-    ACTION_MASK,
-    ACTIONS,
-    ALIVE,
-    LOG_PROB,
-    OBS,
-    STATE,
-)
+from rllib_seqmarl.nets.encoders.reader import as_reals
+from rllib_seqmarl.rollout.rollout_batch import ACTION_MASK, ACTIONS, ALIVE, OBS, STATE
 
 #: What each agent did at the step before, -1 at the first step of an episode: beside the
 #: observation columns for critics that read it, int [..., N].
@@ -98,14 +81,13 @@ class Path(NamedTuple):
     not_done: Tensor  # bool [E, T], whether point t + 1 is of the same episode as point t
 
 
-class RecurrentModule(TeamModule):
+class RecurrentModule(RecurrentActor, TeamModule):
     """Agents, their critic and its target copy; an algorithm says which critic.
 
     Rollouts hold the recurrent state before their first row (RLlib's ``state_in``), from where
     learning unrolls the agents. On rollout processes the critics are left out.
     """
 
-    agent: RecurrentAgent
     critic: JointCritic
     target: TargetCritic
 
@@ -113,12 +95,14 @@ class RecurrentModule(TeamModule):
     def make_critic(self, state_dim: int, num_agents: int, num_actions: int) -> JointCritic:
         """The critic, from S, N, A and ``model_config``."""
 
-    def make_behaviour(self, num_actions: int) -> EpsilonCategorical | None:
-        """What actions are drawn from while exploring; None: from pi."""
-        epsilon = self.model_config["epsilon"]
-        if epsilon is None:
-            return None
-        return EpsilonCategorical(num_actions, greedy=False, epsilon=epsilon)
+    @classmethod
+    def actor_settings(cls, model_config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `TeamModule`; actions are drawn from pi, or from pi with a share of random ones."""
+        names = ("hidden_dim", "epsilon")
+        settings = {name: model_config[name] for name in names}
+        # Version 0.2 had no encoders.
+        encoder = model_config.get("observation_encoder")
+        return settings | {"greedy": False, "observation_encoder": encoder}
 
     def setup(self) -> None:
         """Builds the networks from the spaces of one environment.
@@ -126,36 +110,16 @@ class RecurrentModule(TeamModule):
         Raises:
             UserError: actions that are not discrete, or no ``state`` where it is asked for.
         """
-        settings = self.model_config
-        action = action_spec(self.action_space)
-        if not action.discrete:
-            kind = "have several parts" if action.parts else "are continuous"
-            raise UserError(
-                "this algorithm's agents choose among discrete actions, and this environment's "
-                f"{kind}: run MAT or SrSv."
-            )
-        agents = self.observation_space[OBS].shape[0]
-        reader = ObservationReader(
-            observation_layout(self.observation_space),
-            settings.get("observation_encoder"),  # version 0.2 had none
-            settings["hidden_dim"],
-        )
-        behaviour = self.make_behaviour(action.size)
-        self.agent = RecurrentAgent(
-            reader.output_size, action.size, agents, settings["hidden_dim"], behaviour, reader
-        )
+        inputs, settings = self.inputs, self.model_config
+        self.build_actor(inputs, self.actor_settings(settings))
         if not self.inference_only:
             state = state_dim(self.observation_space, settings["state"])
-            self.critic = self.make_critic(state, agents, action.size)
+            self.critic = self.make_critic(state, inputs.num_agents, inputs.action.size)
             self.target = TargetCritic(self.critic, settings["target_update_interval"])
 
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""
         return ["critic", "target"]
-
-    def get_initial_state(self) -> dict[str, Tensor]:
-        """The recurrent state of the agents of one environment before its first step."""
-        return self.agent.initial_state()
 
     def state_of(self, columns: dict[str, Tensor]) -> Tensor:
         """What the critic reads, from observation columns and `LAST_ACTIONS`: [..., S]."""
@@ -204,24 +168,6 @@ class RecurrentModule(TeamModule):
         return said
 
     # -- passes ------------------------------------------------------------------------------
-
-    def _act(
-        self,
-        batch: dict[str, Any],
-        deterministic: bool,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Any]:
-        obs = batch[Columns.OBS]
-        state, is_first = self.recurrent_state(batch)
-        actions, log_prob, state = self.agent.act(
-            obs[OBS],
-            obs.get(ACTION_MASK),
-            state,
-            is_first,
-            deterministic=deterministic,
-            generator=generator,
-        )
-        return {ACTIONS: actions, LOG_PROB: log_prob, Columns.STATE_OUT: state}
 
     def _forward_train(self, batch: CentralQBatch, **kwargs: object) -> RecurrentOutput:
         logits = self.agent.unroll(

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from ray.rllib.core.columns import Columns
 from torch import Tensor
 
-from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.advantages import AdvantageBatch
 from rllib_seqmarl.learning.base.batch import SET_LATER
 from rllib_seqmarl.learning.base.explanation import Explanation
-from rllib_seqmarl.learning.base.module import TeamModule, action_spec, observation_layout
+from rllib_seqmarl.learning.base.module import TeamModule
 from rllib_seqmarl.learning.sequential.explanation import explain_policy
-from rllib_seqmarl.nets.encoders.reader import ObservationReader
-from rllib_seqmarl.nets.sequential_policy import Evaluation, SequentialPolicy
+from rllib_seqmarl.nets.acting.sequential import SequentialActor
+from rllib_seqmarl.nets.sequential_policy import Evaluation
 from rllib_seqmarl.returns import ValueNorm
-from rllib_seqmarl.rollout.rollout_batch import (
-    ACTION_MASK,
-    ACTIONS,
-    IS_FIRST,
-    LOG_PROB,
-    NEIGHBOURS,
-    OBS,
-    ORDER,
-    ORDER_LOG_PROB,
-)
+from rllib_seqmarl.rollout.rollout_batch import NEIGHBOURS
 
 
 @dataclass(kw_only=True)
@@ -57,85 +47,41 @@ class SequentialBatch(AdvantageBatch):
         return total / counts.sum(1).clamp(min=1)
 
 
-class SequentialModule(TeamModule):
+class SequentialModule(SequentialActor, TeamModule):
     """Policy and value normalisation of a team; ``model_config`` is that of the policy.
 
     On rollout processes the value function and its normalisation are left out.
     """
 
-    policy: SequentialPolicy
     value_norm: ValueNorm
 
     def setup(self) -> None:
         """Builds the networks from the spaces of one environment."""
-        settings = dict(self.model_config)
-        beta = settings.pop("value_norm_beta")
-        self.attends_to_neighbours = settings.pop("attention", "all") == "neighbours"
-        if self.attends_to_neighbours and NEIGHBOURS not in self.observation_space.spaces:
-            raise UserError(
-                "attention 'neighbours' needs an environment that names them, such as dubins_car "
-                "with `neighbours: true` in its env_config: set that, or attention 'all'."
-            )
-        for learners in ("successors", "value_chunk_size", "train_in_sampled_order"):
-            settings.pop(learners, None)  # in checkpoints of version 0.1
-        reader = ObservationReader(
-            observation_layout(self.observation_space),
-            settings.pop("observation_encoder", None),  # version 0.2 had none
-            settings["embed_dim"],
-        )
-        self.policy = SequentialPolicy(
-            obs_dim=reader.output_size,
-            reader=reader,
-            action=action_spec(self.action_space),
-            num_agents=self.action_space.shape[0],
-            **settings,
-        )
-        self.value_norm = ValueNorm(beta)
+        settings = self.actor_settings(self.model_config)
+        value = {k: v for k, v in self.model_config.items() if k in ("value", "value_settings")}
+        self.build_actor(self.inputs, settings | value)
+        self.value_norm = ValueNorm(self.model_config["value_norm_beta"])
         if self.inference_only:
             # RLlib removes top-level attributes only, though it names nested ones by their path.
             del self.policy.value
 
+    @classmethod
+    def actor_settings(cls, model_config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `TeamModule`; without a value function."""
+        learners = (
+            "value_norm_beta",
+            "value_settings",
+            # In checkpoints of version 0.1.
+            "successors",
+            "value_chunk_size",
+            "train_in_sampled_order",
+        )
+        settings = {k: v for k, v in model_config.items() if k not in learners}
+        return settings | {"value": None}
+
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""
         return ["policy.value", "value_norm"]
-
-    def get_initial_state(self) -> dict[str, Tensor]:
-        """What the rollout hands from step to step: an order that is kept, -1 where there is none.
-
-        Returns:
-            Of one environment, ``order`` [N]; nothing where every step has an order of its own.
-        """
-        if not self.policy.order.kept_for_episode:
-            return {}
-        return {ORDER: torch.full((self.action_space.shape[0],), -1)}
-
-    def _act(
-        self,
-        batch: dict[str, Any],
-        deterministic: bool,
-        generator: torch.Generator | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        obs = batch[Columns.OBS]
-        previous = batch.get(Columns.STATE_IN, {}).get(ORDER)
-        if previous is not None:
-            previous = previous.masked_fill(batch[IS_FIRST].unsqueeze(-1), -1)
-        decision = self.policy.act(
-            obs[OBS],
-            obs.get(ACTION_MASK),
-            deterministic=deterministic,
-            generator=generator,
-            previous=previous,
-            neighbours=obs[NEIGHBOURS] if self.attends_to_neighbours else None,
-        )
-        out = {ACTIONS: decision.actions, LOG_PROB: decision.log_prob}
-        if decision.order is not None:
-            out[ORDER] = decision.order
-        if decision.order_log_prob is not None:
-            out[ORDER_LOG_PROB] = decision.order_log_prob
-        if self.policy.order.kept_for_episode:
-            return {**out, Columns.STATE_OUT: {ORDER: decision.order}}
-        return out
 
     def explain(self, columns: dict[str, Tensor]) -> Explanation:
         """Decision order, values and attention; see `TeamModule.explain`."""

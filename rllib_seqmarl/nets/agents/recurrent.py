@@ -84,6 +84,7 @@ class RecurrentAgent(nn.Module):
         *,
         deterministic: bool,
         generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, RecurrentState]:
         """Decides for all agents of B environments, which do not see each other's decisions.
 
@@ -94,14 +95,14 @@ class RecurrentAgent(nn.Module):
             is_first: bool [B], environments in which an episode begins; their state is not used.
             deterministic: every agent takes its most likely action.
             generator: source of the noise; torch's global one without it.
+            noise: [B, N, A], where it was drawn already.
 
         Returns:
             Actions int [B, N], log-probs [B, N, 1] of ``behaviour``, and the recurrent state for
             the next step.
         """
         logits, hidden = self.step(obs, recurrent_state, is_first)
-        noise = None
-        if not deterministic:
+        if not deterministic and noise is None:
             noise = self.behaviour.noise(obs.shape[:2], obs.device, generator)
         actions = self.behaviour.choose(logits, mask, noise)
         log_prob = self.behaviour.log_prob(logits, mask, actions)

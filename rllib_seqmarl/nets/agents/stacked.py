@@ -60,7 +60,7 @@ class StackedParameter(nn.Module):
         members: list[Tensor] = [p for p in self.members._parameters.values() if p is not None]
         if len(members) > 1 and agents is not None:
             return torch.stack([members[agent] for agent in agents])
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return _stack(members)
         # Every write to a tensor, by an optimiser or by new weights, raises its version.
         versions = [(id(member), member._version) for member in members]
@@ -120,7 +120,8 @@ class AgentLinear(nn.Module):
         _, _, scale, shift = sources
         bias = torch.baddbmm(bias.unsqueeze(1), shift.unsqueeze(1), weight)
         folded = scale.unsqueeze(-1) * weight, bias
-        if not torch.is_grad_enabled() and agents is None:
+        reusable = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if reusable and agents is None:
             self._folded = sources, folded
         return folded
 

@@ -88,7 +88,7 @@ def test_the_file_says_what_it_is_and_holds_no_more_than_acting_needs(name, shar
 CHANGES = {
     "not JSON": (lambda header: "{", "header is not JSON"),
     "a list": (lambda header: "[]", "must be a mapping"),
-    "newer": (lambda header: header | {"format": 2}, "install a newer one"),
+    "newer": (lambda header: header | {"format": 3}, "install a newer one"),
     "missing": (lambda header: {k: v for k, v in header.items() if k != "env"}, "'env'"),
     "wrong type": (lambda header: header | {"num_agents": True}, "'num_agents'"),
     "algorithm": (lambda header: header | {"algorithm": "SrSw"}, "Did you mean 'SrSv'"),

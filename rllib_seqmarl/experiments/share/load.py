@@ -1,0 +1,59 @@
+"""`load_policy`: a trained policy from a checkpoint or from a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rllib_seqmarl.names import SHARED, tell_once
+from rllib_seqmarl.policies.file import StoredPolicy
+from rllib_seqmarl.policies.policy import Policy
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_policy(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    num_agents: int | None = None,
+    trust_imports: bool = False,
+) -> Policy:
+    """A trained policy, ready to play.
+
+    From a ``.safetensors`` file neither Ray nor gymnasium is imported, and nothing is unpickled. A
+    checkpoint is made of pickles, which can run code: load only what you trust.
+
+    Args:
+        path: a file of ``rllib export``, a checkpoint's folder, or that of a trial (its best
+            checkpoint if the training scored them, else its last one) or of an experiment with
+            one trial.
+        device: where the policy computes, such as "cuda".
+        num_agents: N, where the team is of another size than in training and the network does not
+            depend on it; None: that of the training.
+        trust_imports: whether a file may name parts of the network by import paths, which are
+            imported and run.
+
+    Raises:
+        UserError: no such policy, a damaged one, or one that cannot be built here.
+    """
+    given = os.fspath(path)
+    if given.endswith(SHARED):
+        stored = StoredPolicy.read(Path(given).expanduser())
+        if stored.metadata["format"] == 1:
+            from rllib_seqmarl.experiments.share.policy_file import completed
+
+            stored = completed(stored, trust_imports=trust_imports)
+        return stored.policy(device=device, num_agents=num_agents, trust_imports=trust_imports)
+    from rllib_seqmarl.experiments.checkpoints import find as checkpoints
+
+    checkpoint = checkpoints.find(given, tell_once, best=True)
+    checkpoints.check(checkpoint)
+    from rllib_seqmarl.experiments.share.policy_file import from_checkpoint
+
+    # Whoever unpickles the checkpoint trusts what it names, too.
+    return from_checkpoint(checkpoint).policy(
+        device=device, num_agents=num_agents, trust_imports=True
+    )

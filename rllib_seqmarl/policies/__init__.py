@@ -1,0 +1,1 @@
+"""Trained policies for whoever plays with them: NumPy in and out, without Ray."""
