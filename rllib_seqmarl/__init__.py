@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rllib_seqmarl import _checkpoint_aliases
+from rllib_seqmarl._version import __version__ as __version__
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.registry import (
     make_environment,
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from rllib_seqmarl.algorithms.seca import SeCA, SeCAConfig
     from rllib_seqmarl.algorithms.srsv import SrSv, SrSvConfig
     from rllib_seqmarl.experiments.share.load import load_policy
-
-__version__ = "0.2.0"
 
 __all__ = [
     "A2PO",

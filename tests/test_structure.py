@@ -12,7 +12,7 @@ import tomllib
 #: From the bottom to the top. A package imports from lower layers; those of one layer do not import
 #: each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "losses", "returns", "manifest", "_checkpoint_aliases", "_ray_compat"),
+    ("errors", "losses", "returns", "manifest", "_checkpoint_aliases", "_ray_compat", "_version"),
     ("names", "matmul", "columns", "layout"),
     ("settings",),
     ("registry",),

@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from typing_extensions import Self
 
-import rllib_seqmarl
+from rllib_seqmarl._version import __version__
 from rllib_seqmarl.columns import ACTION_MASK, ALIVE, NEIGHBOURS, OBS
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.names import is_import_path
@@ -168,7 +168,7 @@ def _checked(path: str | Path, header: str | None) -> dict[str, Any]:
     if isinstance(written, int) and written > FORMAT:
         raise UserError(
             f"{path} was written by rllib-seqmarl {metadata.get('version')}, whose files "
-            f"{rllib_seqmarl.__version__} cannot read: install a newer one."
+            f"{__version__} cannot read: install a newer one."
         )
     for key, expected in _KEYS.items():
         value = metadata.get(key)

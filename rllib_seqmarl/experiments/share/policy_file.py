@@ -11,8 +11,8 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 from safetensors.torch import save
 
-import rllib_seqmarl
 from rllib_seqmarl import _ray_compat, registry
+from rllib_seqmarl._version import __version__
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import MODULE_PATH, load_config
 from rllib_seqmarl.learning.base.config import TeamConfig
@@ -45,7 +45,7 @@ def from_checkpoint(checkpoint: Path) -> StoredPolicy:
     own = {name: getattr(config, name) for name in sorted(_own_settings(config))}
     metadata = {
         "format": FORMAT,
-        "version": rllib_seqmarl.__version__,
+        "version": __version__,
         "algorithm": _algorithm(config),
         "env": str(config.env),
         "env_config": dict(config.env_config),
