@@ -63,13 +63,13 @@ class Reference:
         unwrapped = self.env.aec_env.unwrapped
         return np.stack([unwrapped.observe(name) for name in self.team])
 
-    def step(self, actions: NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool]:
+    def step(self, actions: NDArray[Any]) -> tuple[NDArray[np.float32], list[float], bool, bool]:
         obs, rewards, terminated, truncated, _ = self.env.step(
             dict(zip(self.names, actions.tolist(), strict=True))
         )
         return (
             np.stack([obs[name] for name in self.team]),
-            sum(rewards[name] for name in self.team),
+            [rewards[name] for name in self.team],
             terminated[self.team[0]],
             truncated[self.team[0]],
         )
@@ -98,7 +98,7 @@ def test_transitions_are_those_of_mpe2(
     """Whole episodes side by side: nothing is brought into line but the initial state."""
     envs, steps = 12, 220
     config = {"episode_length": 25, **config}
-    env = mpe.make(envs, task=task, rules="mpe2", **config)
+    env = mpe.make(envs, task=task, rules="mpe2", reward="per_agent", **config)
     references = [Reference(task, config) for _ in range(envs)]
     obs, _ = env.reset(seed=1)
     rng = np.random.default_rng(1)
