@@ -27,4 +27,5 @@ class FootballTeamEnv(SyncVectorEnv):
             config.autoreset,
             config.reward_per_agent,
         )
+        self.metadata["render_fps"] = 10.0  # a step is 0.1 seconds of the match
         self.max_episode_steps = config.max_episode_steps or None

@@ -111,6 +111,8 @@ class SMAXTeamEnv(TeamVectorEnv):
             config.autoreset,
         )
         self.jaxmarl_env = smax
+        # A step is half a second in the game; a video is four times as fast.
+        self.metadata["render_fps"] = 4.0 / (smax.time_per_step * smax.world_steps_per_env_step)
         self._rules = Rules(smax)
         self._observe = partial(observe, self._rules, agent_id=agent_id, with_state=state)
         self._compiled_reset = jax.jit(self._reset_all)
