@@ -71,7 +71,7 @@ def test_saved_resumed_evaluated_and_shared(name: str, small: Any, tmp_path: Pat
     result = evaluate_checkpoint(checkpoint, episodes=8, seed=3)
     export(checkpoint, tmp_path / "policy.safetensors")
     shared = SharedPolicy(tmp_path / "policy.safetensors", trust_imports=True)
-    assert shared.metadata["action"] == {"discrete": False, "size": 7, "parts": [4, 2]}
+    assert shared.stored.metadata["action"] == {"discrete": False, "size": 7, "parts": [4, 2]}
     again = evaluate_policy(shared, episodes=8, seed=3)
     assert again["per_episode"] == result["per_episode"]
 
