@@ -65,7 +65,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool, str]] = {
     "MAT": ("sequential", MAT, False, ".onnx"),
     "MAT drawn": ("sequential", MAT, True, ".pt2"),
     "MAT continuous": ("sequential", MAT | {"action": ActionSpec(2, False)}, True, ".pt2"),
-    "MAT parts": ("sequential", MAT | {"action": ActionSpec(6, False, (3, 2))}, True, ".onnx"),
+    "MAT parts": ("sequential", MAT | {"action": ActionSpec(6, False, (3, 2))}, True, ".pt2"),
     "AOAD-MAT": ("sequential", MAT | {"order": "next_agent"}, False, ".pt2"),
     "PMAT": ("sequential", MAT | {"order": "plackett_luce"}, False, ".pt2"),
     "HAPPO": ("simultaneous", ACTORS, True, ".onnx"),
