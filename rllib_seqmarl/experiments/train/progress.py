@@ -143,9 +143,15 @@ class Row:
         Args:
             saved: the result after which the last checkpoint was written; empty without one.
         """
-        iterations = self.result.get("training_iteration", 0) - saved.get("training_iteration", 0)
-        steps = self.result.get(STEPS, 0) - saved.get(STEPS, 0)
-        return f"{iterations} iterations, {_compact(steps)} steps" if iterations else "nothing"
+        done = self.result.get("training_iteration", 0)
+        here = self.result.get("iterations_since_restore", done)
+        iterations = done - saved.get("training_iteration", done - here)
+        if not iterations:
+            return "nothing"
+        text = f"{iterations} iteration{'s' * (iterations > 1)}"
+        if saved or here == done:  # of a trial begun with --restore it is not known
+            text += f", {_compact(self.result.get(STEPS, 0) - saved.get(STEPS, 0))} steps"
+        return text
 
 
 def _compact(number: float) -> str:
@@ -306,7 +312,8 @@ class Progress(Callback):
         captions = [f"and {hidden} more trials"] if hidden else []
         if self._lost:
             captions.append("lost: what came after the last checkpoint, and what was under way")
-        simulators = {str(row.result["simulator"]) for row in self._rows.values() if row.result}
+        results = [row.result for row in list(self._rows.values())]
+        simulators = {str(result["simulator"]) for result in results if "simulator" in result}
         table = Table(
             title=" on ".join(filter(None, (self._spec.name, ", ".join(sorted(simulators))))),
             title_justify="left",

@@ -164,6 +164,13 @@ def test_what_a_stop_at_once_loses_is_said(shown):
     ]
 
 
+def test_a_restored_trial_has_lost_what_it_did_itself():
+    row = Row({})
+    row.add(result(101, iterations_since_restore=1))
+    assert row.lost({}) == "1 iteration"
+    assert row.lost({"training_iteration": 101, STEPS: 20_200}) == "nothing"
+
+
 def test_the_folder_of_a_trial_is_short():
     made = SimpleNamespace(trainable_name="AOAD-MAT", trial_id="3f2a1_00003")
     assert trial_name(made) == "AOAD-MAT_3f2a1_00003"
