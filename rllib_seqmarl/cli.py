@@ -73,6 +73,18 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see '{self.prog} --help')")
 
 
+def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """Reads a whole number between two bounds."""
+
+    def read(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if least <= (value := int(text)) <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"a whole number from {least} to {most:,}, got {text!r}")
+
+    return read
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -206,7 +218,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     ray = parser.add_argument_group("Ray")
     add = ray.add_argument
     add("--ray-address", metavar="ADDRESS", help="use this running cluster (also: RAY_ADDRESS)")
-    add("--ray-num-cpus", type=int, metavar="N", help="CPUs of a local Ray (default: all)")
+    add("--ray-num-cpus", type=_whole(1), metavar="N", help="CPUs of a local Ray (default: all)")
     add("-v", "--verbose", action="store_true", help="show Ray's own messages, too")
 
 
@@ -283,7 +295,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("--episodes", type=int, default=100, metavar="N", help="how many (default: 100)")
     add("--env-config", metavar="JSON", help="replaces single settings of the environment")
     add("--stochastic", action="store_true", help="sample actions; default: the most probable")
-    add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    add("--seed", type=_whole(0), default=0, metavar="N", help="random seed (default: 0)")
     add(
         *("--scripted-policies", "--controllers"),
         action=_ScriptedPolicies,

@@ -130,7 +130,12 @@ def test_bad_files_are_refused_in_one_line_before_ray_starts(case, capsys, tmp_p
         (("evaluate", "nowhere", "--render", "nowhere/a.gif"), "--render: the folder of nowhere/a"),
         (("evaluate", "nowhere", "--render", "a.gif", "--render-every", "0"), "at least 1, got 0"),
         (("example", "get", "mat_smca"), "Did you mean 'mat_smac'?"),
-        (("example", "list", "--filter", "zzz"), "no example contains 'zzz'"),
+        (("example", "list", "--filter", "zzz"), "there is no such example"),
+        (("train", "file", EXAMPLE, "--ray-num-cpus", "-2"), "from 1 to 2,147,483,647, got '-2'"),
+        (("train", "file", EXAMPLE, "--seed", "9999999999"), "'seed' must lie between 0 and"),
+        (("train", "file", EXAMPLE, "--experiment-name", ".."), "'..' is also its folder's name"),
+        (("train", "file", EXAMPLE, "--experiment-name", ""), "cannot be empty"),
+        (("evaluate", "nowhere", "--seed", "-1"), "a whole number from 0 to"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(

@@ -341,10 +341,22 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
                 "the batch is rollout_fragment_length x num_envs_per_env_runner x "
                 "max(1, num_env_runners): set these and leave train_batch_size out."
             )
+        if not self.in_evaluation and (self.minibatch_size or 0) > self.steps_to_train_on():
+            raise UserError(
+                f"minibatch_size is {self.minibatch_size}, and an iteration trains on "
+                f"{self.steps_to_train_on()} environment steps (rollout_fragment_length x "
+                "num_envs_per_env_runner x max(1, num_env_runners)): lower it, or null for all."
+            )
         if self.async_sampling and not self.num_env_runners and not self.in_evaluation:
             raise UserError(
                 "async_sampling needs runners in other processes: set num_env_runners to 1 or more."
             )
+
+    def steps_to_train_on(self) -> int:
+        """Environment steps in the largest batch of an iteration."""
+        runners = max(1, self.num_env_runners)
+        steps: int = self.rollout_fragment_length * self.num_envs_per_env_runner * runners
+        return steps
 
     def _check_devices(self) -> None:
         learners_gpu = self.num_gpus_per_learner and not self.num_learners

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from rllib_seqmarl.settings import Doc, Ge, Gt, OldName, Setting, settings
+from rllib_seqmarl.settings import Doc, Ge, Gt, Le, OldName, Setting, settings
 
 
 @settings
@@ -67,7 +67,10 @@ class RLlibSettings:
         float, Ge(0), Doc("CPUs that Ray reserves for the trial's own process.")
     ] = 1
     seed: Annotated[
-        int | None, Ge(0), Doc("of everything that is drawn; null: another one in every run.")
+        int | None,
+        Ge(0),
+        Le(2**31 - 1),
+        Doc("of everything that is drawn; null: another one in every run."),
     ] = None
     explore: Annotated[bool, Doc("actions are drawn; false: the most likely ones.")] = True
     evaluation_interval: Annotated[

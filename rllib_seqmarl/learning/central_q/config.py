@@ -140,6 +140,11 @@ class ReplayConfig(TeamConfig):
     replay_capacity: int
     replay_batch_size: int
 
+    def steps_to_train_on(self) -> int:
+        """See `TeamConfig`; stored sequences are drawn beside the fresh ones."""
+        stored = self.replay_batch_size if self.replay_capacity else 0
+        return max(super().steps_to_train_on(), stored * self.rollout_fragment_length)
+
     def validate(self) -> None:
         """See `TeamConfig.validate`."""
         super().validate()

@@ -58,7 +58,11 @@ def config(**settings: Any) -> Any:
         ({"num_env_runners": -1}, "config key 'num_env_runners' must not be negative"),
         ({"num_learners": -1}, "config key 'num_learners' must not be negative"),
         ({"metrics_num_episodes_for_smoothing": 0}, "_for_smoothing' must be above 0"),
-        ({"seed": -1}, "config key 'seed' must not be negative"),
+        ({"seed": -1}, "config key 'seed' must lie between 0 and 2,147,483,647, got -1"),
+        ({"seed": 2**32}, "config key 'seed' must lie between 0 and"),
+        ({"num_gpus_per_learner": -1}, "config key 'num_gpus_per_learner' must not be negative"),
+        ({"num_cpus_per_env_runner": -1}, "'num_cpus_per_env_runner' must not be negative"),
+        ({"minibatch_size": 3201}, "an iteration trains on 3200 environment steps"),
         ({"seed": 1.5}, "config key 'seed' must be a whole number or null, got 1.5"),
         ({"evaluation_interval": 0}, "config key 'evaluation_interval' must be above 0"),
         (
