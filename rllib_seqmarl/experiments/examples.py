@@ -115,4 +115,7 @@ def find(file: str) -> str:
     path = Path(file).expanduser()
     if path.exists() or path.name != file or path.suffix not in ("", ".yaml", ".py"):
         return file
-    return str(example(file).path)
+    try:
+        return str(example(file).path)
+    except UserError as error:
+        raise UserError(f"no such file: {file}. As an example: {error}") from None
