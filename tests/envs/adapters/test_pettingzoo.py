@@ -84,7 +84,7 @@ def test_games(
     assert ("state" in space.spaces) == bool(state_size)
     if state_size:
         assert space["state"].shape == (state_size,)
-    if "knights" in path:  # it does not start as it did with the same seed
+    if "knights" in path:  # its time to the next zombie goes on through a reset
         with pytest.raises(UserError, match="two runs with the same seed differ"):
             check_team_env(env, num_steps=45)
     else:
