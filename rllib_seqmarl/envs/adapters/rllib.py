@@ -132,7 +132,16 @@ def try_creator(creator: Creator, name: str, env_config: Mapping[str, Any]) -> N
     tried = (name, repr(sorted(env_config.items(), key=str)))
     if tried in _tried:
         return
-    build = _game_of(creator, name, env_config, 1, HERE)
+    try:
+        build = _game_of(creator, name, env_config, 1, HERE)
+    except UserError:
+        raise
+    except Exception as error:  # a creator from outside may fail in any way
+        message = " ".join(str(error).split())
+        raise UserError(
+            f"environment {name!r} with env_config {dict(env_config)!r}: its creator raised "
+            f"{type(error).__name__}: {message}"
+        ) from error
     if isinstance(build, TeamVectorEnv):
         build.close()
     else:
@@ -155,7 +164,8 @@ def make_by_creator(
         place: where the first of them is.
 
     Raises:
-        UserError: it makes no team, or fails.
+        UserError: it makes no team.
+        Exception: whatever the creator raises.
     """
     made = _game_of(creator, name, env_config, num_envs, place)
     if isinstance(made, TeamVectorEnv):
@@ -168,7 +178,7 @@ def _game_of(
     creator: Creator, name: str, env_config: Mapping[str, Any], num_envs: int, place: Place
 ) -> TeamVectorEnv | tuple[GameConfig, Callable[..., DictGame]]:
     """The environments, or the settings of a game and what builds it."""
-    made = _created(creator, name, env_config, num_envs, place)
+    made = _created(creator, env_config, num_envs, place)
     if isinstance(made, TeamVectorEnv):
         return made
     getattr(made, "close", lambda: None)()
@@ -181,25 +191,22 @@ def _game_of(
 
 
 def _created(
-    creator: Creator, name: str, env_config: Mapping[str, Any], num_envs: int, place: Place
+    creator: Creator, env_config: Mapping[str, Any], num_envs: int, place: Place
 ) -> object:
     try:
         return creator(_context({**env_config, "num_envs": num_envs}, place))
     except UserError:
         raise
-    except Exception as with_num_envs:  # a creator from outside may fail in any way
+    except Exception as with_num_envs:
         try:  # RLlib gives no num_envs, and many a class takes no keyword that it does not know
-            return creator(_context(env_config, place))
+            made = creator(_context(env_config, place))
         except Exception as error:
-            wants = isinstance(error, KeyError) and error.args == ("num_envs",)
-            cause = with_num_envs if wants else error
-            if isinstance(cause, UserError):
-                raise cause from None
-            message = " ".join(str(cause).split())
-            raise UserError(
-                f"environment {name!r} with env_config {dict(env_config)!r}: its creator raised "
-                f"{type(cause).__name__}: {message}"
-            ) from cause
+            wants_it = isinstance(error, KeyError) and error.args == ("num_envs",)
+            raise (with_num_envs if wants_it else error) from None
+        if isinstance(made, TeamVectorEnv):  # it has failed for another reason
+            made.close()
+            raise
+        return made
 
 
 def _context(env_config: Mapping[str, Any], place: Place) -> dict[str, Any]:
