@@ -93,15 +93,16 @@ def _run(env: TeamVectorEnv, obs: Observation, num_steps: int, seed: int) -> lis
                     "return a copy; the caller owns what it was given."
                 )
         done = terminated | truncated
-        metrics = {}
+        at_the_end: Returned = {}
         if done.any():
             _check_infos(env, infos, done)
-            metrics = {k: np.where(done, v, 0) for k, v in infos["final_info"].items()}
+            final = infos["final_info"] | infos.get("final_obs", {})
+            at_the_end = {f"final.{name}": value[done] for name, value in final.items()}
         if env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP:
             _check_only_started(ended, reward, done)
         ended = done
         returned = {"reward": reward, "terminated": terminated, "truncated": truncated}
-        returned |= {f"obs.{name}": value for name, value in obs.items()} | metrics
+        returned |= {f"obs.{name}": value for name, value in obs.items()} | at_the_end
         run.append({name: value.copy() for name, value in returned.items()})
     return run
 
@@ -123,10 +124,9 @@ def _check_equal(run: list[Returned], other: list[Returned], what: str, remedy: 
     for step, (one, another) in enumerate(zip(run, other, strict=True)):
         for name, value in one.items():
             if not np.array_equal(value, another[name]):
-                e = np.argwhere(value != another[name])[0][0]
                 raise UserError(
-                    f"check_team_env: {what}: {name.removeprefix('obs.')!r} of env {e} at step "
-                    f"{step + 1}: {remedy}."
+                    f"check_team_env: {what}: {name.removeprefix('obs.')!r} at step {step + 1}: "
+                    f"{remedy}."
                 )
 
 

@@ -78,7 +78,7 @@ def test_a_sound_environment_passes(mode: str) -> None:
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (build(Unseeded), "two runs with the same seed differ: 'obs' of env 0 at step 1: all"),
+        (build(Unseeded), "two runs with the same seed differ: 'obs' at step 1: all"),
         (build(Unpicklable), "what get_state returns cannot be pickled"),
         (build(Overwrites), "step writes into the 'obs' that was returned before: return a copy"),
     ],
@@ -91,10 +91,10 @@ def test_what_training_relies_on(env: DistinctActions, message: str) -> None:
 
 @pytest.mark.parametrize("forgotten", ["time", "context", "random", "distinct_sum"])
 def test_a_state_that_is_not_complete(forgotten: str) -> None:
-    env = build(Forgets)
+    env = build(Forgets, episode_length=4)
     env.forgotten = forgotten  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"do not go on as they did: .* _get_envs_state must"):
-        check_team_env(env, num_steps=50)  # ends in another step of an episode than the first
+        check_team_env(env, num_steps=50)  # ends in the middle of an episode
 
 
 @pytest.mark.parametrize("fault", ["time", "reward", "random"])
