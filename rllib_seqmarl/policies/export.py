@@ -82,7 +82,7 @@ def export_step(policy: Policy, *, stochastic: bool = False) -> tuple[ExportedPr
     Raises:
         UserError: the policy draws more than the noise of its actions, or cannot be traced.
     """
-    actor = copy.deepcopy(policy.actor).cpu()
+    actor = copy.deepcopy(policy.actor).cpu().requires_grad_(False)  # a program only acts
     actor.prepare_export()
     step = TeamStep(actor, policy.inputs, stochastic)
     generator = torch.Generator().manual_seed(0)

@@ -148,9 +148,9 @@ def export_policy(checkpoint: str, file: str, *, stochastic: bool = False) -> in
         raise UserError(f"the folder of {file} does not exist.")
     console = Console(highlight=False)
     if program and checkpoint.endswith(SHARED):
-        from rllib_seqmarl.policies.file import StoredPolicy
+        from rllib_seqmarl.experiments.share.load import stored_policy
 
-        stored = StoredPolicy.read(Path(checkpoint).expanduser())
+        stored, trusted = stored_policy(checkpoint)
     else:
         path = _find(checkpoint, console)
         ray_session.prepare(ray_session.RunOptions())
@@ -166,15 +166,11 @@ def export_policy(checkpoint: str, file: str, *, stochastic: bool = False) -> in
                 f"  rllib evaluate {shlex.quote(file)}",
             )
             return 0
-        stored = policy_file.from_checkpoint(path)
+        stored, trusted = policy_file.from_checkpoint(path), True
     from rllib_seqmarl.policies.export import write_program
 
-    lines = write_program(
-        stored.policy(trust_imports=not checkpoint.endswith(SHARED)),
-        target,
-        stored.metadata,
-        stochastic=stochastic,
-    )
+    policy = stored.policy(trust_imports=trusted)
+    lines = write_program(policy, target, stored.metadata, stochastic=stochastic)
     _say(console, "\n".join([f"Written: {file}, one step of a team:", *lines]))
     return 0
 

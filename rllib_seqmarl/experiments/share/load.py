@@ -39,6 +39,17 @@ def load_policy(
     Raises:
         UserError: no such policy, a damaged one, or one that cannot be built here.
     """
+    stored, trusted = stored_policy(path, trust_imports=trust_imports)
+    return stored.policy(device=device, num_agents=num_agents, trust_imports=trusted)
+
+
+def stored_policy(
+    path: str | os.PathLike[str], *, trust_imports: bool = False
+) -> tuple[StoredPolicy, bool]:
+    """What a file or a checkpoint holds, and whether what it names may be imported.
+
+    Arguments and errors as of `load_policy`.
+    """
     given = os.fspath(path)
     if given.endswith(SHARED):
         stored = StoredPolicy.read(Path(given).expanduser())
@@ -46,7 +57,7 @@ def load_policy(
             from rllib_seqmarl.experiments.share.policy_file import completed
 
             stored = completed(stored, trust_imports=trust_imports)
-        return stored.policy(device=device, num_agents=num_agents, trust_imports=trust_imports)
+        return stored, trust_imports
     from rllib_seqmarl.experiments.checkpoints import find as checkpoints
 
     checkpoint = checkpoints.find(given, tell_once, best=True)
@@ -54,6 +65,4 @@ def load_policy(
     from rllib_seqmarl.experiments.share.policy_file import from_checkpoint
 
     # Whoever unpickles the checkpoint trusts what it names, too.
-    return from_checkpoint(checkpoint).policy(
-        device=device, num_agents=num_agents, trust_imports=True
-    )
+    return from_checkpoint(checkpoint), True

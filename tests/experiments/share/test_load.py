@@ -13,7 +13,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rllib_seqmarl import UserError, load_policy, registry
+from rllib_seqmarl import UserError, load_policy, make_environment, registry
+from rllib_seqmarl.experiments.checkpoints import find as checkpoints
 from rllib_seqmarl.experiments.evaluate.evaluation import EpisodePlayer, evaluate_checkpoint
 from rllib_seqmarl.experiments.share.policy_file import export
 
@@ -22,7 +23,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     **{name: (name, "private_cue", {}, {}) for name in registry.ALGORITHMS},
     "HAPPO": ("HAPPO", "private_cue", {}, {"recurrent": True, "chunk_length": 4}),
     "A2PO": ("A2PO", "private_cue", {}, {"share_parameters": False}),
-    "SCC": ("SCC", "private_cue", {}, {"mode": "value", "epsilon": 0.3}),
+    "SCC": ("SCC", "private_cue", {}, {"mode": "value", "epsilon": 0.3, "entropy_coeff": 0.0}),
     "kept order": (
         "MAT",
         "private_cue",
@@ -132,8 +133,8 @@ def test_it_decides_as_the_evaluation_does(run, trained, played):
                 decision = policy.act(seen, deterministic=not explore)
                 np.testing.assert_array_equal(decision.actions, chosen["actions"])
                 np.testing.assert_array_equal(decision.log_prob, chosen["log_prob"].sum(-1))
-                order = chosen.get("order", np.broadcast_to(np.arange(policy.num_agents), (2, 1)))
-                np.testing.assert_array_equal(decision.order, order + np.zeros_like(decision.order))
+                order = chosen.get("order", [range(policy.num_agents)] * 2)
+                np.testing.assert_array_equal(decision.order, order)
 
 
 def test_a_team_alone_is_a_batch_of_one(trained):
@@ -227,7 +228,7 @@ WRONG = {
     "kind": ({"actor": {"kind": "sequentia", "settings": {}}}, "Did you mean 'sequential'"),
     "no settings": ({"actor": {"kind": "sequential"}}, "damaged.*describe a network"),
     "settings": (
-        {"actor": {"kind": "sequential", "settings": {"widht": 3}}},
+        {"actor": {"kind": "sequential", "settings": {"embed_dim": 8, "widht": 3}}},
         "do not describe a network.*widht",
     ),
     "imports": (
@@ -248,7 +249,7 @@ def test_a_wrong_header_gives_one_line(case, trained, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_trial_stands_for_its_best_checkpoint(trained, tmp_path):
+def test_a_trial_stands_for_its_best_checkpoint(trained, tmp_path, monkeypatch):
     """By the score, if the training scored its checkpoints; else for its last one."""
     trial = tmp_path / "experiment" / "trial"
     for number, run in enumerate(("MAT", "PMAT", "SrSv")):
@@ -257,11 +258,19 @@ def test_a_trial_stands_for_its_best_checkpoint(trained, tmp_path):
         folder.symlink_to(trained(run)[0])
     assert load_policy(trial).algorithm == "SrSv"
 
-    settings = {"checkpoint_config": {"score_order": "max"}}
-    (trial.parent / "experiment.json").write_text(json.dumps(settings))
-    assert load_policy(trial).algorithm == "SrSv"
-    # All three were written after iteration 1: only their numbers differ below.
-    (trial / "result.json").write_text(json.dumps({"training_iteration": 1, "other": 2.0}) + "\n{")
+    scores = (("max", 0.5, 0.9, 0.7, "PMAT"), ("min", 0.5, 0.9, 0.7, "MAT"))
+    monkeypatch.setattr(checkpoints, "iteration", lambda path: int(path.name[-1]) + 1)
+    for order, *values, best in scores:
+        settings = {"checkpoint_config": {"score_order": order}}
+        (trial.parent / "experiment.json").write_text(json.dumps(settings))
+        lines = [
+            json.dumps({"training_iteration": i + 1, "checkpoint_score": value})
+            for i, value in enumerate(values)
+        ]
+        # A line that a kill has cut short, and one of a result without a score.
+        (trial / "result.json").write_text("\n".join([*lines, "{", '{"training_iteration": 9}']))
+        assert load_policy(trial).algorithm == best
+    (trial / "result.json").write_text('{"training_iteration": 1}\n')
     assert load_policy(trial).algorithm == "SrSv"
 
 
@@ -269,3 +278,17 @@ def test_there_is_no_such_policy(tmp_path):
     for path in (tmp_path / "none", tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(UserError, match=r"no such|is not a checkpoint"):
             load_policy(path)
+
+
+def test_an_environment_by_its_name():
+    """Whose settings have their defaults, all of them where none is given."""
+    env = make_environment("private_cue")
+    assert env.num_envs == 1
+    assert make_environment("private_cue", 2, {"num_agents": 3}).num_agents == 3
+    needs_a_game = ("pettingzoo", "multi_agent_env")
+    for name in registry.ENVIRONMENTS:
+        if name not in (*needs_a_game, "football"):  # that is not installed everywhere
+            registry.environment(name).check({})
+    for name in needs_a_game:
+        with pytest.raises(UserError, match="'env' must be an import path such as"):
+            make_environment(name)
