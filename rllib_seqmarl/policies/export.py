@@ -9,11 +9,12 @@ and its state. Outputs are ``actions``, ``log_prob`` and ``order`` as of `Policy
 from __future__ import annotations
 
 import copy
+import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,7 @@ def export_step(policy: Policy, *, stochastic: bool = False) -> tuple[ExportedPr
     except UserError:
         raise
     except Exception as error:  # torch.export fails in many ways
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the network of {policy.algorithm} cannot be exported as a program "
-            f"({type(error).__name__}: {reason}): export a .safetensors file."
-        ) from error
+        raise _not_a_program(policy, error) from error
     if not same:
         raise UserError(
             f"the program of {policy.algorithm} decides otherwise than the policy: export a "
@@ -146,14 +143,17 @@ def write_program(
     if not onnx:
         torch.export.save(program, file, extra_files={"rllib_seqmarl": header})
     else:
-        with _quiet():
-            converted = torch.onnx.export(
-                program,
-                input_names=step.input_names,
-                output_names=step.output_names,
-                verbose=False,
-            )
-        assert converted is not None
+        try:
+            with _quiet():
+                converted = torch.onnx.export(
+                    program,
+                    input_names=step.input_names,
+                    output_names=step.output_names,
+                    verbose=False,
+                )
+            assert converted is not None
+        except Exception as error:  # so does the exporter to ONNX
+            raise _not_a_program(policy, error) from error
         converted.model.metadata_props["rllib_seqmarl"] = header
         converted.save(str(file))
     example = example_inputs(step, policy.inputs, torch.Generator().manual_seed(0))
@@ -208,6 +208,14 @@ def _refuse_own_noise(policy: Policy, step: TeamStep, example: tuple[Tensor, ...
         )
 
 
+def _not_a_program(policy: Policy, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:120]
+    return UserError(
+        f"the network of {policy.algorithm} cannot be exported as a program "
+        f"({type(error).__name__}: {reason}...): export a .safetensors file."
+    )
+
+
 def _line(kind: str, name: str, value: Tensor) -> str:
     return f"  {kind:<6}  {name} {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
@@ -216,9 +224,10 @@ def _line(kind: str, name: str, value: Tensor) -> str:
 def _quiet() -> Iterator[None]:
     """Without the exporters' own notes: they are of torch, and say nothing to a user of this."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

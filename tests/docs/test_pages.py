@@ -132,12 +132,12 @@ def test_the_python_of_readme_and_policies_runs(tmp_path: Path) -> None:
     (use,) = blocks((DOCS / "guides" / "policies.md").read_text(encoding="utf-8"), "python")
     checkpoint = str(tmp_path / "checkpoint")
     code = f"{train}algorithm.save_to_path({checkpoint!r})\nalgorithm.stop()\n"
-    code += use.replace("/path/to/checkpoint", checkpoint) + "print(actions.shape)\n"
+    code += use.replace("policy.safetensors", checkpoint) + "print(decision.actions.shape)\n"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == "torch.Size([2, 5])"
+    assert done.stdout.splitlines()[-1] == "(2, 5)"
 
 
 def test_readme_is_short() -> None:

@@ -67,7 +67,10 @@ class PlackettLuce(ChosenOrder):
         if not inputs.deterministic:
             noise = gumbel(tuple(keys.shape), keys.device, inputs.generator)
             keys = keys + noise.to(keys.dtype)
-        order = keys.argsort(dim=1, descending=True, stable=True)
+        if torch.compiler.is_compiling():  # programs have no stable sorting
+            order = keys.topk(keys.shape[1], dim=1).indices
+        else:
+            order = keys.argsort(dim=1, descending=True, stable=True)
         return Ordering(order, plackett_luce_log_prob(log_scores.gather(1, order)))
 
     def evaluate(self, encoded: Tensor, decoded: Tensor, order: Tensor) -> OrderEvaluation:

@@ -35,9 +35,10 @@ class AttendedPositions(NamedTuple):
     @classmethod
     def of(cls, positions: Tensor, valid: Tensor) -> AttendedPositions:
         """Positions that may be anything where they are not valid; unused columns are cut off."""
-        used = valid.flatten(0, 1).any(0).nonzero()
-        longest = int(used[-1]) + 1 if len(used) else 1
-        positions, valid = positions[..., :longest], valid[..., :longest]
+        if not torch.compiler.is_compiling():  # a program has one size whatever it reads
+            used = valid.flatten(0, 1).any(0).nonzero()
+            longest = int(used[-1]) + 1 if len(used) else 1
+            positions, valid = positions[..., :longest], valid[..., :longest]
         return cls(positions.masked_fill(~valid, 0), valid)
 
     def batch_rows(self, rows: Tensor | slice) -> AttendedPositions:
