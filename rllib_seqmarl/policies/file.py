@@ -119,7 +119,7 @@ class StoredPolicy:
         try:
             inputs = TeamInputs.from_description(self.metadata)
             kind, settings = str(described["kind"]), dict(described["settings"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{self.path} is damaged: its header does not describe a network "
                 f"({type(error).__name__}: {error})."

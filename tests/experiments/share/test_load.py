@@ -236,6 +236,7 @@ WRONG = {
         "os:getcwd.*trust_imports=True",
     ),
     "sizes": ({"num_agents": 5}, "damaged.*'obs' of 5 agents has shape"),
+    "layout": ({"layout": {"entries": [3], "agent_id": 0}}, "damaged.*describe a network"),
     "own code": ({"actor": None}, "code of its own.*rllib evaluate"),
 }
 
