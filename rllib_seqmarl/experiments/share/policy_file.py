@@ -135,7 +135,7 @@ class SharedPolicy:
             import path may be imported.
 
     Attributes:
-        metadata: what the header says; see `policies.file`.
+        stored: what the file holds.
 
     Raises:
         UserError: as of `StoredPolicy.read`, or import paths that are not trusted.
@@ -145,9 +145,8 @@ class SharedPolicy:
 
     def __init__(self, path: str | Path, *, trust_imports: bool = False) -> None:
         self.path = str(path)
-        self._stored = StoredPolicy.read(path)
-        self.metadata = self._stored.metadata
-        refuse_imports(self.path, all_imports(self.metadata), trust_imports)
+        self.stored = StoredPolicy.read(path)
+        refuse_imports(self.path, all_imports(self.stored.metadata), trust_imports)
 
     def config(self) -> TeamConfig:
         """The config from which the policy is built.
@@ -155,7 +154,7 @@ class SharedPolicy:
         Raises:
             UserError: an unknown algorithm or setting, or a wrong value.
         """
-        metadata = self.metadata
+        metadata = self.stored.metadata
         try:
             config = registry.config_class(metadata["algorithm"])()
             own = _own_settings(config)
@@ -174,4 +173,4 @@ class SharedPolicy:
         Raises:
             UserError: weights that are missing, of another shape or type, not finite, or too many.
         """
-        load_weights(self.path, module, self._stored.weights)
+        load_weights(self.path, module, self.stored.weights)
