@@ -50,7 +50,9 @@ NAMED = ("--help", "show", "train", "evaluate", "export", "compare", "plot")
 
 def commands(text: str) -> list[str]:
     """All `rllib` commands: lines of bash blocks, and code in a line that begins with `rllib`."""
-    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    # A line that ends with a backslash goes on in the next one.
+    scripts = [block.replace("\\\n", " ") for block in blocks(text, "bash")]
+    lines = [line for script in scripts for line in script.splitlines()]
     inline = re.findall(r"`(rllib [^`]*)`", BLOCK.sub("", text).replace("\n", " "))
     found = []
     for line in [*lines, *(code.replace("\\|", "|") for code in inline)]:
