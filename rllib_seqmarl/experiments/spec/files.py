@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import sys
 import traceback
 from collections.abc import Hashable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import yaml
@@ -214,6 +216,21 @@ def load_json_mapping(text: str, option: str) -> dict[str, Any]:
     return value
 
 
+#: The name of the module as which a Python file runs.
+_PYTHON_FILE = "rllib_seqmarl.experiment_file"
+
+
+def _send_by_value(name: str) -> None:
+    """Lets what a module defines travel to other processes, which cannot import it."""
+    from ray import cloudpickle
+
+    sys.modules[name] = ModuleType(name)  # the call below wants one, and keeps its name
+    try:
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+    finally:
+        del sys.modules[name]
+
+
 def run_python(path: Path) -> dict[str, Any]:
     """The global names of a Python file after it ran.
 
@@ -221,8 +238,9 @@ def run_python(path: Path) -> dict[str, Any]:
         UserError: no such file, or it raised an exception; the line says where.
     """
     read_text(path)
+    _send_by_value(_PYTHON_FILE)
     try:
-        return runpy.run_path(str(path), run_name="rllib_seqmarl.experiment_file")
+        return runpy.run_path(str(path), run_name=_PYTHON_FILE)
     except UserError:
         raise
     except SyntaxError as error:
