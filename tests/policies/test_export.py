@@ -21,6 +21,7 @@ from rllib_seqmarl.policies.export import TeamStep, example_inputs, write_progra
 from rllib_seqmarl.policies.policy import Policy
 
 N, D = 4, 5
+IMAGE = Layout.of({"image": (6, 6, 1), "flags": (2,)}, agent_id=N)
 DISCRETE = ActionSpec(3, discrete=True)
 MAT: dict[str, Any] = {"embed_dim": 16, "value": None}
 ACTORS = {
@@ -34,8 +35,10 @@ ACTORS = {
 
 def make_policy(kind: str, action: ActionSpec = DISCRETE, **settings: Any) -> Policy:
     """With weights far from their gentle initialisation."""
-    shapes = {"obs": (N, D), "alive": (N,), "action_mask": (N, action.size)}
-    inputs = TeamInputs(shapes, Layout.vector(D), False, action, N)
+    encoder = settings.get("observation_encoder")
+    layout = Layout.vector(D) if encoder is None else IMAGE
+    shapes = {"obs": (N, layout.size), "alive": (N,), "action_mask": (N, action.size)}
+    inputs = TeamInputs(shapes, layout, encoder is not None, action, N)
     torch.manual_seed(0)
     actor = build_actor(kind, inputs, {"observation_encoder": None, **settings})
     with torch.no_grad():
@@ -63,6 +66,7 @@ def load(file: Path) -> Program:
 
 CASES: dict[str, tuple[str, dict[str, Any], bool, str]] = {
     "MAT": ("sequential", MAT, False, ".onnx"),
+    "MAT with images": ("sequential", MAT | {"observation_encoder": "cnn"}, False, ".onnx"),
     "MAT drawn": ("sequential", MAT, True, ".pt2"),
     "MAT continuous": ("sequential", MAT | {"action": ActionSpec(2, False)}, True, ".pt2"),
     "MAT parts": ("sequential", MAT | {"action": ActionSpec(6, False, (3, 2))}, True, ".pt2"),
