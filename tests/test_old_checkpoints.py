@@ -41,7 +41,13 @@ def test_an_old_checkpoint_trains_on(ray_session: None, run: str, checkpoint: st
     assert algorithm.training_iteration == 1
     found = seeded_figures.train_once(algorithm, 2) | seeded_figures.digest_of_weights(algorithm)
     algorithm.stop()
-    expected = {k: v for k, v in FIGURES[run].items() if k.startswith(("2/", "weights/"))}
+    # Means over the last episodes are of this iteration's alone: version 0.1 kept no others.
+    expected = {
+        k: v
+        for k, v in FIGURES[run].items()
+        if k.startswith(("2/", "weights/")) and not k.startswith("2/env_runners/")
+    }
+    assert len(expected) > 12
     assert {name: found.get(name) for name in expected} == pytest.approx(
         expected, rel=1e-4, abs=1e-6, nan_ok=True
     )

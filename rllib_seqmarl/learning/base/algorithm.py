@@ -32,6 +32,9 @@ from ray.rllib.utils.metrics import (
 
 from rllib_seqmarl import _ray_compat, manifest, registry
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.learning.base.batch import TrainBatch
+from rllib_seqmarl.learning.base.learner import TeamLearner
+from rllib_seqmarl.learning.base.module import TeamModule
 from rllib_seqmarl.rollout.group import RemoteRunners
 from rllib_seqmarl.rollout.metrics import (
     CPU_TIME,
@@ -275,7 +278,7 @@ class TeamAlgorithm(Algorithm):
         for name, seconds in parts.items():
             self.metrics.log_value((TIME_SPLIT, name), seconds, reduce="mean", window=1)
 
-    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+    def restore_from_path(self, path: str | Path, *args: object, **kwargs: object) -> None:
         """RLlib's; also of a team of another size, or with another ``env_config``.
 
         What has another shape now keeps its initial values, and the next result's ``notice`` names
@@ -296,7 +299,7 @@ class TeamAlgorithm(Algorithm):
         self._accept_other_sizes(False)
 
     def _accept_other_sizes(self, accept: bool) -> None:
-        def set_on_learner(learner: Any) -> None:
+        def set_on_learner(learner: TeamLearner[TrainBatch, TeamModule]) -> None:
             learner.core.accepts_other_sizes = accept
 
         self.learner_group.foreach_learner(set_on_learner)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import ArrayLike
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
@@ -131,9 +132,9 @@ def team_inputs(
     )
 
 
-def _differ(given: Any, own: Tensor) -> bool:
+def _differ(given: ArrayLike | Tensor, own: Tensor) -> bool:
     """Whether a value of a state, which may be a plain number, has another shape."""
-    return tuple(np.shape(given)) != tuple(own.shape)
+    return np.shape(given) != tuple(own.shape)
 
 
 class TeamModule(TeamActor, TorchRLModule, InferenceOnlyAPI):
