@@ -13,6 +13,7 @@ from rllib_seqmarl.learning.central_q.replay import SequenceStore
 from rllib_seqmarl.rollout.rollout_batch import FinalObservations, RolloutBatch
 
 T, N = 4, 2
+OBS_SHAPE = (N,)
 
 
 def rollout(numbers: list[int], steps: int = T) -> RolloutBatch:
@@ -80,15 +81,17 @@ def test_a_saved_store_goes_on_alike() -> None:
     assert store.get_state() == {}
     store.add(rollout([0, 1, 2, 3]))
     other.add(rollout([9]))
-    other.set_state(store.get_state())
+    other.set_state(store.get_state(), OBS_SHAPE)
     for each in (store, other):
         each.add(rollout([4, 5, 6]))
     one, two = (each.draw(4, torch.Generator().manual_seed(1)) for each in (store, other))
     assert numbers_of(one) == numbers_of(two)
     smaller = SequenceStore(2)
-    smaller.set_state(store.get_state())
+    smaller.set_state(store.get_state(), OBS_SHAPE)
     assert sorted(numbers_of(smaller.draw(2, torch.Generator()))) == [5, 6]
-    other.set_state({})
+    smaller.set_state(store.get_state(), (N + 1,))  # another team's
+    assert len(smaller) == 0
+    other.set_state({}, OBS_SHAPE)
     assert len(other) == 0
 
 
