@@ -26,9 +26,9 @@ Train with Ray Tune: the experiments of a file (train file FILE), or one describ
 
 Results go to STORAGE_PATH/EXPERIMENT/TRIAL (default: ~/ray_results). A folder that already
 holds results is never written to, except to go on with --resume: the next experiment of a file is
-called EXPERIMENT-2. --resume takes the latest, and a changed `stop` trains longer or shorter.
-Several experiments of one file run one after the other, the trials of one experiment side by side
-as resources allow.
+called EXPERIMENT-2, unless --experiment-name names it. --resume takes the latest; a changed `stop`
+trains longer or shorter. Several experiments of one file run one after the other, the trials of one
+experiment side by side as resources allow.
 
 Ctrl-C or SIGTERM: every trial finishes its iteration and writes a checkpoint (a second one stops
 at once). Exit status: 0 all trials finished, 1 a trial failed, 2 something in the input is
@@ -372,7 +372,11 @@ def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
         "export", help="write a policy to a file of its own", description=_EXPORT
     )
     command.set_defaults(run=_export)
-    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint's folder")
+    command.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a checkpoint's folder; for a program also a .safetensors file",
+    )
     command.add_argument("file", metavar="FILE", help="the new file: .safetensors, .pt2 or .onnx")
     command.add_argument(
         "--stochastic",

@@ -275,7 +275,8 @@ def environment_labels(runs: Sequence[Run], keys: Collection[str]) -> list[str]:
         for name, value in sorted(run.config.items()):
             if not name.startswith("env_config/") or name == _MAP or f"config/{name}" in keys:
                 continue
-            if len({_text(other.config[name]) for other in same if name in other.config}) > 1:
+            # A run that leaves a setting out may have another one than those that write it.
+            if len({_text(o.config[name]) if name in o.config else None for o in same}) > 1:
                 parts.append(f"{name.removeprefix('env_config/')}={_text(value)}")
         labels.append(", ".join(parts))
     return labels

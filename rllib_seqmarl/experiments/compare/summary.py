@@ -130,23 +130,23 @@ def interval(value: Estimate) -> str:
 
 def number(value: float) -> str:
     """Three digits."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def steps(value: float) -> str:
     """``1.12M``, ``480k``, ``96``."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.3g}{name}"
+        if float(rounded := f"{value / unit:.3g}") >= 1:
+            return f"{float(rounded):g}{name}"
     return f"{value:.0f}"
 
 
 def seconds(value: float) -> str:
     """``1h 28m``, ``28m``, ``3m 20s``, ``12.3s``."""
-    if value < 60:
+    if float(f"{value:.3g}") < 60:
         return f"{value:.3g}s"
-    if value < 600:
-        return f"{value // 60:.0f}m {value % 60:02.0f}s"
+    if (whole := round(value)) < 600:
+        return f"{whole // 60}m {whole % 60:02d}s"
     minutes = round(value / 60)
     return f"{minutes // 60}h {minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m"
 

@@ -182,6 +182,11 @@ class EpisodePlayer(TeamEnvRunner):
         return self._obs
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the episode of env 0 was cut short."""
+        return bool(self._is_cut[0])
+
+    @property
     def device(self) -> torch.device:
         """On which the policy acts."""
         return self._device

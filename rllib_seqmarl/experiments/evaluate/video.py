@@ -83,7 +83,10 @@ class Video(Watcher):
     def on_episode_end(self, player: Player) -> None:
         """See `Watcher.on_episode_end`."""
         assert player.env is not None
-        self.add_final_frame(player.env)
+        if player.is_cut:
+            self._add(player.env.render_frame(0))
+        else:
+            self.add_final_frame(player.env)
 
     def _add(self, frame: Frame) -> None:
         from PIL import Image

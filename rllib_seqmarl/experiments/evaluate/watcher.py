@@ -27,6 +27,10 @@ class Player(Protocol):
         """What the policy sees now, arrays [E, ...]."""
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the episode of env 0 was cut short, so that the env is still in it."""
+
+    @property
     def device(self) -> torch.device:
         """On which the policy acts."""
 
@@ -46,4 +50,7 @@ class Watcher:
         """
 
     def on_episode_end(self, player: Player) -> None:
-        """After the last step: env 0 is at the start of its next episode."""
+        """After the last step.
+
+        Env 0 is at the start of its next episode then, or, with `Player.is_cut`, still in it.
+        """

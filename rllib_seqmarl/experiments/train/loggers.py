@@ -40,6 +40,8 @@ def _finite(value: object) -> object:
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
+    if isinstance(value, np.ndarray):
+        return _finite(value.tolist())
     if isinstance(value, float | np.floating) and not math.isfinite(value):
         return None
     return value

@@ -63,6 +63,10 @@ _STATUS = {
 }
 
 
+#: What grows with every iteration, beside the counters that begin with "num_".
+_GROWING = ("training_iteration", "time_total_s", "cpu_time_total_s")
+
+
 @dataclass
 class Row:
     """What is known of one trial.
@@ -103,7 +107,7 @@ class Row:
         """Seconds until the first stop criterion that grows steadily is met."""
         times = []
         for name, goal in self.stop.items():
-            if "num_" not in name and name not in ("training_iteration", "time_total_s"):
+            if "num_" not in name and name not in _GROWING:
                 continue
             rate = self.per_second(name)
             if rate:

@@ -223,3 +223,26 @@ def test_settings_that_differ_beside_seed_and_place(tmp_path: Path) -> None:
     write_run(tmp_path / "1", [1.0], seed=1, lr=0.1, num_env_runners=0, f="<function at 0x1>")
     write_run(tmp_path / "2", [1.0], seed=2, lr=0.2, num_env_runners=2, f="<function at 0x2>")
     assert differences(read_all([str(tmp_path)], pytest.fail)) == ["lr"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "labels"),
+    [
+        (
+            {"allies/marine": 5},
+            {"allies/zealot": 3},
+            ["smac, allies/marine=5", "smac, allies/zealot=3"],
+        ),
+        (
+            {"map_name": "3m"},
+            {"map_name": "3m", "agent_id": "type"},
+            ["smac 3m", "smac 3m, agent_id=type"],
+        ),
+    ],
+)
+def test_a_setting_that_only_some_write_makes_another_environment(
+    one: dict[str, object], other: dict[str, object], labels: list[str], tmp_path: Path
+) -> None:
+    for name, config in (("1", one), ("2", other)):
+        write_run(tmp_path / name, [1.0], env="smac", env_config=config)
+    assert environment_labels(read_all([str(tmp_path)], pytest.fail), ["algorithm"]) == labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,26 @@ def durations(video: Image.Image) -> list[float]:
         video.seek(number)
         found.append(video.info["duration"])
     return found
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_episode_that_was_cut_short_ends_where_it_was(cut: bool) -> None:
+    env = Drawn(
+        1,
+        registry.environment("distinct_actions").read({"num_agents": 2, "episode_length": LENGTH}),
+    )
+    env.final = np.zeros((20, 20 * LENGTH, 3), np.uint8)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(np.zeros((1, 2), np.int64))
+    video = Video(Path("end.png"), 1)
+    player: Any = SimpleNamespace(env=env, is_cut=cut)
+    video.on_episode_end(player)
+    image = Image.open(io.BytesIO(video.encode()))
+    if cut:
+        assert times(image) == [3]
+    else:
+        assert not np.array(image.convert("RGB")).any()  # what the env kept of the end
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 10])

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from rllib_seqmarl.cli import main
-from rllib_seqmarl.experiments.train.loggers import ProgressTable
+from rllib_seqmarl.experiments.train.loggers import ProgressTable, _finite
 
 SMALL = """\
 small:
@@ -103,6 +105,21 @@ def test_a_missing_package_is_named_before_anything_runs(package, tmp_path, caps
         f"python -m pip install {package}"
     )
     assert not (tmp_path / "results").exists()
+
+
+def test_numbers_that_are_not_finite_are_null_wherever_they_stand():
+    result = {
+        "number": math.nan,
+        "inside": {"a": np.float32(math.inf), "b": (1.0, -math.inf)},
+        "array": np.array([1.0, math.nan]),
+        "count": 2,
+    }
+    assert _finite(result) == {
+        "number": None,
+        "inside": {"a": None, "b": [1.0, None]},
+        "array": [1.0, None],
+        "count": 2,
+    }
 
 
 def test_results_in_tables_and_tensorboard(tmp_path, no_ray):
