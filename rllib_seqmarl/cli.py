@@ -383,12 +383,22 @@ def _add_export(commands: argparse._SubParsersAction[_Parser]) -> None:
         action="store_true",
         help="a program draws actions, from noise that is one of its inputs (default: greedy)",
     )
+    command.add_argument(
+        "--trust-imports",
+        action="store_true",
+        help="a .safetensors file may name code of a network, which is imported and run",
+    )
 
 
 def _export(args: argparse.Namespace) -> int:
     from rllib_seqmarl.experiments.evaluate import command as evaluate
 
-    return evaluate.export_policy(args.checkpoint, args.file, stochastic=args.stochastic)
+    return evaluate.export_policy(
+        args.checkpoint,
+        args.file,
+        stochastic=args.stochastic,
+        trust_imports=args.trust_imports,
+    )
 
 
 # --- compare, plot ------------------------------------------------------------------------------

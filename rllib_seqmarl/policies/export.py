@@ -12,6 +12,7 @@ import copy
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -140,9 +141,8 @@ def write_program(
     header = json.dumps(
         {**metadata, "inputs": step.input_names, "outputs": step.output_names}, default=str
     )
-    if not onnx:
-        torch.export.save(program, file, extra_files={"rllib_seqmarl": header})
-    else:
+    converted = None
+    if onnx:
         try:
             with _quiet():
                 converted = torch.onnx.export(
@@ -155,7 +155,16 @@ def write_program(
         except Exception as error:  # so does the exporter to ONNX
             raise _not_a_program(policy, error) from error
         converted.model.metadata_props["rllib_seqmarl"] = header
-        converted.save(str(file))
+    new = file.with_name(f"new-{file.name}")
+    try:
+        if converted is not None:
+            converted.save(str(new))
+        else:
+            torch.export.save(program, new, extra_files={"rllib_seqmarl": header})
+        os.replace(new, file)
+    except (OSError, RuntimeError) as error:
+        new.unlink(missing_ok=True)
+        raise UserError(f"cannot write {file}: {' '.join(str(error).split())}") from error
     example = example_inputs(step, policy.inputs, torch.Generator().manual_seed(0))
     with torch.no_grad():
         results = step(*example)

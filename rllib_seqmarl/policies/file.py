@@ -104,7 +104,7 @@ class StoredPolicy:
             device: where it computes.
             num_agents: N, where the team is of another size than in training.
             trust_imports: whether parts of the network that are named by an import path may be
-                imported.
+                imported, and an environment that is may be made.
 
         Raises:
             UserError: an actor that cannot be built, or weights that are not its own.
@@ -119,7 +119,7 @@ class StoredPolicy:
         try:
             inputs = TeamInputs.from_description(self.metadata)
             kind, settings = str(described["kind"]), dict(described["settings"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise UserError(
                 f"{self.path} is damaged: its header does not describe a network "
                 f"({type(error).__name__}: {error})."
@@ -138,6 +138,7 @@ class StoredPolicy:
             env=self.metadata["env"],
             env_config=self.metadata["env_config"],
             device=device,
+            foreign_env=() if trust_imports else tuple(_env_imports(self.metadata)),
         )
 
 
@@ -230,8 +231,16 @@ def refuse_imports(path: str, imports: Iterator[str], trust_imports: bool) -> No
 
 def all_imports(metadata: Mapping[str, Any]) -> Iterator[str]:
     """The import paths in a header: of algorithm and environment, and within their settings."""
-    yield from (text for key in ("algorithm", "env") if is_import_path(text := metadata[key]))
+    if is_import_path(metadata["algorithm"]):
+        yield metadata["algorithm"]
     yield from _import_paths(metadata["settings"])
+    yield from _env_imports(metadata)
+
+
+def _env_imports(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """The import paths of a header's environment."""
+    if is_import_path(metadata["env"]):
+        yield metadata["env"]
     yield from _import_paths(metadata["env_config"])
 
 

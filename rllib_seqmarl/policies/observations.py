@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from rllib_seqmarl.columns import ACTION_MASK, ALIVE, NEIGHBOURS, OBS
@@ -63,7 +63,7 @@ def to_tensors(
                 f"act: the observations lack {name!r}: give it with shape "
                 f"{_shape(inputs.observation[name])}, alone or with an axis for teams in front."
             )
-    arrays = {name: np.asarray(value) for name, value in observations.items()}
+    arrays = {name: _array(name, observations[name]) for name in needed}
     batched = arrays[OBS].ndim == len(inputs.observation[OBS]) + 1
     leading = arrays[OBS].shape[:1] if batched else ()
     if leading == (0,):
@@ -75,15 +75,21 @@ def to_tensors(
         _check_shape(name, array, (*leading, *inputs.observation[name]))
         if array.dtype.kind not in kinds or (kinds == "u" and array.dtype != np.uint8):
             raise UserError(f"act: {name!r} must be of {what}, got {array.dtype}.")
-    read = {name: arrays[name] for name in needed}
-    _check_values(read, inputs)
     if not inputs.obs_bytes:
-        read[OBS] = read[OBS].astype(np.float32)
+        arrays[OBS] = arrays[OBS].astype(np.float32)
+    _check_values(arrays, inputs)
     tensors = {}
-    for name, array in read.items():
+    for name, array in arrays.items():
         rows = np.array(array if batched else array[None])  # a copy, whatever becomes of theirs
         tensors[name] = torch.from_numpy(rows).to(device)
     return tensors, batched
+
+
+def _array(name: str, value: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise UserError(f"act: {name!r} is no array: its rows are of different lengths.") from None
 
 
 def _check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:

@@ -34,6 +34,8 @@ class Policy:
         env: the name of the environment that it was trained in.
         env_config: that environment's settings.
         device: where it computes.
+        foreign_env: import paths among the two, of a file that is not trusted: reading these then
+            raises, so that nobody makes an environment of code that a stranger named.
 
     Attributes:
         num_agents: N.
@@ -48,6 +50,7 @@ class Policy:
         env: str,
         env_config: Mapping[str, Any],
         device: str | torch.device = "cpu",
+        foreign_env: Sequence[str] = (),
     ) -> None:
         try:
             self.device = torch.device(device)
@@ -57,7 +60,8 @@ class Policy:
             raise UserError(f"device {str(device)!r} cannot be used here: {reason}") from error
         self.inputs = inputs
         self.num_agents = inputs.num_agents
-        self.algorithm, self.env, self.env_config = algorithm, env, dict(env_config)
+        self.algorithm = algorithm
+        self._env, self._env_config, self._foreign_env = env, dict(env_config), foreign_env
         # On the CPU, as in training: equal seeds draw equal actions on every device.
         self._generator = torch.Generator()
         self._generator.seed()
@@ -65,7 +69,35 @@ class Policy:
         self._is_first: NDArray[np.bool_] | None = None  # [B]; None: before the first step
 
     def __repr__(self) -> str:
-        return f"Policy({self.algorithm} on {self.env}, {self.num_agents} agents)"
+        return f"Policy({self.algorithm} on {self._env}, {self.num_agents} agents)"
+
+    @property
+    def env(self) -> str:
+        """The name of the environment that it was trained in.
+
+        Raises:
+            UserError: it, or ``env_config``, names code, and the file is not trusted.
+        """
+        self._check_trusted()
+        return self._env
+
+    @property
+    def env_config(self) -> dict[str, Any]:
+        """That environment's settings.
+
+        Raises:
+            UserError: as of `env`.
+        """
+        self._check_trusted()
+        return self._env_config
+
+    def _check_trusted(self) -> None:
+        if self._foreign_env:
+            raise UserError(
+                f"the file of this policy names code of an environment: "
+                f"{', '.join(self._foreign_env)}. If you know it and trust it, load the policy "
+                "with trust_imports=True, or name the environment yourself."
+            )
 
     def reset(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -246,13 +247,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             self.metrics.log_time(SAMPLE_TIMER),
             multiply_with(self.config.matmul),
         ):
-            finished = len(self._recorder.finished)
+            finished, num_cut = len(self._recorder.finished), self._num_cut
             for _ in range(MAX_REBUILDS + 1):
                 try:
                     rollout = play()
                     break
                 except EnvRestarted:
-                    del self._recorder.finished[finished:]  # episodes of the attempt that failed
+                    # What was noted in the attempt that failed.
+                    del self._recorder.finished[finished:]
+                    self._num_cut = num_cut
             else:
                 raise UserError(
                     f"the environment ({self.env.simulator}) was built {MAX_REBUILDS} times and "
@@ -278,7 +281,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             write_row(columns, t, steps, chosen)
             obs, reward, terminated, truncated, infos = self._step(chosen[ACTIONS])
             ends = {TERMINATED: terminated, TRUNCATED: truncated}
-            write_row(columns, t, steps, {REWARD: reward, **ends})
+            # An environment's own may be of float64.
+            paid = reward.astype(np.float32, copy=False)
+            write_row(columns, t, steps, {REWARD: paid, **ends})
             ended = np.flatnonzero(truncated)
             if len(ended):
                 last = {name: value[ended] for name, value in infos["final_obs"].items()}
@@ -419,9 +424,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._length = np.where(self._is_first, 0, self._length + 1)
         cut = counted & (self._length >= self.max_evaluated_steps)
         if cut.any():
+            self._is_cut |= cut
             self._end_episodes(cut, self.env.statistics_so_far())
             self._is_first = self._is_first | cut
-            self._is_cut |= cut
             self._num_cut += int(cut.sum())
 
     # -- episodes, metrics, callbacks ----------------------------------------------------------
@@ -439,7 +444,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
                 episode=TeamEpisode(
                     env_index,
                     {k: float(v[i]) for k, v in finished.items()},
-                    self.env.episode_infos(env_index),
+                    {} if self._is_cut[env_index] else self.env.episode_infos(env_index),
                 ),
                 prev_episode_chunks=[],
                 env=self.env,
@@ -509,6 +514,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             state[COMPONENT_ENVS] = self._get_envs_state()
         return state
 
+    def forget_weights(self) -> None:
+        """Takes the next weights whatever their number is."""
+        self._weights_seq_no = 0
+
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Takes over what `get_state` gave, as far as it is there."""
         state = rename(state, RUNNER_KEYS)
@@ -534,6 +543,20 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     @property
     def _identity(self) -> tuple[bool, int]:
         return bool(self.config.in_evaluation), self.worker_index or 0
+
+    def _fits(self, state: Mapping[str, Any]) -> bool:
+        """Whether observations and recurrent states that were saved have today's shapes."""
+        assert self.env is not None
+        now: dict[str, Any] = dict(self.env.observation_space.spaces)
+        pairs = [
+            (state["obs"] or now, now),
+            (state.get("recurrent_state", {}), self._initial_state()),
+        ]
+        return all(
+            {k: tuple(x.shape) for k, x in then.items()}
+            == {k: tuple(x.shape) for k, x in own.items()}
+            for then, own in pairs
+        )
 
     @property
     def _played(self) -> dict[str, Any]:
@@ -565,12 +588,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._obs = None
         same_number = len(state["is_first"]) == self.config.num_envs_per_env_runner
         changed = _changes(state.get("played", self._played), self._played)
+        fits = self.env is not None and self._fits(state)
         if changed:
             self._warning = (
                 f"the episodes of the checkpoint do not go on, since {', '.join(changed)}: new "
                 "episodes start."
             )
-        elif state["obs"] is not None and self.env is not None and same_number:
+        elif state["obs"] is not None and self.env is not None and same_number and fits:
             self.env.reset(seed=0)  # set_state continues environments that have been reset
             self.env.set_state(state["env"])
             self._obs, self._is_first = state["obs"], state["is_first"]
@@ -599,6 +623,10 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
         for name in {**before, **now}
-        # Settings may hold arrays, whose comparison is no bool.
-        if repr(before.get(name)) != repr(now.get(name))
+        if text_of_settings(before.get(name)) != text_of_settings(now.get(name))
     ]
+
+
+def text_of_settings(settings: object) -> str:
+    """By which settings are compared: they may hold arrays, or objects at some address."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(settings))

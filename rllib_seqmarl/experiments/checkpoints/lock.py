@@ -45,12 +45,8 @@ def hold(folder: Path) -> Iterator[list[str]]:
         before = _holder(file)
         if before is not None and not lines:
             lines.append(f"note: the last training in {folder} was cut off ({before}).")
-        file.seek(0)
-        file.truncate()
-        started = datetime.now().astimezone().isoformat(timespec="seconds")
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": started}, file)
-        file.flush()
         try:
+            _write(file, folder)
             yield lines
         finally:
             path.unlink(missing_ok=True)
@@ -65,6 +61,8 @@ def _locked(folder: Path, path: Path, lines: list[str]) -> TextIO:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # whoever held it has removed the folder in this moment
+            continue
         except OSError as error:
             raise UserError(f"cannot write results to {folder}: {error.strerror}.") from None
         file = os.fdopen(descriptor, "r+", encoding="utf-8")
@@ -87,6 +85,18 @@ def _locked(folder: Path, path: Path, lines: list[str]) -> TextIO:
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 return file
         file.close()  # whoever held it has ended and removed it in this moment
+
+
+def _write(file: TextIO, folder: Path) -> None:
+    """Writes who holds the folder."""
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    try:
+        file.seek(0)
+        file.truncate()
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "started": started}, file)
+        file.flush()
+    except OSError as error:
+        raise UserError(f"cannot write results to {folder}: {error.strerror}.") from None
 
 
 def _holder(file: TextIO) -> str | None:

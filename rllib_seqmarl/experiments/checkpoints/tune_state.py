@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.checkpoints.find import in_trial
+from rllib_seqmarl.experiments.checkpoints.find import in_trial, iteration
 from rllib_seqmarl.experiments.spec.metrics import flatten
 
 #: What Ray Tune means to do with a trial once its checkpoint is written. It keeps this in its
@@ -68,8 +68,10 @@ def set_stop(state: Path, stop: Mapping[str, float]) -> list[str]:
             lines.append(f"trials stop at {_text(stop)} (before: {_text(before)}).")
         trial["stopping_criterion"] = dict(stop)
         if _met(stop, last) and trial["status"] not in (_FINISHED, _FAILED):
-            trial["status"] = _FINISHED
-            lines.append(f"trial {trial['trial_id']} has come to that end.")
+            # Otherwise it trains on from its last checkpoint to that end, and writes another one.
+            if _is_saved(state.parent / trial["relative_logdir"], last):
+                trial["status"] = _FINISHED
+                lines.append(f"trial {trial['trial_id']} has come to that end.")
         elif not _met(stop, last) and _met(before, last) and trial["status"] == _FINISHED:
             if not in_trial(state.parent / trial["relative_logdir"]):
                 raise UserError(
@@ -82,6 +84,12 @@ def set_stop(state: Path, stop: Mapping[str, float]) -> list[str]:
     if lines:
         replace(state, json.dumps(content))
     return lines
+
+
+def _is_saved(folder: Path, last: Mapping[str, Any]) -> bool:
+    """Whether a trial's newest checkpoint is of its last result."""
+    there = in_trial(folder)
+    return bool(there) and iteration(there[0]) == last.get("training_iteration")
 
 
 def _text(stop: Mapping[str, float]) -> str:

@@ -115,7 +115,9 @@ def evaluate(
     return 0
 
 
-def export_policy(checkpoint: str, file: str, *, stochastic: bool = False) -> int:
+def export_policy(
+    checkpoint: str, file: str, *, stochastic: bool = False, trust_imports: bool = False
+) -> int:
     """Writes the policy of a checkpoint to a file of its own.
 
     Args:
@@ -124,6 +126,7 @@ def export_policy(checkpoint: str, file: str, *, stochastic: bool = False) -> in
         file: the new file: ``*.safetensors``, which is safe to share (see `policies.file`), or a
             program of one step, ``*.pt2`` or ``*.onnx`` (see `policies.export`).
         stochastic: the program draws actions, from noise that is one of its inputs.
+        trust_imports: a file may name parts of the network by import paths.
 
     Returns:
         The exit status.
@@ -150,7 +153,7 @@ def export_policy(checkpoint: str, file: str, *, stochastic: bool = False) -> in
     if program and checkpoint.endswith(SHARED):
         from rllib_seqmarl.experiments.share.load import stored_policy
 
-        stored, trusted = stored_policy(checkpoint)
+        stored, trusted = stored_policy(checkpoint, trust_imports=trust_imports)
     else:
         path = _find(checkpoint, console)
         ray_session.prepare(ray_session.RunOptions())

@@ -33,8 +33,9 @@ def load_policy(
         device: where the policy computes, such as "cuda".
         num_agents: N, where the team is of another size than in training and the network does not
             depend on it; None: that of the training.
-        trust_imports: whether a file may name parts of the network by import paths, which are
-            imported and run.
+        trust_imports: whether a file may name parts of the network, or the environment, by import
+            paths: code that is imported and run. A file that names an environment so is loaded
+            without, but its ``env`` and ``env_config`` cannot be read.
 
     Raises:
         UserError: no such policy, a damaged one, or one that cannot be built here.

@@ -74,7 +74,8 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
         for folder in folders:
             for line in locks.enter_context(folder.hold()):
                 console.print(line, markup=False, soft_wrap=True)
-        _check_folders(folders, options)  # another training may have been here and gone
+        if _check_folders(folders, options) != resumes:  # another training was here and has gone
+            raise UserError("another training was here in the meantime: run the command again.")
         # Only now: what the folders were started with is compared with the config as checked.
         trial_ids = [
             folder.check_resume() if resume else []
@@ -248,6 +249,8 @@ def _run(
     config = with_domains(spec.config)
 
     def prepare(trial: Trial) -> None:
+        # Trials that a search draws after a resume come with what Tune has kept of its beginning.
+        trial.stopping_criterion = dict(spec.stop)
         resuming.move(trial, config, folder.moved)
         for line in resuming.choose_checkpoint(trial) if folder.path is not None else ():
             console.print(line, markup=False, soft_wrap=True)

@@ -116,7 +116,7 @@ class TrialControl(TrialScheduler):
         spec: the experiment.
         signals: where Ctrl-C and SIGTERM arrive.
         resumed: ids of the trials that Ray Tune must take up again; empty for a new run.
-        prepare: called with every trial that has been taken up again and is not finished.
+        prepare: called with every trial that is not finished, before it starts or goes on.
     """
 
     def __init__(
@@ -130,7 +130,6 @@ class TrialControl(TrialScheduler):
         self._spec = spec
         self._signals = signals
         self._resumed = set(resumed)
-        self._to_prepare = set(resumed)
         self._prepare = prepare
         self._began: float | None = None
         self._scheduler = spec.search.make_scheduler() or FIFOScheduler()
@@ -165,8 +164,7 @@ class TrialControl(TrialScheduler):
                 "--experiment-name NAME (--verbose shows Ray's reason)."
             )
         self._resumed.clear()
-        if trial.trial_id in self._to_prepare and not trial.is_finished():
-            self._to_prepare.remove(trial.trial_id)
+        if not trial.is_finished():
             self._prepare(trial)
         # Ray Tune does not keep a scheduler's state: after a resume it sees who still runs.
         if not trial.is_finished():

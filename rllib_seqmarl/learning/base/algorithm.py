@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import time
 from collections.abc import Collection, Mapping
@@ -47,7 +48,7 @@ from rllib_seqmarl.rollout.metrics import (
     mean_name,
 )
 from rllib_seqmarl.rollout.rollout_batch import RolloutBatch, shard
-from rllib_seqmarl.rollout.runner import TeamEnvRunner
+from rllib_seqmarl.rollout.runner import TeamEnvRunner, text_of_settings
 
 Metrics = dict[str, Any]
 
@@ -109,7 +110,8 @@ class TeamAlgorithm(Algorithm):
         self._iterations_without_rollout = 0
         self._not_restored = ""
         self._recent_episodes = RecentEpisodes(
-            config.metrics_num_episodes_for_smoothing, repr((config.env, config.env_config))
+            config.metrics_num_episodes_for_smoothing,
+            text_of_settings((config.env, config.env_config)),
         )
         super().setup(config)
         self._runners = _remote(self.env_runner_group, "runner", self.config)
@@ -287,25 +289,29 @@ class TeamAlgorithm(Algorithm):
         Raises:
             UserError: the checkpoint is of another network.
         """
+        # Runners take no weights of the number that they have. Those of a checkpoint may have the
+        # same number and be others.
+        for group in (self.env_runner_group, self.eval_env_runner_group):
+            if group is not None:
+                group.foreach_env_runner(TeamEnvRunner.forget_weights, local_env_runner=True)
         self._accept_other_sizes(True)
-        super().restore_from_path(path, *args, **kwargs)
-        results = self.learner_group.foreach_learner(lambda learner: learner.core.not_restored)
+        try:
+            super().restore_from_path(path, *args, **kwargs)
+            results = self.learner_group.foreach_learner(lambda learner: learner.core.not_restored)
+        finally:
+            self._accept_other_sizes(False)
         names = next(iter(results)).get()
         if names:
             self._not_restored = (
                 f"the checkpoint is of a team of other sizes: {len(names)} tensors of its network "
                 f"were left out ({', '.join(names)}) and begin anew, all others go on."
             )
-        self._accept_other_sizes(False)
 
     def _accept_other_sizes(self, accept: bool) -> None:
         def set_on_learner(learner: TeamLearner[TrainBatch, TeamModule]) -> None:
             learner.core.accepts_other_sizes = accept
 
         self.learner_group.foreach_learner(set_on_learner)
-        for runner in (self.env_runner, self.eval_env_runner):
-            if runner is not None:
-                runner.module.accepts_other_sizes = accept
 
     def step(self) -> Metrics:
         """One iteration and, when due, an evaluation; the result names algorithm and simulator.
@@ -331,11 +337,14 @@ class TeamAlgorithm(Algorithm):
 
     def _log_cpu_time(self, result: Metrics) -> Metrics:
         """CPU seconds of this process and of those that worked for it, in all and of a result."""
-        seconds: float = self._cpu_clock.lap()
-        seconds += result.get(ENV_RUNNER_RESULTS, {}).get(CPU_TIME, 0.0)
-        seconds += result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {}).get(CPU_TIME, 0.0)
-        # Results repeat the last evaluation until the next one.
-        seconds += self._evaluation_cpu_time
+        parts = [
+            self._cpu_clock.lap(),
+            result.get(ENV_RUNNER_RESULTS, {}).get(CPU_TIME, 0.0),
+            result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {}).get(CPU_TIME, 0.0),
+            self._evaluation_cpu_time,  # results repeat the last evaluation until the next one
+        ]
+        # RLlib gives NaN for what has reported nothing since the last result.
+        seconds = sum(part for part in parts if not math.isnan(part))
         self._evaluation_cpu_time = 0.0
         # A lifetime sum is part of checkpoints.
         self.metrics.log_value(CPU_TIME_TOTAL, seconds, reduce="lifetime_sum")

@@ -187,15 +187,16 @@ class TeamModule(TeamActor, TorchRLModule, InferenceOnlyAPI):
         """
         if self.accepts_other_sizes:
             own = self.state_dict()
-            missing = sorted(own.keys() - state.keys())
+            others = sorted(own.keys() ^ state.keys())
             self.not_restored = tuple(
                 name for name, value in own.items() if name in state and _differ(state[name], value)
             )
-            if missing or len(self.not_restored) == len(own):
-                first = missing[0] if missing else self.not_restored[0]
+            # Another team changes what is read and given, another network all in between.
+            if others or 2 * len(self.not_restored) > len(own):
+                first = others[0] if others else self.not_restored[0]
                 raise UserError(
-                    f"the checkpoint is of another network, it has no {first!r} of this shape: set "
-                    "the network's settings to those of its training."
+                    f"the checkpoint is of another network, whose {first!r} is not that of this "
+                    "one: set the network's settings to those of its training."
                 )
             state = {k: v for k, v in state.items() if k not in self.not_restored}
         super().set_state(state)

@@ -29,7 +29,7 @@ def build_actor(kind: str, inputs: TeamInputs, settings: Mapping[str, Any]) -> T
         actor.build_actor(inputs, settings)
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"the settings of the actor do not describe a network ({type(error).__name__}: "

@@ -29,7 +29,10 @@ def state(tmp_path):
             }
             data.append([json.dumps(settings), json.dumps({"last_result": last})])
             for number in range(checkpoints):
-                (tmp_path / name / f"checkpoint_{number:06}").mkdir(parents=True)
+                folder = tmp_path / name / f"checkpoint_{number:06}"
+                folder.mkdir(parents=True)
+                at = json.dumps({"training_iteration": number + 1})
+                (folder / "rllib_checkpoint.json").write_text(at)
         path.write_text(json.dumps({"trial_data": data}))
         return path
 
@@ -69,7 +72,8 @@ def test_a_finished_trial_goes_on_and_one_that_a_scheduler_ended_does_not(state)
 
 def test_a_trial_that_is_past_the_new_end_is_finished(state):
     path = state(
-        ("past", "PAUSED", 3, 1), ("before", "PENDING", 1, 1), ("done", "TERMINATED", 4, 1)
+        *(("past", "PAUSED", 3, 3), ("before", "PENDING", 1, 1), ("done", "TERMINATED", 4, 4)),
+        ("killed", "PENDING", 3, 2),
     )
 
     lines = set_stop(path, {WIN_RATE: 0.3})
@@ -78,6 +82,7 @@ def test_a_trial_that_is_past_the_new_end_is_finished(state):
         "past": "TERMINATED",
         "before": "PENDING",
         "done": "TERMINATED",
+        "killed": "PENDING",  # its last checkpoint is older: it comes to the end once more
     }
     assert lines[1:] == ["trial past has come to that end."]
 

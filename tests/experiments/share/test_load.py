@@ -237,8 +237,33 @@ WRONG = {
     ),
     "sizes": ({"num_agents": 5}, "damaged.*'obs' of 5 agents has shape"),
     "layout": ({"layout": {"entries": [3], "agent_id": 0}}, "damaged.*describe a network"),
+    "infinite": (
+        {"action": {"discrete": True, "size": float("inf"), "parts": []}},
+        "damaged.*describe a network",
+    ),
     "own code": ({"actor": None}, "code of its own.*rllib evaluate"),
 }
+
+
+FOREIGN = {
+    "game": {
+        "env": "pettingzoo",
+        "env_config": {"env": "subprocess:getoutput", "kwargs": {"cmd": "true"}},
+    },
+    "path": {"env": "evil:Env"},
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_code_that_a_file_names_as_its_environment_is_not_handed_out(case, trained, tmp_path):
+    """What the pages show, `make_environment(policy.env, ...)`, would run it."""
+    file = changed(trained("MAT")[1], tmp_path / "f.safetensors", **FOREIGN[case])
+    policy = load_policy(file)
+    for name in ("env", "env_config"):
+        with pytest.raises(UserError, match=r"names code of an environment.*trust_imports=True"):
+            getattr(policy, name)
+    trusted = load_policy(file, trust_imports=True)
+    assert trusted.env == FOREIGN[case]["env"]
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -116,6 +116,16 @@ def test_the_simulator_is_always_named(config, text):
     assert run._environment(spec) == text
 
 
+def test_every_trial_that_is_not_finished_is_prepared():
+    """Also one that a search draws after a resume, with the stop that Ray Tune has kept."""
+    prepared = []
+    spec = ExperimentSpec("x", "f", "MAT", {})
+    decide = TrialControl(spec, Signals(""), ["a"], lambda trial: prepared.append(trial.trial_id))
+    for name, status in (("a", Trial.PENDING), ("b", Trial.TERMINATED), ("c", Trial.PENDING)):
+        decide.on_trial_add(None, trial(name, status))
+    assert prepared == ["a", "c"]
+
+
 def trial(name="a", status=Trial.RUNNING):
     return SimpleNamespace(
         trial_id=name,

@@ -98,10 +98,48 @@ def test_weights_of_another_shape_are_named_and_begin_anew(
     assert not any(f"{key}," in notice for key in kept)
 
 
-def test_another_network_is_refused(small: Any, trained: Any) -> None:
-    _, path = trained("MAT", "distinct_actions", {}, num_blocks=1)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"num_blocks": 1}, {"num_blocks": 2}),
+        ({"num_blocks": 2}, {"num_blocks": 1}),
+        ({"embed_dim": 16}, {"embed_dim": 32}),
+    ],
+)
+def test_another_network_is_refused(
+    before: dict[str, Any], after: dict[str, Any], small: Any, trained: Any
+) -> None:
+    _, path = trained("MAT", "distinct_actions", {}, **before)
     with pytest.raises(UserError, match="another network"):
-        goes_on(small, path, "MAT", "distinct_actions", {}, num_blocks=2)
+        goes_on(small, path, "MAT", "distinct_actions", {}, **after)
+
+
+def test_runners_take_the_weights_of_a_checkpoint_of_the_same_number(
+    small: Any, trained: Any
+) -> None:
+    """Two runs of equally many updates: their weights have the same number and are others."""
+    before, path = trained("MAT", "distinct_actions", {})
+    other = small("MAT", seed=8).build_algo()
+    for _ in range(2):
+        other.train()
+    other.restore_from_path(path)
+    acting = other.env_runner.module.get_state()
+    learned = weights(before)
+    other.stop()
+    assert acting.keys() <= learned.keys()
+    assert all(np.array_equal(value, learned[name]) for name, value in acting.items())
+
+
+def test_episodes_of_another_shape_do_not_go_on(small: Any, trained: Any) -> None:
+    """A checkpoint of a version that did not say what had been played."""
+    before, _ = trained("MAT", "dubins_car", {"num_agents": 3})
+    state = before.env_runner.get_state()
+    del state["envs"]["played"]
+    after = small("MAT", env="dubins_car", env_config={"num_agents": 5}).build_algo()
+    after.env_runner.set_state({"envs": state["envs"]})
+    assert after.env_runner._obs is None
+    after.train()
+    after.stop()
 
 
 def test_actors_of_their_own_take_no_other_number(small: Any, trained: Any) -> None:
