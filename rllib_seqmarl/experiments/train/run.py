@@ -248,11 +248,14 @@ def _run(
     keep = spec.checkpoints
     config = with_domains(spec.config)
 
+    resumed = set(trial_ids)
+
     def prepare(trial: Trial) -> None:
-        # Trials that a search draws after a resume come with what Tune has kept of its beginning.
+        # Trials that a search draws after a resume come with what Ray Tune has kept of its
+        # beginning.
         trial.stopping_criterion = dict(spec.stop)
         resuming.move(trial, config, folder.moved)
-        for line in resuming.choose_checkpoint(trial) if folder.path is not None else ():
+        for line in resuming.choose_checkpoint(trial) if trial.trial_id in resumed else ():
             console.print(line, markup=False, soft_wrap=True)
 
     control = TrialControl(spec, signals, trial_ids, prepare)
