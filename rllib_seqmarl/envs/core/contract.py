@@ -180,6 +180,8 @@ class TeamVectorEnv(VectorEnv, ABC):
     """
 
     metric_names: ClassVar[tuple[str, ...]] = ()
+    #: False where a game in another process keeps its randomness through a reset.
+    repeats_with_seed: ClassVar[bool] = True
     scripted_policies: ClassVar[tuple[str, ...]] = ()
     simulator: str
     max_episode_steps: int | None = None

@@ -110,6 +110,8 @@ class StarCraft2TeamEnv(TeamVectorEnv):
     draws teams from generators of its own that take no seed, and a running game goes on.
     """
 
+    repeats_with_seed = False
+
     metric_names = ("won", "dead_ratio", "dead_enemy_ratio", "game_restarts")
     simulator = "starcraft2"
 
