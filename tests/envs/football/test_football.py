@@ -103,14 +103,8 @@ def reference_episode(
 def test_features_rewards_and_ends_are_gfootballs(
     scenario: str, num_agents: int, num_episodes: int
 ) -> None:
-    per_agent: list[Any] = []
-
-    def note(rewards: Any) -> float:
-        per_agent.append(rewards)
-        return 0.0
-
-    match = Match(FootballConfig(scenario=scenario, num_agents=num_agents))
-    match._reward_of_team = note
+    config = FootballConfig(scenario=scenario, num_agents=num_agents, reward="per_agent")
+    match = Match(config)
     row = empty_row(num_agents)
     most = 0.0
     for seed in range(num_episodes):
@@ -119,8 +113,8 @@ def test_features_rewards_and_ends_are_gfootballs(
             if actions is None:
                 match.reset(seed)
             else:
-                _, terminated, truncated = match.step(actions)
-                np.testing.assert_allclose(per_agent[-1], rewards, atol=1e-6)
+                reward, terminated, truncated = match.step(actions)
+                np.testing.assert_allclose(reward, rewards, atol=1e-6)
                 assert (terminated or truncated) == done
                 most = max(most, rewards.max())
             match.observe(row)
