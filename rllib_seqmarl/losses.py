@@ -40,6 +40,28 @@ def probability_ratio(
     return difference.exp()
 
 
+def ratio_deviation(
+    ratio: Tensor, clip: float | Tensor, action_dim_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """How far the ratios of an agent are from 1, and which part of them is clipped.
+
+    Args:
+        ratio: [B, N, K] or, of whole actions, [B, N, 1].
+        clip: eps; of each agent by itself, [N, 1].
+        action_dim_mask: bool [B, N, K], the components that an agent has; None: all.
+
+    Returns:
+        The means of |r - 1| and of |r - 1| > eps over the components that it has, each [B, N].
+    """
+    distance = (ratio.detach() - 1.0).abs()
+    if action_dim_mask is None or ratio.shape[-1] == 1:
+        action_dim_mask = torch.ones_like(ratio, dtype=torch.bool)
+    count = action_dim_mask.sum(-1).clamp(min=1)
+    of_all = torch.stack((distance, (distance > clip).to(distance.dtype)))
+    deviation, clipped = of_all.masked_fill(~action_dim_mask, 0.0).sum(-1) / count
+    return deviation, clipped
+
+
 def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     """(r - 1) - log r of whole actions, r = pi_new / pi_old: an estimate of KL(pi_old || pi_new).
 

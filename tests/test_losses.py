@@ -10,6 +10,7 @@ from rllib_seqmarl.losses import (
     clipped_value_loss,
     huber,
     probability_ratio,
+    ratio_deviation,
     weighted_sum,
 )
 
@@ -77,6 +78,18 @@ def test_weighted_sum_leaves_rubbish_out() -> None:
     assert total.item() == 6.5
     total.backward()
     torch.testing.assert_close(x.grad, torch.tensor([0.5, 0.0, 0.0, 2.0]))
+
+
+def test_ratio_deviation_counts_the_components_that_an_agent_has() -> None:
+    """By hand; a component that is lacking has the ratio 1 and stands for nothing."""
+    ratio = torch.tensor([[[1.5, 0.9], [1.5, 1.0], [1.0, 1.0]]])
+    has = torch.tensor([[[True, True], [True, False], [False, False]]])
+    deviation, clipped = ratio_deviation(ratio, 0.2, has)
+    torch.testing.assert_close(deviation, torch.tensor([[0.3, 0.5, 0.0]]))
+    torch.testing.assert_close(clipped, torch.tensor([[0.5, 1.0, 0.0]]))
+    # Without a mask, and of whole actions, whatever their components.
+    torch.testing.assert_close(ratio_deviation(ratio, 0.2)[1], torch.tensor([[0.5, 0.5, 0.0]]))
+    torch.testing.assert_close(ratio_deviation(ratio[..., :1], 0.2, has)[0], ratio[..., 0] - 1.0)
 
 
 def test_adaptive_entropy_has_the_gradient_of_equation_14() -> None:

@@ -48,6 +48,7 @@ from rllib_seqmarl.losses import (
     clipped_surrogate,
     clipped_value_loss,
     probability_ratio,
+    ratio_deviation,
     weighted_sum,
 )
 from rllib_seqmarl.nets.sequential_policy import Evaluation
@@ -275,14 +276,14 @@ class MATLearner(TeamLearner[SequentialBatch, SequentialModule]):
         value_loss = weighted_sum(value_error, value_weight)
         entropy = weighted_sum(fwd_out.entropy, policy_weight)
         loss = policy_loss - c_ent * entropy + config.vf_loss_coeff * value_loss
-        outside = ((ratio - 1.0).abs() > eps).float().mean(-1)
+        deviation, clipped = ratio_deviation(ratio, eps, dim_mask)
         self.log_metrics(
             policy_loss=policy_loss,
             vf_loss=value_loss,
             entropy=entropy,
             approx_kl=weighted_sum(approximate_kl(new, old), policy_weight),
-            clip_fraction=weighted_sum(outside, policy_weight),
-            ratio_deviation=weighted_sum((ratio - 1.0).abs().mean(-1), policy_weight),
+            clip_fraction=weighted_sum(clipped, policy_weight),
+            ratio_deviation=weighted_sum(deviation, policy_weight),
             total_loss=loss,
         )
         return loss

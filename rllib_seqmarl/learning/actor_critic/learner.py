@@ -18,7 +18,13 @@ from rllib_seqmarl.learning.actor_critic.module import (
 )
 from rllib_seqmarl.learning.base.advantages import Trajectory
 from rllib_seqmarl.learning.base.learner import TeamLearner
-from rllib_seqmarl.losses import approximate_kl, clipped_value_loss, probability_ratio, weighted_sum
+from rllib_seqmarl.losses import (
+    approximate_kl,
+    clipped_value_loss,
+    probability_ratio,
+    ratio_deviation,
+    weighted_sum,
+)
 from rllib_seqmarl.nets.agents.stacked import RecurrentState
 from rllib_seqmarl.returns import generalized_advantages
 from rllib_seqmarl.rollout.rollout_batch import (
@@ -266,12 +272,12 @@ class ActorCriticLearner(TeamLearner[BatchT, ActorModule]):
         self, batch: BatchT, log_prob: Tensor, ratio: Tensor, **losses: Tensor
     ) -> None:
         """Logs losses, and how far log-probs and ratios [..., n, K] have moved."""
-        weight, distance = batch.policy_weight, (ratio - 1.0).abs()
-        outside = (distance > self.scheduled("clip_param")).float().mean(-1)
+        weight, has = batch.policy_weight, self.core.action.component_mask(batch.action_mask)
+        deviation, clipped = ratio_deviation(ratio, self.scheduled("clip_param"), has)
         metrics = {
             **losses,
-            "clip_fraction": weighted_sum(outside, weight),
-            "ratio_deviation": weighted_sum(distance.mean(-1), weight),
+            "clip_fraction": weighted_sum(clipped, weight),
+            "ratio_deviation": weighted_sum(deviation, weight),
             "approx_kl": weighted_sum(approximate_kl(log_prob, batch.log_prob), weight),
         }
         self.log_metrics(**{k: batch.metric_weight * value for k, value in metrics.items()})
