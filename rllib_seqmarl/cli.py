@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.files import shown
 from rllib_seqmarl.names import look_for_modules_in
+from rllib_seqmarl.output import lenient_output, one_line
 
 if TYPE_CHECKING:
     from rllib_seqmarl.experiments.spec.experiment import Overrides
@@ -95,6 +98,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 a trial failed, 2 the user's mistake, 128 + n stopped by
         signal n.
     """
+    with lenient_output() as out:
+        status = _run(argv)
+    if out.failure is None or isinstance(out.failure, BrokenPipeError):
+        return status  # e.g. `rllib example list | head -1`
+    _say_error(f"cannot write to standard output: {out.failure.strerror}.")
+    return status or 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Runs one command, and tells what is wrong in one line."""
     try:
         # The folder in which `python -m` would look.
         with contextlib.suppress(FileNotFoundError):
@@ -103,14 +116,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = args.run
         return run(args)
     except UserError as error:
-        print(f"rllib: error: {error}", file=sys.stderr)
+        _say_error(str(error))
+        return 2
+    except OSError as error:
+        _say_error(_of_system(error))
         return 2
     except KeyboardInterrupt:
         print("rllib: stopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # e.g. `rllib example list | head -1`
-        sys.stderr.close()
-        return 0
+
+
+def _say_error(message: str) -> None:
+    print(f"rllib: error: {one_line(message)}", file=sys.stderr)
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system refused, for a line."""
+    if error.strerror is None:
+        return str(error) or type(error).__name__
+    if error.filename is None:
+        try:
+            os.getcwd()
+        except OSError:
+            return f"the folder in which the command was given is gone: {error.strerror}."
+        return f"{error.strerror}."
+    return f"{shown(os.fsdecode(error.filename))}: {error.strerror}."
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import tomllib
 #: each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "losses", "returns", "manifest", "_checkpoint_aliases", "_ray_compat", "_version"),
-    ("names", "matmul", "columns", "layout"),
+    ("names", "files", "output", "matmul", "columns", "layout"),
     ("settings",),
     ("registry",),
     ("nets", "envs"),
@@ -34,6 +34,8 @@ WITHOUT = {
     "errors": {"ray", "torch", "gymnasium", "numpy"},
     "manifest": {"ray", "torch", "gymnasium", "numpy"},
     "names": {"ray", "torch", "gymnasium", "numpy"},
+    "files": {"ray", "torch", "gymnasium", "numpy"},
+    "output": {"ray", "torch", "gymnasium", "numpy"},
     "layout": {"ray", "torch", "gymnasium", "numpy"},
     "columns": {"ray", "torch", "gymnasium", "numpy"},
     "settings": {"ray", "torch", "gymnasium", "numpy"},

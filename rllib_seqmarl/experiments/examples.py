@@ -14,6 +14,7 @@ import rllib_seqmarl
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.spec.files import read_text
+from rllib_seqmarl.files import user_path
 
 _EXPECTED = re.compile(r"^# Expected: (.*(?:\n#   .*)*)", re.MULTILINE)
 _ALGORITHM = re.compile(r"^  run: (\S+)|import (\w+)Config$", re.MULTILINE)
@@ -112,7 +113,7 @@ def find(file: str) -> str:
     Raises:
         UserError: neither a file nor an example; the line names the nearest example.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     if path.exists() or path.name != file or path.suffix not in ("", ".yaml", ".py"):
         return file
     try:

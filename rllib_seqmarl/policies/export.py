@@ -12,7 +12,6 @@ import copy
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from rllib_seqmarl import files
 from rllib_seqmarl.columns import ACTION_MASK, ALIVE, IS_FIRST, NEIGHBOURS, OBS
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.nets.acting.base import TeamActor, TeamInputs
@@ -155,16 +155,13 @@ def write_program(
         except Exception as error:  # so does the exporter to ONNX
             raise _not_a_program(policy, error) from error
         converted.model.metadata_props["rllib_seqmarl"] = header
-    new = file.with_name(f"new-{file.name}")
-    try:
-        if converted is not None:
-            converted.save(str(new))
-        else:
-            torch.export.save(program, new, extra_files={"rllib_seqmarl": header})
-        os.replace(new, file)
-    except (OSError, RuntimeError) as error:
-        new.unlink(missing_ok=True)
-        raise UserError(f"cannot write {file}: {' '.join(str(error).split())}") from error
+    if converted is not None:
+        content = converted.model_proto.SerializeToString()
+    else:
+        stream = io.BytesIO()
+        torch.export.save(program, stream, extra_files={"rllib_seqmarl": header})
+        content = stream.getvalue()
+    files.write(file, content, "FILE")
     example = example_inputs(step, policy.inputs, torch.Generator().manual_seed(0))
     with torch.no_grad():
         results = step(*example)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from rllib_seqmarl.envs.core.config import TeamEnvConfig
 from rllib_seqmarl.envs.starcraft2.maps import MAPS, StarCraftMap
 from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.files import user_path
 from rllib_seqmarl.settings import Doc, Ge, as_dict, settings
 
 #: Keys that are not arguments of ``StarCraft2Env``.
@@ -142,7 +143,7 @@ def is_smacv2_map(name: object) -> bool:
 
 def game_folder() -> Path:
     """Where PySC2 looks for the game: ``$SC2PATH``, or ``~/StarCraftII``."""
-    return Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
+    return user_path(os.environ.get("SC2PATH") or "~/StarCraftII", "SC2PATH")
 
 
 def check_installation(scenario: StarCraftMap) -> None:

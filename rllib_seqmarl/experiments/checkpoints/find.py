@@ -13,6 +13,7 @@ from typing import Any
 
 from rllib_seqmarl import manifest
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.files import user_path
 
 #: Name under which results hold the score of the checkpoint of their iteration.
 SCORE = "checkpoint_score"
@@ -45,7 +46,7 @@ def find(path: str, say: Callable[[str], None], *, best: bool = False) -> Path:
     Raises:
         UserError: there is none, or there are several trials to choose from.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = user_path(path).absolute()
     if not folder.exists():
         raise UserError(f"no such checkpoint: {path}")
     if is_checkpoint(folder):

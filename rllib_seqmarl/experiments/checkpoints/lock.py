@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from rllib_seqmarl.errors import UserError
 #: Name of the file; it is there while an experiment runs, and after a kill.
 LOCK = "running.json"
 
+_TRIES = 100
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
@@ -41,7 +42,12 @@ def hold(folder: Path) -> Iterator[list[str]]:
     lines: list[str] = []
     path = folder / LOCK
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    with _locked(folder, path, lines) as file:
+    try:
+        locked = _locked(folder, path, lines)
+    except UserError:
+        _remove_empty(made)
+        raise
+    with locked as file:
         before = _holder(file)
         if before is not None and not lines:
             lines.append(f"note: the last training in {folder} was cut off ({before}).")
@@ -50,20 +56,28 @@ def hold(folder: Path) -> Iterator[list[str]]:
             yield lines
         finally:
             path.unlink(missing_ok=True)
-            with suppress(OSError):  # it holds results
-                for empty in made:
-                    empty.rmdir()
+            _remove_empty(made)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders, each in the next, up to one that holds anything."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _locked(folder: Path, path: Path, lines: list[str]) -> TextIO:
     """The file, locked; where there are no locks, a line is added to ``lines``."""
+    tries = 0
     while True:
+        tries += 1
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:  # whoever held it has removed the folder in this moment
-            continue
         except OSError as error:
+            # Whoever held it may have removed the folder in this moment; or it cannot be made.
+            if isinstance(error, FileNotFoundError) and tries < _TRIES:
+                continue
             raise UserError(f"cannot write results to {folder}: {error.strerror}.") from None
         file = os.fdopen(descriptor, "r+", encoding="utf-8")
         try:

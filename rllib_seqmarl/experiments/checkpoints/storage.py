@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -16,24 +17,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.checkpoints import lock
 from rllib_seqmarl.experiments.checkpoints.lock import LOCK
 from rllib_seqmarl.experiments.checkpoints.tune_state import (
     forget_decisions,
-    replace,
     set_stop,
     trial_ids,
 )
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.metrics import flatten
 from rllib_seqmarl.experiments.spec.sampling import Sampler
+from rllib_seqmarl.files import is_uri, replace, shown, user_path
 
 DEFAULT_STORAGE = "~/ray_results"
 _SETTINGS = "experiment.json"
 _STATE = "experiment_state-*.json"
 _STATE_COPY = "last_good_state.json"
 _COPY_EVERY_S = 5.0
+#: Bytes of a file's name on Linux, and of a path less what the files of a trial need.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096 - 512
+#: Storages that PyArrow, through which Ray Tune writes, can reach.
+_SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
 #: When a trial ends: ``--resume`` may change that, too.
 _ENDS = ("stop", "time_budget_s")
 
@@ -70,6 +75,9 @@ class ExperimentFolder:
     Args:
         spec: the experiment.
 
+    Raises:
+        UserError: the storage path or the name cannot be one.
+
     Attributes:
         storage: absolute path or URI of the storage.
         path: the folder, None where the storage is not a local path. Ray Tune then looks
@@ -86,11 +94,14 @@ class ExperimentFolder:
         self.path: Path | None = None
         self.moved: dict[str, tuple[Any, Any]] = {}
         self.notes: list[str] = []
-        if "://" in storage:
+        storage = re.sub("^file://(?=/)", "", storage)
+        if is_uri(storage):
+            _check_scheme(storage)
             self.storage = storage.rstrip("/")
         else:
-            self.storage = str(Path(storage).expanduser().absolute())
+            self.storage = str(_local(storage))
             self.path = Path(self.storage, spec.name)
+            _check_name(self.path)
 
     def __str__(self) -> str:
         return f"{self.storage}/{self._spec.name}"
@@ -113,7 +124,7 @@ class ExperimentFolder:
         Raises:
             UserError: the folder holds results.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.lexists(self.path):
             return
         if not self.path.is_dir():
             raise UserError(f"{self.path} is a file; the experiment's folder would be there.")
@@ -124,8 +135,15 @@ class ExperimentFolder:
             )
 
     def hold(self) -> AbstractContextManager[list[str]]:
-        """Keeps other trainings out of the folder, which is made; see `lock.hold`."""
-        return nullcontext([]) if self.path is None else lock.hold(self.path)
+        """Keeps other trainings out of the folder, which is made; see `lock.hold`.
+
+        Raises:
+            UserError: another training holds it, or nothing can be written there.
+        """
+        if self.path is None:
+            _reach(self.storage)
+            return nullcontext([])
+        return lock.hold(self.path)
 
     def note_settings(self) -> None:
         """Notes in the folder what the experiment is started with.
@@ -133,7 +151,7 @@ class ExperimentFolder:
         Raises:
             UserError: it cannot be written.
         """
-        settings = json.dumps(_settings(self._spec), indent=2)
+        settings = json.dumps(_settings(self._spec), indent=2).encode()
         self._write(lambda path: replace(path / _SETTINGS, settings))
 
     def _write(self, write: Callable[[Path], None]) -> None:
@@ -160,7 +178,7 @@ class ExperimentFolder:
         assert state is not None
         trials = trial_ids(state)
         if trials is None and (trials := trial_ids(self.path / _STATE_COPY)) is not None:
-            replace(state, (self.path / _STATE_COPY).read_text(encoding="utf-8"))
+            replace(state, (self.path / _STATE_COPY).read_bytes())
         if trials is None:
             raise UserError(
                 f"{state} is damaged: start a new experiment from the last checkpoint of each "
@@ -182,7 +200,7 @@ class ExperimentFolder:
         if trial_ids(state) is not None:
             # A disk that is full is said by the checkpoint that cannot be written.
             with contextlib.suppress(OSError):
-                replace(self.path / _STATE_COPY, state.read_text(encoding="utf-8"))
+                replace(self.path / _STATE_COPY, state.read_bytes())
                 self._copied = (now, changed)
 
     def _state(self) -> Path | None:
@@ -218,6 +236,57 @@ class ExperimentFolder:
                 "done. Change it back, or start a new experiment with --experiment-name NAME (and "
                 "--restore CHECKPOINT)."
             )
+
+
+def _local(storage: str) -> Path:
+    """The storage as an absolute path."""
+    path = user_path(storage, "storage path").absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"storage path: {str(path)!r} is not UTF-8, as names of results must be."
+        ) from None
+    return path
+
+
+def _check_name(path: Path) -> None:
+    """Makes sure that the experiment's folder can have its name, and its trials theirs."""
+    name = os.fsencode(path.name)
+    if len(name) > _LONGEST_NAME:
+        raise UserError(
+            f"the experiment's name {shown(path.name)!r} has {len(name)} bytes; a folder's name "
+            f"has at most {_LONGEST_NAME}."
+        )
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise UserError(
+            f"storage path: {shown(path)} is too long: it has {len(os.fsencode(path))} bytes, and "
+            f"{_LONGEST_PATH} leave room for the files of trials."
+        )
+    user_path(path, "results")
+
+
+def _check_scheme(storage: str) -> None:
+    """Makes sure that a URI names a place in a storage of a known kind."""
+    scheme, _, place = storage.partition("://")
+    if scheme not in _SCHEMES:
+        raise UserError(
+            f"storage path: {shown(storage)}: there is no storage {scheme!r}. "
+            f"{nearest(scheme, _SCHEMES)} Or give a folder of this machine."
+        )
+    if not place.strip("/"):
+        raise UserError(f"storage path: {storage} names no place there, as {scheme}://NAME does.")
+
+
+def _reach(storage: str) -> None:
+    """Makes sure that there is such a storage, which Ray Tune would find out later."""
+    from pyarrow.fs import FileSystem
+
+    try:
+        FileSystem.from_uri(storage)
+    except (ValueError, OSError, NotImplementedError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"storage path: {shown(storage)} cannot be used: {reason}.") from None
 
 
 def _holds_any(path: Path) -> bool:

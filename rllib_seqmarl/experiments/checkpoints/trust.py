@@ -18,8 +18,16 @@ TRUST = (
 
 
 def _file() -> Path:
+    """The file of notes.
+
+    Raises:
+        OSError: this user has no home.
+    """
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "rllib-seqmarl" / "known_checkpoints.txt"
+    try:
+        return Path(state).expanduser() / "rllib-seqmarl" / "known_checkpoints.txt"
+    except RuntimeError as error:
+        raise FileNotFoundError(str(error)) from None
 
 
 def _entry(folder: Path) -> str:
@@ -32,11 +40,13 @@ def remember(folder: Path) -> None:
 
     A home in which nothing can be written is no reason to fail: the note is then said again.
     """
-    with suppress(OSError):
-        file = _file()
+    with suppress(OSError, ValueError):
+        file, entry = _file(), _entry(folder.resolve())
+        if "\n" in entry:  # it could pass for the entry of another folder
+            return
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as stream:
-            stream.write(f"{_entry(folder.resolve())}\n")
+            stream.write(f"{entry}\n")
 
 
 def note(checkpoint: Path) -> str | None:
@@ -48,7 +58,7 @@ def note(checkpoint: Path) -> str | None:
     checkpoint = checkpoint.resolve()
     try:
         known = set(_file().read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         known = set()
     if _entry(checkpoint) in known:
         return None

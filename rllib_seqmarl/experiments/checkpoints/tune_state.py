@@ -7,7 +7,6 @@ status, and its last result.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints.find import in_trial, iteration
 from rllib_seqmarl.experiments.spec.metrics import flatten
+from rllib_seqmarl.files import replace
 
 #: What Ray Tune means to do with a trial once its checkpoint is written. It keeps this in its
 #: state, and would stop a trial whose checkpoint could not be written right after the next one.
@@ -38,7 +38,7 @@ def forget_decisions(state: Path) -> None:
     decided = content.get("runner_data", {})
     if any(decided.get(key) for key in _DECISIONS):
         decided.update({key: {} for key in _DECISIONS})
-        replace(state, json.dumps(content))
+        replace(state, json.dumps(content).encode())
 
 
 def set_stop(state: Path, stop: Mapping[str, float]) -> list[str]:
@@ -82,7 +82,7 @@ def set_stop(state: Path, stop: Mapping[str, float]) -> list[str]:
             trial["status"] = _WAITING
         pair[0] = json.dumps(trial)
     if lines:
-        replace(state, json.dumps(content))
+        replace(state, json.dumps(content).encode())
     return lines
 
 
@@ -100,14 +100,3 @@ def _met(stop: Mapping[str, float], result: Mapping[str, Any]) -> bool:
     """Whether any of the values has been reached, by Tune's rule."""
     known = {name: result[name] for name in stop if isinstance(result.get(name), int | float)}
     return any(value >= stop[name] for name, value in known.items())
-
-
-def replace(path: Path, text: str) -> None:
-    """Writes a file so that at every moment it is either the old or the new one."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise

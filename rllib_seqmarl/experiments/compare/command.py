@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.compare import runs as results
+from rllib_seqmarl.files import check_writable, shown, user_path, write
 
 _PACKAGES = ("matplotlib", "rliable")
 
@@ -42,7 +43,7 @@ def compare(
             nowhere to write.
     """
     _check_installed("compare")
-    target = Path(out).expanduser()
+    target = user_path(out, "--out")
     if target.exists() and not target.is_dir():
         raise UserError(f"--out: {out} is a file; give a folder.")
     if threshold is not None and not math.isfinite(threshold):
@@ -58,16 +59,18 @@ def compare(
 
     comparison = comparing.compare(found, chosen, keys, aggregate, threshold, notes)
     page, table = summary.markdown(comparison), summary.table(comparison)
-    _write("--out", target, lambda: target.mkdir(parents=True, exist_ok=True))
-    _write("--out", target, lambda: (target / "summary.md").write_text(page, encoding="utf-8"))
-    _write("--out", target, lambda: (target / "summary.csv").write_text(table, encoding="utf-8"))
-    _write("--out", target, lambda: pictures.draw_curves(comparison, target / "curves.png"))
-    files = ["curves.png", "summary.md", "summary.csv"]
-    profile = target / "profile.png"
-    _write("--out", profile, lambda: profile.unlink(missing_ok=True))  # of an earlier comparison
+    contents = {"curves.png": pictures.draw_curves(comparison)}
     if comparison.scores():
-        _write("--out", target, lambda: pictures.draw_profile(comparison, profile))
-        files.insert(1, profile.name)
+        contents["profile.png"] = pictures.draw_profile(comparison)
+    contents |= {"summary.md": page.encode(), "summary.csv": table.encode()}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if "profile.png" not in contents:  # that of an earlier comparison
+            (target / "profile.png").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: cannot write {shown(target)}: {error.strerror}.") from None
+    for name, content in contents.items():
+        write(target / name, content, "--out")
 
     say = _say(Console(highlight=False))
     for note in comparison.notes:
@@ -78,7 +81,7 @@ def compare(
             value = summary.interval(entry.final)
             runs = "1 run" if len(entry.curves) == 1 else f"{len(entry.curves)} runs"
             say(f"  {env.label}: {entry.label} {value}, {runs}")
-    say(f"Written to {target}: {', '.join(files)}")
+    say(f"Written to {target}: {', '.join(contents)}")
     return 0
 
 
@@ -106,12 +109,13 @@ def plot(path: str, out: str | None) -> int:
     run = results.read(folders[0], lambda line: say(f"note: {line}"))
     if run is None:
         raise UserError(f"{folders[0]} has no results yet.")
-    file = Path(out or f"{run.path.name}.png").expanduser()
+    file = Path(f"{run.path.name}.png") if out is None else user_path(out, "--out")
     if file.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"--out: {file} must end with .png, .pdf or .svg.")
+    check_writable(file, "--out")
     from rllib_seqmarl.experiments.compare import pictures
 
-    _write("--out", file, lambda: pictures.draw_run(run, file))
+    write(file, pictures.draw_run(run, file.suffix), "--out")
     say(f"Written: {file}")
     return 0
 
@@ -127,10 +131,3 @@ def _check_installed(command: str) -> None:
 
 def _say(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False, soft_wrap=True)
-
-
-def _write(option: str, file: Path, write: Callable[[], object]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise UserError(f"{option}: cannot write {file}: {error.strerror or error}.") from None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -55,8 +55,8 @@ _OF_LEARNER = (
 )
 
 
-def draw_curves(comparison: Comparison, file: Path) -> None:
-    """One panel per environment: aggregates of the groups with their 95 % intervals."""
+def draw_curves(comparison: Comparison) -> bytes:
+    """A PNG with a panel per environment: aggregates of the groups with their 95 % intervals."""
     looks = _looks(comparison.labels)
     environments = comparison.environments
     with plt.style.context(_STYLE):
@@ -77,11 +77,11 @@ def draw_curves(comparison: Comparison, file: Path) -> None:
             leftmost = place % _columns(len(environments)) == 0
             _axes(panel, metric_label(comparison.metric) if leftmost else "")
         _legend(figure, panels, comparison.how)
-        _save(figure, file)
+        return _encoded(figure)
 
 
-def draw_profile(comparison: Comparison, file: Path) -> None:
-    """The share of runs of each group that end above a share of the threshold; needs scores."""
+def draw_profile(comparison: Comparison) -> bytes:
+    """A PNG: the share of runs of a group that end above a share of the threshold; needs scores."""
     looks = _looks(comparison.labels)
     scores = comparison.scores()
     highest = max(values.max() for found in scores.values() for values in found)
@@ -97,10 +97,10 @@ def draw_profile(comparison: Comparison, file: Path) -> None:
         panel.set(ylim=(-0.02, 1.02), ylabel="share of runs that end above")
         panel.set_xlabel(f"final {metric_label(comparison.metric)} / threshold")
         _legend(figure, [panel], "share")
-        _save(figure, file)
+        return _encoded(figure)
 
 
-def draw_run(run: Run, file: Path) -> None:
+def draw_run(run: Run, suffix: str) -> bytes:
     """One run: its win rate and return, where its seconds went, and what its learner reports.
 
     Raises:
@@ -125,7 +125,7 @@ def draw_run(run: Run, file: Path) -> None:
         for panel, draw in zip(panels, draws, strict=True):
             draw(panel)
         figure.suptitle(f"{run.algorithm} on {run.env}", fontsize=12)
-        _save(figure, file)
+        return _encoded(figure, suffix)
 
 
 def _draw_metric(run: Run, training: str, evaluation: str, panel: Axes) -> None:
@@ -221,6 +221,9 @@ def _legend(figure: Figure, panels: Sequence[Axes], what: str) -> None:
     )
 
 
-def _save(figure: Figure, file: Path) -> None:
-    figure.savefig(file)
+def _encoded(figure: Figure, suffix: str = ".png") -> bytes:
+    """The content of a file with such an ending."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format=suffix.lower().removeprefix("."))
     plt.close(figure)
+    return stream.getvalue()

@@ -17,6 +17,7 @@ from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.checkpoints.find import is_checkpoint
 from rllib_seqmarl.experiments.checkpoints.storage import WORKPLACE
 from rllib_seqmarl.experiments.spec.metrics import OLD_NAMES, flatten
+from rllib_seqmarl.files import user_path
 
 Array = NDArray[np.float64]
 
@@ -94,9 +95,7 @@ def trial_folders(path: str) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    if "://" in path:
-        raise UserError(f"{path}: results are read from a local folder; copy them to one first.")
-    folder = Path(path).expanduser().absolute()
+    folder = user_path(path).absolute()
     if not folder.exists():
         raise UserError(f"no such folder: {path}")
     if not folder.is_dir() and folder.name != RESULTS:

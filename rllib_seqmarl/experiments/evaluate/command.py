@@ -6,7 +6,6 @@ Evaluating plays with it, and with scripted policies beside it, and reports.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from functools import partial
@@ -22,6 +21,7 @@ from rllib_seqmarl.experiments.checkpoints import trust
 from rllib_seqmarl.experiments.evaluate.explain import EpisodeExplanation
 from rllib_seqmarl.experiments.evaluate.video import Video
 from rllib_seqmarl.experiments.train import ray_session
+from rllib_seqmarl.files import check_writable, user_path, write
 from rllib_seqmarl.names import PROGRAMS, SHARED
 
 if TYPE_CHECKING:
@@ -67,14 +67,16 @@ def evaluate(
     """
     if episodes < 1:
         raise UserError(f"--episodes must be at least 1, got {episodes}.")
+    targets: dict[str, Path] = {}
     for option, file in (("--out", out), ("--render", render), ("--explain", explain)):
-        if file is not None and not Path(file).absolute().parent.is_dir():
-            raise UserError(f"{option}: the folder of {file} does not exist.")
-    video = None if render is None else Video(Path(render), render_every)
-    explanation = None if explain is None else EpisodeExplanation(Path(explain))
+        if file is not None:
+            targets[option] = user_path(file, option)
+            check_writable(targets[option], option)
+    video = None if render is None else Video(targets["--render"], render_every)
+    explanation = None if explain is None else EpisodeExplanation(targets["--explain"])
     console = Console(highlight=False)
     shared = checkpoint.endswith(SHARED)
-    path = Path(checkpoint).expanduser()
+    path = user_path(checkpoint)
     if not shared:
         path = _find(checkpoint, console)
     ray_session.prepare(ray_session.RunOptions())
@@ -85,7 +87,7 @@ def evaluate(
     ray_session.set_log_levels(verbose=False)
     if not shared:
         _check(path, console)
-        if path != Path(checkpoint).expanduser().absolute():
+        if path != user_path(checkpoint).absolute():
             _say(console, f"Latest checkpoint there: {path}")
     with PlayProgress(console) as progress:
         result = evaluate_policy(
@@ -104,14 +106,17 @@ def evaluate(
     console.print(_table(result))
     if result["notice"]:
         _say(console, f"note: {result['notice']}")
+    contents: dict[str, bytes] = {}
     if out is not None:
         text = json.dumps(result, indent=2, default=str) + "\n"
-        _write("--out", out, text.encode(), console)
+        contents["--out"] = text.encode()
     if video is not None:
-        _write("--render", str(render), video.encode(), console)
+        contents["--render"] = video.encode()
     if explanation is not None:
-        picture = explanation.encode(_title(result).split(": ")[0])
-        _write("--explain", str(explain), picture, console)
+        contents["--explain"] = explanation.encode(_title(result).split(": ")[0])
+    for option, content in contents.items():
+        write(targets[option], content, option)
+        _say(console, f"Written: {targets[option]}")
     return 0
 
 
@@ -134,7 +139,7 @@ def export_policy(
     Raises:
         UserError: no sound checkpoint, or nothing that can be written to such a file.
     """
-    target = Path(file).expanduser()
+    target = user_path(file, "FILE")
     program = target.suffix in PROGRAMS
     if target.suffix not in (SHARED, *PROGRAMS):
         raise UserError(
@@ -147,8 +152,7 @@ def export_policy(
         )
     if target.exists():
         raise UserError(f"{file} exists already: give the name of a new file.")
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"the folder of {file} does not exist.")
+    check_writable(target, "FILE")
     console = Console(highlight=False)
     if program and checkpoint.endswith(SHARED):
         from rllib_seqmarl.experiments.share.load import stored_policy
@@ -225,14 +229,3 @@ def _table(result: Evaluation) -> Table:
         others = (played["metrics"][name] for played in scripted.values())
         table.add_row(name, *(f"{v:.4g}" for v in (mean, min(values), max(values), *others)))
     return table
-
-
-def _write(option: str, file: str, content: bytes, console: Console) -> None:
-    path = Path(file)
-    new = path.with_name(f"{path.name}.new")
-    try:
-        new.write_bytes(content)
-        os.replace(new, path)
-    except OSError as error:
-        raise UserError(f"{option}: cannot write {file}: {error.strerror}.") from None
-    _say(console, f"Written: {file}")

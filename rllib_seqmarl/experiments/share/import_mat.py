@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.train import ray_session
+from rllib_seqmarl.files import check_writable, user_path
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -33,9 +33,10 @@ def import_mat(
     Raises:
         UserError: the file is not an official MAT, or it does not fit the environment.
     """
-    target = Path(out).expanduser().absolute()
+    target = user_path(out, "OUT").absolute()
     if target.exists():
         raise UserError(f"{target} exists already: give the name of a new folder.")
+    check_writable(target, "OUT")
     ray_session.prepare(ray_session.RunOptions())
     from rllib_seqmarl import registry
     from rllib_seqmarl.algorithms.mat import MATConfig

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rllib_seqmarl.files import user_path
 from rllib_seqmarl.names import SHARED, tell_once
 from rllib_seqmarl.policies.file import StoredPolicy
 from rllib_seqmarl.policies.policy import Policy
@@ -53,7 +53,7 @@ def stored_policy(
     """
     given = os.fspath(path)
     if given.endswith(SHARED):
-        stored = StoredPolicy.read(Path(given).expanduser())
+        stored = StoredPolicy.read(user_path(given))
         if stored.metadata["format"] == 1:
             from rllib_seqmarl.experiments.share.policy_file import completed
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
 from safetensors.torch import save
 
-from rllib_seqmarl import _ray_compat, registry
+from rllib_seqmarl import _ray_compat, files, registry
 from rllib_seqmarl._version import __version__
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.evaluate.evaluation import MODULE_PATH, load_config
@@ -81,12 +80,7 @@ def export(checkpoint: Path, file: Path) -> None:
         header = json.dumps(stored.metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"{checkpoint}: its settings hold what JSON cannot: {error}.") from None
-    new = file.with_name(f"{file.name}.new")
-    try:
-        new.write_bytes(save(dict(stored.weights), {HEADER: header}))
-        os.replace(new, file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}.") from None
+    files.write(file, save(dict(stored.weights), {HEADER: header}), "FILE")
 
 
 def _acting_spec(config: TeamConfig) -> RLModuleSpec:

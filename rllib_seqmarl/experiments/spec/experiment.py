@@ -24,6 +24,7 @@ from rllib_seqmarl.experiments.spec.grids import variants
 from rllib_seqmarl.experiments.spec.legacy import translate
 from rllib_seqmarl.experiments.spec.metrics import OLD_NAMES, Metrics, flatten
 from rllib_seqmarl.experiments.spec.sampling import check_values
+from rllib_seqmarl.files import shown, user_path
 from rllib_seqmarl.names import look_for_modules_in
 
 #: Of an experiment that says nothing about checkpoints: every 10 iterations, the last 3 stay.
@@ -150,7 +151,7 @@ def load_file(path: str, overrides: Overrides) -> list[ExperimentSpec]:
     Raises:
         UserError: anything in it that could not run as it was meant.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     look_for_modules_in(file.parent)
     if file.suffix in {".yaml", ".yml"}:
         specs = list(_from_yaml(file, overrides))
@@ -283,10 +284,11 @@ def from_mapping(
         notes=notes,
         name_given=overrides.experiment_name is not None,
     )
-    if spec.name in ("", ".", "..") or "\0" in spec.name or Path(spec.name).name != spec.name:
+    name = spec.name
+    if name in ("", ".", "..") or not name.isprintable() or Path(name).name != name:
         raise UserError(
-            f"{where}: the experiment's name {spec.name!r} is also its folder's name: it cannot be "
-            "empty, '.' or '..', nor hold a path separator."
+            f"{where}: the experiment's name {shown(name)!r} is also its folder's name: it cannot "
+            "be empty, '.' or '..', nor hold a path separator or a character that is not printed."
         )
     return spec
 

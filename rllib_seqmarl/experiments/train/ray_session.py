@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,13 @@ from pathlib import Path
 
 from rllib_seqmarl import _ray_compat
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.files import shown
 from rllib_seqmarl.names import MODULE_FOLDERS
+
+#: Bytes of the path of a Unix socket on Linux.
+_LONGEST_SOCKET = 107
+#: What a Ray that has only just begun has written, and some more.
+_LEAST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def connection(options: RunOptions) -> Iterator[bool]:
         Whether this is a local Ray that was started here; it ends with the block.
 
     Raises:
-        UserError: the named cluster does not answer.
+        UserError: the named cluster does not answer, or a local Ray cannot start.
     """
     import ray
 
@@ -121,7 +128,9 @@ def connection(options: RunOptions) -> Iterator[bool]:
         )
     if not local and options.ray_num_cpus is not None:
         raise UserError("--ray-num-cpus is for a local Ray; the cluster has its own CPUs.")
-    if not local:
+    if local:
+        _check_temporary_folder()
+    else:
         _check_answers(address)
     level = logging.INFO if options.verbose else logging.ERROR
     try:
@@ -140,10 +149,10 @@ def connection(options: RunOptions) -> Iterator[bool]:
                 logging_level=level,
                 job_config=_ray_compat.job_config(MODULE_FOLDERS),
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if local:
-            raise
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
+        if local:
+            raise UserError(f"Ray cannot start on this machine: {reason}.") from error
         raise UserError(
             f"{reason}. This machine must be a node of the cluster (ray start --address=HOST:PORT);"
             " a cluster with token authentication needs RAY_AUTH_MODE=token and the token of its "
@@ -154,6 +163,34 @@ def connection(options: RunOptions) -> Iterator[bool]:
         yield local
     finally:
         ray.shutdown()
+
+
+def _check_temporary_folder() -> None:
+    """Makes sure that a local Ray can keep its sockets and logs where the environment says.
+
+    Ray itself would end with the traceback of one of its processes, or wait for it.
+    """
+    from ray._common.utils import get_default_system_temp_dir
+
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "/tmp")
+    where = "Ray cannot keep its sockets and logs in " + (
+        variable if variable == "/tmp" else f"{variable}={shown(os.environ[variable])}"
+    )
+    folder = Path(get_default_system_temp_dir(), "ray")
+    longest = f"{folder}/session_0000-00-00_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    excess = len(os.fsencode(longest)) - _LONGEST_SOCKET
+    if not folder.is_absolute():
+        raise UserError(f"{where}: give an absolute path.")
+    if excess > 0:
+        raise UserError(f"{where}: the path is too long for a socket, by {excess} bytes.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(_LEAST_BYTES))
+    except OSError as error:
+        raise UserError(
+            f"{where}: {error.strerror}. Set RAY_TMPDIR to a folder with room."
+        ) from None
 
 
 def _check_answers(address: str) -> None:

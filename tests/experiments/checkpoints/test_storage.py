@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -199,13 +200,54 @@ def test_storage_that_cannot_be_written(folder, tmp_path):
 
 def test_uris_are_left_to_ray():
     remote = ExperimentFolder(
-        ExperimentSpec("mine", "f", "MAT", {}, storage_path="s3://bucket/there/")
+        ExperimentSpec("mine", "f", "MAT", {}, storage_path="gs://bucket/there/")
     )
 
-    assert str(remote) == "s3://bucket/there/mine"
+    assert str(remote) == "gs://bucket/there/mine"
     remote.check_new()
     with remote.hold() as lines:
         assert lines == []
     remote.note_settings()
     remote.keep_copy_of_state()
     assert not remote.can_resume()
+
+
+@pytest.mark.parametrize(
+    ("storage", "name", "reason"),
+    [
+        ("s4://bucket/there", "mine", "there is no storage 's4'. Known: .*s3"),
+        ("http://host/there", "mine", "there is no storage 'http'"),
+        ("s3://", "mine", "names no place"),
+        ("s3:/there", "mine", "is a URI"),
+        ("~nosuchuser/there", "mine", "there is no user 'nosuchuser'"),
+        ("\udcff", "mine", "is not UTF-8"),
+        ("d/" * 1900, "mine", "is too long"),
+        ("here", "n" * 256, "has 256 bytes; a folder's name has at most 255"),
+        ("here", "ü" * 128, "has 256 bytes"),
+    ],
+)
+def test_places_where_no_results_can_be(storage: str, name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        ExperimentFolder(ExperimentSpec(name, "f", "MAT", {}, storage_path=storage))
+
+
+def test_a_storage_that_cannot_be_reached_is_told_before_ray_starts() -> None:
+    folder = ExperimentFolder(ExperimentSpec("a", "f", "MAT", {}, storage_path="abfs://x"))
+    with pytest.raises(UserError, match="storage path: abfs://x cannot be used: Azure"):
+        folder.hold()
+
+
+def test_a_file_uri_is_a_folder_of_this_machine(tmp_path: Path) -> None:
+    spec = ExperimentSpec("mine", "f", "MAT", {}, storage_path=f"file://{tmp_path}")
+    assert ExperimentFolder(spec).path == tmp_path / "mine"
+
+
+def test_a_folder_that_can_never_be_made_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place, reason in (("/proc/there", "No such file"), (tmp_path / "file", "Not a dir")):
+        spec = ExperimentSpec("mine", "f", "MAT", {}, storage_path=str(place))
+        with (
+            pytest.raises(UserError, match=f"cannot write results to .*mine: {reason}"),
+            ExperimentFolder(spec).hold(),
+        ):
+            pass

@@ -126,7 +126,7 @@ def test_a_trial_without_results_is_left_out_and_said(tmp_path: Path) -> None:
         ("nowhere", "no such folder: "),
         ("empty", r"holds no results: there is no result\.json in it or below it"),
         ("file.txt", r"is a file; give the folder of a trial or of an experiment"),
-        ("s3://bucket/results", "copy them to one first"),
+        ("s3://bucket/results", "is a URI: give a folder"),
     ],
 )
 def test_folders_without_results(path: str, message: str, tmp_path: Path) -> None:
