@@ -47,7 +47,7 @@ class HASACSettings(CentralQSettings, ReplaySettings):
     lambda_ = 0.0
     lr = 1e-3
     critic_lr = 1e-3
-    target_update_interval = 20
+    target_update_env_steps = 640
 
 
 class HASACConfig(ReplayConfig, CentralQConfig, HASACSettings):
@@ -115,7 +115,7 @@ class HASACLearner(CentralQLearner[CentralQBatch, HASACModule]):
             if stored is None:
                 return
             minibatch = self.prepare_minibatch(self.build_train_batch(stored))
-            self.critic_step(minibatch, self.critic_loss)
+            self.gradient_step(minibatch, self.critic_loss)
             agents = torch.randperm(batch.obs.shape[2], generator=self.generator)
             for self.agent in agents.tolist():
                 self.gradient_step(minibatch, self.loss)

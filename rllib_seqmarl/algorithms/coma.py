@@ -16,8 +16,10 @@ Deviations, each on purpose:
 - A batch is T steps of E environments, not whole episodes: an episode that the rollout's end cuts
   continues in the next rollout, from the stored recurrent state.
 - PyMARL walks back through the batch with a step of the critic at each t; here ``critic_steps``
-  steps are taken of the whole batch, and it is those that ``target_update_interval`` counts. The
-  agents' step follows, so their advantages are those of the improved critic.
+  steps are taken of the whole batch. The agents' step follows, so their advantages are those of the
+  improved critic.
+- PyMARL's target copy follows every 200 of its steps of the critic, two or three batches of 8
+  episodes; here every 4,000 env steps, about an iteration.
 - ``epsilon``, the share of random actions, is 0: the policy gradient is that of the policy that
   acts, and the entropy keeps it exploring. PyMARL2's falls from 0.5 to 0.01 in 100,000 steps,
   ``epsilon: [[0, 0.5], [100_000, 0.01]]``, in sampling only, as here. In the paper it is a part of
@@ -68,6 +70,7 @@ class COMASettings(CentralQSettings):
     critic_dim: Annotated[int, Gt(0), Doc("width of the critic's two hidden layers.")] = 128
     lr = 5e-4
     critic_steps = 10
+    target_update_env_steps = 4_000
     lambda_ = 0.6
     entropy_coeff = 0.09
     use_policy_active_mask = False

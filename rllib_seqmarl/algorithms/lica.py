@@ -21,6 +21,8 @@ Deviations, each on purpose:
 
 - A batch is T steps of E environments, not 32 whole episodes: an episode that the rollout's end
   cuts continues in the next rollout, from the stored recurrent state.
+- The target copy follows every 20,000 env steps; the authors' every 200 steps of the critic, each
+  on 32 episodes, of runs of 32 million env steps.
 - A truncated episode and the end of a rollout bootstrap with Q'(s, pi), for no action was chosen.
 - The hypernetwork of W1 is 64 wide, as in PyMARL2; LICA's is N A E (``hypernet_dim: null``).
 - Dead agents' probabilities get no gradient and their entropies are not counted, which changes

@@ -14,10 +14,10 @@ the algorithm is also called RMC and its learner FMAC:
 ==================  ================================================================================
 in PyMARL2          settings
 ==================  ================================================================================
-``riit_online``     the defaults: fresh rollouts only, the target copy follows after every step
+``riit_online``     the defaults: fresh rollouts only, the target copy follows after each
 ``riit``            ``replay_capacity: 5000``, ``replay_batch_size: 64``: before each step on fresh
                     rollouts one step of the critic alone on stored ones, with lambda = 0; its
-                    target copy, of 200 episodes: ``target_update_interval: 50``
+                    target copy, of every 200 episodes: ``target_update_env_steps: 10_000``
 ==================  ================================================================================
 
 Deviations, each on purpose:
@@ -72,7 +72,7 @@ class RIITSettings(AdaptiveEntropySettings, ReplaySettings):
     critic_lr = 1e-3
     lambda_ = 0.6
     entropy_coeff = 0.03
-    target_update_interval = 1
+    target_update_env_steps = 1
 
 
 class RIITConfig(ReplayConfig, CentralQConfig, RIITSettings):
@@ -84,6 +84,10 @@ class RIITConfig(ReplayConfig, CentralQConfig, RIITSettings):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or RIIT)
+
+    def critic_steps_per_minibatch(self) -> int:
+        """See `CentralQConfig`; one more on stored sequences."""
+        return super().critic_steps_per_minibatch() + bool(self.replay_capacity)
 
     def get_default_learner_class(self) -> type[RIITLearner]:
         """The learner of this file."""
@@ -173,7 +177,7 @@ class RIITLearner(CentralQLearner[CentralQBatch, RIITModule]):
         stored = self.replayed()
         if stored is not None:
             batch = self.build_train_batch(stored, lambda_=0.0)
-            self.critic_step(self.with_weights(batch, batch.targets), self.replay_loss)
+            self.gradient_step(self.with_weights(batch, batch.targets), self.replay_loss)
         super().update_minibatch(minibatch)
 
     def replay_loss(self, batch: CentralQBatch) -> Tensor:

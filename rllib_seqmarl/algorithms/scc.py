@@ -32,7 +32,7 @@ huawei-noah/xingtian). Deviations, each on purpose:
   the last such sequences, where the release has 32 of 1,000 episodes. A cut or truncated episode
   bootstraps with Q'(o, pi), pi the probabilities with which the agents act.
 - The critic takes its steps first, so credits are those of the improved critic.
-- ``target_update_interval`` counts steps of the critic; the release copies every 200 episodes.
+- The target copy follows every 20,000 env steps; the release copies every 200 episodes.
 - The agents' optimiser is Adam in policy mode. In value mode it is RMSprop with TensorFlow's decay
   of 0.9, and an epsilon of 1e-5 beside the root instead of 1e-10 under it.
 - Dead agents are left out of the agents' loss; ``use_policy_active_mask: false`` counts them in.

@@ -40,6 +40,7 @@ Deviations, each on purpose:
 - A batch is T steps of E environments, not 32 whole episodes: an episode that the rollout's end
   cuts continues in the next rollout, from the stored recurrent state,
   and is evaluated in two parts.
+- The target copy, which the paper updates "periodically", follows every 20,000 env steps.
 - A truncated episode and the end of a rollout bootstrap with Q'(s, pi), for no action was chosen.
 - The hypernetwork of W1 is 64 wide; LICA's is N A E (``hypernet_dim: null``).
 - The entropy's ratio is each sample's own as in eq. 14, with H of at least 0.001; LICA's code has

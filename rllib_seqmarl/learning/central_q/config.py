@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.learning.base.config import TeamConfig, TeamSettings
+from rllib_seqmarl.learning.base.config import TeamConfig, TeamSettings, check_setting
 from rllib_seqmarl.learning.base.module import require_state
 from rllib_seqmarl.learning.central_q.module import RecurrentModule
-from rllib_seqmarl.settings import Doc, Ge, Gt, Le, OneOf, Schedulable, settings
+from rllib_seqmarl.settings import Doc, Ge, Gt, Le, OneOf, Schedulable, settings, tell_once
 
 
 @settings
@@ -29,9 +29,18 @@ class CentralQSettings(TeamSettings):
         int, Gt(0), Doc("gradient steps of the critic for each step of the agents.")
     ] = 1
     lambda_: Annotated[float, Ge(0), Le(1), Doc("of the critic's TD(lambda) targets.")] = 0.8
+    target_update_env_steps: Annotated[
+        int,
+        Gt(0),
+        Doc("""env steps from one update of the critic's target copy to the next, at the ends of
+        iterations; 1: of each."""),
+    ] = 20_000
     target_update_interval: Annotated[
-        int, Gt(0), Doc("gradient steps of the critic from one update of its target copy to next.")
-    ] = 200
+        int | None,
+        Gt(0),
+        Doc("""the former ``target_update_env_steps``, in gradient steps of the critic: what it is
+        in env steps is computed from the batch; null: not given."""),
+    ] = None
     entropy_coeff: Annotated[Schedulable, Ge(0), Doc("weight of the entropy.")] = 0.06
     epsilon: Annotated[
         Schedulable,
@@ -73,6 +82,7 @@ class CentralQConfig(TeamConfig, CentralQSettings):
 
     def validate(self) -> None:
         """See `TeamConfig.validate`."""
+        self._count_env_steps()
         super().validate()
         if self.async_sampling:
             raise UserError(
@@ -94,9 +104,29 @@ class CentralQConfig(TeamConfig, CentralQSettings):
                     "or shorten the rollouts; recurrent agents learn from whole sequences."
                 )
 
+    def critic_steps_per_minibatch(self) -> int:
+        """Gradient steps of the critic for each minibatch."""
+        return self.critic_steps
+
+    def _count_env_steps(self) -> None:
+        """Puts ``target_update_env_steps`` in place of a ``target_update_interval``."""
+        name, interval = "target_update_interval", self.target_update_interval
+        if interval is None:
+            return
+        interval = check_setting(self, name, interval, "config key")
+        steps = TeamConfig.steps_to_train_on(self)
+        minibatches = -(-steps // self.minibatch_size) if self.minibatch_size else 1
+        critic_steps = self.num_epochs * minibatches * self.critic_steps_per_minibatch()
+        self.target_update_env_steps = max(1, interval * steps // critic_steps)
+        self.target_update_interval = None
+        tell_once(
+            f"config key {name!r} ({interval} gradient steps of the critic) is called "
+            f"'target_update_env_steps' now: {self.target_update_env_steps} environment steps here."
+        )
+
     def module_spec(self, module_class: type[RecurrentModule], *names: str) -> RLModuleSpec:
         """``module_class`` with those settings that all such modules have, and with ``names``."""
-        names = ("observation_encoder", "state", "hidden_dim", "target_update_interval", *names)
+        names = ("observation_encoder", "state", "hidden_dim", *names)
         model_config = {name: getattr(self, name) for name in names}
         # The first value, which the learner updates; None: there are no random actions.
         first = self.epsilon if isinstance(self.epsilon, int | float) else self.epsilon[0][1]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from torch import Tensor, nn
 
 from rllib_seqmarl.learning.base.learner import Components, TeamLearner
@@ -98,6 +99,13 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
         behaviour = self.core.agent.behaviour
         if isinstance(behaviour, EpsilonCategorical):
             behaviour.epsilon.fill_(self.scheduled("epsilon"))
+
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Updates the critic's target copy, if it is time."""
+        super().after_gradient_based_update(timesteps=timesteps)
+        steps = timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0)
+        interval = self.config.target_update_env_steps
+        self.core.target.update_target(self.core.critic, steps, interval)
 
     # -- batch -------------------------------------------------------------------------------
 
@@ -262,16 +270,11 @@ class CentralQLearner(TeamLearner[BatchT, ModuleT]):
         return minibatch.replace(mean_entropy=mean)
 
     def update_minibatch(self, minibatch: BatchT) -> None:
-        """Steps of the critic, each followed by its target copy, and one of the agents."""
+        """Steps of the critic, and one of the agents."""
         minibatch = self.prepare_minibatch(minibatch)
         for _ in range(self.config.critic_steps):
-            self.critic_step(minibatch, self.critic_loss)
+            self.gradient_step(minibatch, self.critic_loss)
         self.gradient_step(minibatch, self.loss)
-
-    def critic_step(self, minibatch: BatchT, loss: Callable[[BatchT], Tensor]) -> None:
-        """A gradient step of the critic, and the update of its target copy."""
-        self.gradient_step(minibatch, loss)
-        self.core.target.update_target(self.core.critic)
 
     def taken_values(self, batch: BatchT) -> Tensor:
         """Q(s, u) of the actions taken, [E, T(, N)]."""

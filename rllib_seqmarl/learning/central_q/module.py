@@ -115,7 +115,7 @@ class RecurrentModule(RecurrentActor, TeamModule):
         if not self.inference_only:
             state = state_dim(self.observation_space, settings["state"])
             self.critic = self.make_critic(state, inputs.num_agents, inputs.action.size)
-            self.target = TargetCritic(self.critic, settings["target_update_interval"])
+            self.target = TargetCritic(self.critic)
 
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,26 +132,41 @@ def fixed(critic: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 class TargetCritic(nn.Module):
-    """A copy of a critic that takes over its weights every ``interval`` gradient steps.
+    """A copy of a critic that takes over its weights every so many environment steps.
 
     Copy and count are part of the module, so they are part of every checkpoint; the copy's weights
     get no gradient.
+
+    Attributes:
+        env_steps: at the last call of `update_target`; negative: not known.
     """
 
-    updates: Tensor
+    env_steps: Tensor
 
-    def __init__(self, critic: nn.Module, interval: int) -> None:
+    def __init__(self, critic: nn.Module) -> None:
         super().__init__()
-        self.interval = interval
         self.critic = copy.deepcopy(critic).requires_grad_(False)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.register_buffer("env_steps", torch.zeros((), dtype=torch.long))
 
     def forward(self, *args: Tensor) -> Tensor:
         """The copy's values."""
         return self.critic(*args)
 
-    def update_target(self, critic: nn.Module) -> None:
-        """Counts a gradient step of ``critic``; copies its weights every ``interval`` steps."""
-        self.updates += 1
-        if self.updates % self.interval == 0:
+    def update_target(self, critic: nn.Module, env_steps: int, interval: int) -> None:
+        """Copies the weights of ``critic`` if a multiple of ``interval`` has been reached.
+
+        Args:
+            critic: of which this is the copy.
+            env_steps: of the run so far.
+            interval: environment steps from one copy to the next.
+        """
+        before = int(self.env_steps)
+        if before >= 0 and env_steps // interval != before // interval:
             self.critic.load_state_dict(critic.state_dict())
+        self.env_steps.fill_(env_steps)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        # Up to version 0.2 gradient steps of the critic were counted.
+        if state_dict.pop(f"{prefix}updates", None) is not None:
+            state_dict[f"{prefix}env_steps"] = torch.tensor(-1)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,112 @@
+"""Runs a comparison of a paper: every algorithm of a folder beside this file, with several seeds.
+
+    python benchmarks/papers/run.py smax_3s5z
+    rllib compare benchmarks/papers/results/smax_3s5z --out /tmp/smax_3s5z --threshold 1
+
+As many runs at a time as there are cores, seed by seed. The same command goes on where it was cut
+off: finished runs are left alone, others are resumed from their last checkpoint. The folders of Ray
+are in ``--out``; what is kept of a finished run, ``result.json`` without what nobody compares,
+``params.json`` and ``run.json`` (command, seed, commit, steps, seconds), is copied to
+``benchmarks/papers/results/ROW/ALGORITHM_seedN``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+#: What is kept of a line of ``result.json``.
+KEPT = (
+    "algorithm", "training_iteration", "num_env_steps_sampled_lifetime", "time_total_s",
+    "cpu_time_total_s", "trial_id", "date", "done",
+)  # fmt: skip
+#: What is kept of its metrics, and of those of evaluations.
+METRICS = ("episode_return_mean", "episode_len_mean", "win_rate", "dead_ratio")
+
+
+def train(file: Path, seed: int, out: Path, results: Path) -> None:
+    """One run, unless it is finished, and what is kept of it."""
+    name = f"{file.stem}_seed{seed}"
+    kept = results / name
+    if (kept / "run.json").exists():
+        print(f"{name}: finished before", flush=True)
+        return
+    command = [
+        *("rllib", "train", "file", str(file.relative_to(ROOT)), "--seed", str(seed)),
+        *("--experiment-name", name, "--storage-path", str(out)),
+        *("--ray-num-cpus", "1", "--resume-or-start"),
+    ]
+    program = Path(sys.executable).with_name("rllib")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / f"{name}.log").open("a") as log:
+        code = subprocess.run(
+            [program, *command[1:]], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    if code:
+        print(f"{name}: ended with {code}, see {out / name}.log", flush=True)
+        return
+    (trial,) = (path.parent for path in (out / name).glob("*/result.json"))
+    keep(trial, kept, shlex.join(command), seed)
+    print(f"{name}: finished", flush=True)
+
+
+def keep(trial: Path, kept: Path, command: str, seed: int) -> None:
+    """Copies the small part of a trial's folder."""
+    lines = [compact(json.loads(line)) for line in (trial / "result.json").read_text().splitlines()]
+    kept.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    (kept / "result.json").write_text(text)
+    shutil.copy(trial / "params.json", kept)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    facts = {"command": command, "seed": seed, "commit": commit, **lines[-1]}
+    (kept / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def compact(result: dict[str, Any]) -> dict[str, Any]:
+    """A line of ``result.json`` with what is compared, in the same places."""
+
+    def metrics(of: dict[str, Any]) -> dict[str, Any]:
+        found = {name: of[name] for name in METRICS if name in of}
+        return {k: round(v, 5) if isinstance(v, float) else v for k, v in found.items()}
+
+    line = {name: result[name] for name in KEPT if name in result}
+    line["env_runners"] = metrics(result["env_runners"])
+    if "evaluation" in result:
+        line["evaluation"] = {"env_runners": metrics(result["evaluation"]["env_runners"])}
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    rows = sorted(path.name for path in HERE.iterdir() if list(path.glob("*.yaml")))
+    parser.add_argument("row", choices=rows)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--out", type=Path, default=Path.home() / "ray_results" / "papers")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--at-a-time", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    out, results = options.out / options.row, options.results / options.row
+    with ThreadPoolExecutor(options.at_a_time) as pool:
+        runs = [
+            pool.submit(train, file, seed, out.resolve(), results)
+            for seed in options.seeds
+            for file in sorted((HERE / options.row).glob("*.yaml"))
+        ]
+    for run in runs:
+        run.result()
+
+
+if __name__ == "__main__":
+    main()
