@@ -134,10 +134,11 @@ def train_once(algorithm: Any, iteration: int) -> dict[str, float]:
 
 
 def digest_of_weights(algorithm: Any) -> dict[str, float]:
-    """Sums over all weights of the one learner."""
+    """Sums over all weights of the one learner; counts are none."""
 
     def digest(learner: Any) -> dict[str, float]:
         state = learner.module["default_policy"].state_dict()
+        state = {name: value for name, value in state.items() if value.is_floating_point()}
         sums = {name: value.double().sum().item() for name, value in sorted(state.items())}
         squares = sum(value.double().square().sum().item() for value in state.values())
         return {"weights/sum": sum(sums.values()), "weights/squares": squares}

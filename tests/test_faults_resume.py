@@ -21,7 +21,7 @@ KEPT: dict[str, dict[str, Any]] = {
     "MAT": {"lr": LR, "entropy_coeff": [[0, 0.1], [2000, 0.0]], "clip_param": [[0, 0.2], [999, 0]]},
     "SrSv": {"lr": LR, "value_loss_agents": 2, "micro_batch_size": 30},
     "MAPPO": {"lr": LR, "critic_lr": LR, "minibatch_size": 30},
-    "COMA": {"lr": LR, "critic_lr": LR, "target_update_interval": 3, "critic_steps": 2},
+    "COMA": {"lr": LR, "critic_lr": LR, "target_update_env_steps": 120, "critic_steps": 2},
     "SeCA": {"lr": LR, "critic_lr": LR, "order_source": "previous_episode"},
     "RIIT": {"lr": LR, "critic_lr": LR, "replay_capacity": 20, "replay_batch_size": 4},
 }

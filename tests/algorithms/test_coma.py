@@ -130,7 +130,7 @@ def test_gradient_is_that_of_a_plain_computation(small: Any) -> None:
 
 def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
     """One of every agent; where no action was chosen, pi stands for all actions."""
-    algorithm, learner = build(small, "COMA", gamma=0.9, lambda_=0.7, target_update_interval=1)
+    algorithm, learner = build(small, "COMA", gamma=0.9, lambda_=0.7, target_update_env_steps=1)
     algorithm.train()
     (rollout,) = algorithm.env_runner.sample()
     c, core, generator = rollout.columns, learner.core, np.random.default_rng(0)
@@ -214,7 +214,7 @@ def test_learns_to_tell_slots_apart(small: Any) -> None:
         "lr": 1e-2,
         "critic_lr": 2e-3,
         "critic_steps": 8,
-        "target_update_interval": 50,
+        "target_update_env_steps": 2000,
         "entropy_coeff": 0.01,
         "hidden_dim": 64,
         "critic_dim": 64,

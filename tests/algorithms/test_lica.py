@@ -160,7 +160,7 @@ def test_learns_to_tell_slots_apart(small: Any) -> None:
         "lr": 5e-3,
         "critic_lr": 5e-3,
         "critic_steps": 8,
-        "target_update_interval": 50,
+        "target_update_env_steps": 2000,
         "entropy_coeff": 0.003,
         "hidden_dim": 64,
         "hypernet_dim": 64,

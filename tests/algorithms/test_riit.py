@@ -152,7 +152,7 @@ def test_targets_of_stored_sequences_are_those_of_fresh_ones(small: Any) -> None
 
 
 def test_replay_is_a_step_of_the_critic_alone_before_each_minibatch(small: Any) -> None:
-    algorithm, learner = build(small, "RIIT", **REPLAY, minibatch_size=40, target_update_interval=1)
+    algorithm, learner = build(small, "RIIT", **REPLAY, minibatch_size=40)
     steps: list[tuple[str, int]] = []
     gradient_step = learner.gradient_step
 
@@ -174,7 +174,7 @@ def test_replay_is_a_step_of_the_critic_alone_before_each_minibatch(small: Any) 
     assert steps == [("critic", 10), *ordinary] * 2
     assert np.isfinite(terms["replay_vf_loss"])
     assert len(learner.store) == 12
-    assert learner.core.target.updates == 6
+    assert learner.core.target.env_steps == 160
     for name, value in learner.core.critic.state_dict().items():
         torch.testing.assert_close(learner.core.target.critic.state_dict()[name], value)
     algorithm.stop()

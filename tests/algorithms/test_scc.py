@@ -209,7 +209,7 @@ def test_learns_to_tell_slots_apart(settings: dict[str, Any], small: Any) -> Non
         "num_envs_per_env_runner": 32,
         "lr": 5e-3,
         "critic_lr": 2e-3,
-        "target_update_interval": 50,
+        "target_update_env_steps": 2000,
         "hidden_dim": 64,
         "critic_dim": 64,
         "seed": 0,

@@ -163,17 +163,17 @@ def test_a_resumed_run_goes_on_bit_for_bit(
     settings: dict[str, Any], small: Any, tmp_path: Any
 ) -> None:
     """Target copy, its count, carried orders and hidden state included."""
-    algorithm, learner = build(small, "SeCA", **settings, target_update_interval=3, num_epochs=2)
+    algorithm, learner = build(small, "SeCA", **settings, target_update_env_steps=120, num_epochs=2)
     for _ in range(2):
         algorithm.train()
-    assert learner.core.target.updates == 4
+    assert learner.core.target.env_steps == 160
     path = algorithm.save_to_path(str(tmp_path / "checkpoint"))
     resumed = type(algorithm).from_checkpoint(path)
     again = learner_of(resumed)
     for each in (algorithm, resumed):
         for _ in range(2):
             each.train()
-    assert again.core.target.updates == 8
+    assert again.core.target.env_steps == 320
     for name, value in learner.core.state_dict().items():
         torch.testing.assert_close(again.core.state_dict()[name], value, atol=0, rtol=0)
     torch.testing.assert_close(
@@ -214,7 +214,7 @@ def test_pieces_of_a_minibatch_give_the_critics_gradient(small: Any) -> None:
 
 def test_targets_are_those_of_a_plain_computation(small: Any) -> None:
     """Every kind of end; truncated episodes look ahead to Q'(s, pi) of their final state."""
-    algorithm, learner = build(small, "SeCA", gamma=0.9, lambda_=0.7, target_update_interval=1)
+    algorithm, learner = build(small, "SeCA", gamma=0.9, lambda_=0.7, target_update_env_steps=1)
     for _ in range(2):
         algorithm.train()
     (rollout,) = algorithm.env_runner.sample()
@@ -326,7 +326,7 @@ def test_learns_to_tell_slots_apart(advantage: str, small: Any) -> None:
         "lr": 5e-3,
         "critic_lr": 2e-3,
         "critic_steps": 8,
-        "target_update_interval": 50,
+        "target_update_env_steps": 2000,
         "entropy_coeff": 0.01,
         "hidden_dim": 64,
         "hypernet_dim": 64,

@@ -117,6 +117,13 @@ class RecurrentModule(RecurrentActor, TeamModule):
             self.critic = self.make_critic(state, inputs.num_agents, inputs.action.size)
             self.target = TargetCritic(self.critic)
 
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """See `TeamModule`; up to version 0.2 the target's count was of steps of the critic."""
+        state = dict(state)
+        if state.pop("target.updates", None) is not None:
+            state["target.env_steps"] = np.array(-1)
+        super().set_state(state)
+
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need."""
         return ["critic", "target"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -164,9 +163,3 @@ class TargetCritic(nn.Module):
         if before >= 0 and env_steps // interval != before // interval:
             self.critic.load_state_dict(critic.state_dict())
         self.env_steps.fill_(env_steps)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        # Up to version 0.2 gradient steps of the critic were counted.
-        if state_dict.pop(f"{prefix}updates", None) is not None:
-            state_dict[f"{prefix}env_steps"] = torch.tensor(-1)
-        super()._load_from_state_dict(state_dict, prefix, *args)

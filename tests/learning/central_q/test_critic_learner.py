@@ -111,3 +111,46 @@ def test_rollouts_of_an_older_policy_are_refused(name: str, small: Any) -> None:
     with pytest.raises(UserError, match="no ratio corrects this gradient") as caught:
         config.validate()
     assert "\n" not in str(caught.value)
+
+
+def test_the_target_copy_follows_at_the_environment_steps_that_are_set(small: Any) -> None:
+    """Iterations of 80 environment steps, whatever number of steps the critic takes in them."""
+    algorithm, learner = build(small, "SeCA", target_update_env_steps=200, critic_steps=3)
+    target, critic = learner.core.target.critic, learner.core.critic
+    copied = []
+    for _ in range(6):
+        algorithm.train()
+        pairs = zip(target.parameters(), critic.parameters(), strict=True)
+        copied.append(all(torch.equal(one, other) for one, other in pairs))
+    algorithm.stop()
+    #                   80    160    240    320    400   480
+    assert copied == [False, False, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "env_steps"),
+    [
+        ("SeCA", {"critic_steps": 4}, 200 * 80 // 4),
+        ("COMA", {"critic_steps": 2, "minibatch_size": 30, "num_epochs": 2}, 200 * 80 // 12),
+        ("RIIT", {"replay_capacity": 100}, 200 * 80 // 2),
+    ],
+)
+def test_an_interval_in_steps_of_the_critic_is_converted_and_told(
+    name: str,
+    settings: dict[str, Any],
+    env_steps: int,
+    small: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = small(name, **{"num_epochs": 1, **settings})
+    config.update_from_dict({"target_update_interval": 200})
+    config.validate()
+    assert config.target_update_env_steps == env_steps
+    assert f"'target_update_env_steps' now: {env_steps} environment steps" in caplog.text
+    config.validate()
+    assert config.target_update_env_steps == env_steps
+
+
+def test_an_interval_that_is_none_is_refused(small: Any) -> None:
+    with pytest.raises(UserError, match="'target_update_interval' must be above 0"):
+        small("SeCA", target_update_interval=0).validate()

@@ -39,30 +39,42 @@ def test_gradients_pass_through_a_fixed_critic_and_stop_before_its_weights() -> 
     assert all(parameter.grad is None for parameter in critic.parameters())
 
 
-def test_target_is_updated_every_interval_steps() -> None:
+def test_target_is_updated_at_multiples_of_the_interval() -> None:
     critic = HypernetworkCritic(S, N, A, E, 16)
-    target = TargetCritic(critic, interval=3)
+    target = TargetCritic(critic)
     state, vectors = torch.randn(B, S), torch.rand(B, K, N, A)
     first = critic(state, vectors).detach()
-    for step in range(1, 7):
+    for env_steps, is_copied in ((80, False), (160, True), (240, True), (320, False), (800, True)):
         with torch.no_grad():
             for parameter in critic.parameters():
                 parameter += 0.1
-        target.update_target(critic)
+        target.update_target(critic, env_steps, interval=120)
         now = critic(state, vectors).detach()
-        if step % 3 == 0:
+        if is_copied:
             first = now
         torch.testing.assert_close(target(state, vectors), first)
-    assert target.updates == 6
+    assert target.env_steps == 800
     assert not any(parameter.requires_grad for parameter in target.parameters())
 
 
 def test_target_and_its_count_are_saved() -> None:
     critic = HypernetworkCritic(S, N, A, E, 16)
-    target = TargetCritic(critic, interval=3)
-    target.update_target(critic)
-    other = TargetCritic(HypernetworkCritic(S, N, A, E, 16), interval=3)
+    target = TargetCritic(critic)
+    target.update_target(critic, 80, interval=3)
+    other = TargetCritic(HypernetworkCritic(S, N, A, E, 16))
     other.load_state_dict(target.state_dict())
-    assert other.updates == 1
+    assert other.env_steps == 80
     state, vectors = torch.randn(B, S), torch.rand(B, K, N, A)
     torch.testing.assert_close(other(state, vectors), target(state, vectors))
+
+
+def test_where_the_steps_are_not_known_the_first_update_only_notes_them() -> None:
+    """So it is after a checkpoint of version 0.2, which counted gradient steps of the critic."""
+    critic = HypernetworkCritic(S, N, A, E, 16)
+    target = TargetCritic(HypernetworkCritic(S, N, A, E, 16))
+    target.env_steps.fill_(-1)
+    before = [parameter.clone() for parameter in target.parameters()]
+    target.update_target(critic, 5000, interval=1000)
+    assert all(map(torch.equal, target.parameters(), before))
+    target.update_target(critic, 6000, interval=1000)
+    assert all(map(torch.equal, target.parameters(), critic.parameters()))
