@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -71,8 +72,15 @@ class _Parser(argparse.ArgumentParser):
         kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
+        self.set_defaults(parser=self)
 
     def error(self, message: str) -> NoReturn:
+        # argparse knows no word in place of `file`.
+        if message.startswith("argument [file FILE]: invalid choice: "):
+            word = message.removeprefix("argument [file FILE]: invalid choice: ").split(" (")[0]
+            raise UserError(
+                f"{word} is no option of {self.prog}: of a file, write '{self.prog} file FILE'."
+            )
         raise UserError(f"{message} (see '{self.prog} --help')")
 
 
@@ -98,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 a trial failed, 2 the user's mistake, 128 + n stopped by
         signal n.
     """
+    if os.environ.get("COLUMNS") == "0":  # of terminals that do not know; Rich would print nothing
+        del os.environ["COLUMNS"]
     with lenient_output() as out:
         status = _run(argv)
     if out.failure is None or isinstance(out.failure, BrokenPipeError):
@@ -112,7 +122,7 @@ def _run(argv: Sequence[str] | None) -> int:
         # The folder in which `python -m` would look.
         with contextlib.suppress(FileNotFoundError):
             look_for_modules_in(Path.cwd())
-        args = _parser().parse_args(argv)
+        args = _parsed(argv)
         run: Callable[[argparse.Namespace], int] = args.run
         return run(args)
     except UserError as error:
@@ -121,9 +131,32 @@ def _run(argv: Sequence[str] | None) -> int:
     except OSError as error:
         _say_error(_of_system(error))
         return 2
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # as Path.expanduser says it
+            raise
+        _say_error("this user has no home folder: set HOME to one that can be written to.")
+        return 2
     except KeyboardInterrupt:
         print("rllib: stopped.", file=sys.stderr)
         return 130
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; of an option that is not there the nearest one is told."""
+    parser = _parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        _refuse_unknown(args.parser, unknown)
+    return args
+
+
+def _refuse_unknown(used: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    first = next((text for text in unknown if text.startswith("-")), unknown[0])
+    hint = ""
+    if first.startswith("-"):
+        close = difflib.get_close_matches(first.partition("=")[0], used._option_string_actions, 1)
+        hint = f". Did you mean {close[0]}?" if close else ""
+    used.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 def _say_error(message: str) -> None:
@@ -257,6 +290,14 @@ def _overrides(args: argparse.Namespace) -> Overrides:
     from rllib_seqmarl.experiments.spec.files import load_json_mapping
 
     config = load_json_mapping(args.config, "--config") if args.config is not None else {}
+    for name in ("env", "storage_path", "checkpoint_score_attr", "ray_address", "wandb", "mlflow"):
+        if getattr(args, name) == "":
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} is empty: give a value, or leave it out.")
+    if args.env is not None and config.get("env", args.env) != args.env:
+        raise UserError(
+            f"--env is {args.env!r} and --config says 'env': {config['env']!r}; keep one."
+        )
     for key in ("seed", "num_env_runners", "num_learners"):
         if getattr(args, key) is not None:
             config[key] = getattr(args, key)
@@ -382,7 +423,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     return evaluate.evaluate(
         args.checkpoint,
         episodes=args.episodes,
-        env_config=load_json_mapping(args.env_config or "{}", "--env-config"),
+        env_config={}
+        if args.env_config is None
+        else load_json_mapping(args.env_config, "--env-config"),
         explore=args.stochastic,
         seed=args.seed,
         scripted_policies=args.scripted_policies,

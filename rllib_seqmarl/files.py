@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -127,6 +128,15 @@ def replace(path: Path, content: bytes) -> None:
         with suppress(OSError):
             new.unlink(missing_ok=True)
         raise
+
+
+def remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Removes files, and folders, each in the next, up to one that holds anything."""
+    with suppress(OSError):
+        for file in files:
+            file.unlink(missing_ok=True)
+        for folder in folders:
+            folder.rmdir()
 
 
 def _is_special(path: Path) -> bool:

@@ -82,6 +82,21 @@ def import_target(target: Target, kind: str) -> Any:
         raise UserError(f"{kind} {target!r} cannot be imported: {reason}.{remedy}") from error
 
 
+def check_target(target: object, kind: str) -> None:
+    """Makes sure that something could be a target: an import path, or what was imported.
+
+    Raises:
+        UserError: it is no import path, or a plain value.
+    """
+    if isinstance(target, str):
+        module, _, attribute = target.partition(":")
+        if module and attribute:
+            return
+        raise UserError(f"{kind} {target!r} is no import path such as 'my_package.module:Name'.")
+    if not callable(target) and type(target).__module__ in ("builtins", "types"):
+        raise UserError(f"{kind} must be an import path or what it names, got {target!r}.")
+
+
 def import_path(target: Target) -> str | None:
     """ "package.module:Name" of a target; None where another process could not import it."""
     if isinstance(target, str):
@@ -148,8 +163,15 @@ class Table(Mapping[str, V], Generic[V]):
         """Makes ``name`` known, or changes what it stands for.
 
         Raises:
-            UserError: it is one of this package's own names, or looks like an import path.
+            UserError: it is one of this package's own names, looks like an import path, or is no
+                name; or the target cannot be one.
         """
+        if not isinstance(name, str) or not name or name != name.strip():
+            raise UserError(
+                f"the {self.kind} name {name!r} must be text, not empty and without spaces around "
+                "it."
+            )
+        check_target(target, self.kind)
         if self.is_own(name) or is_import_path(name):
             reason = "contains a colon" if is_import_path(name) else "is taken"
             raise UserError(f"the {self.kind} name {name!r} {reason}: choose another one.")

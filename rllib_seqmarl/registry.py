@@ -35,6 +35,7 @@ from rllib_seqmarl.names import (
     Place,
     Table,
     Target,
+    check_target,
     import_path,
     import_target,
     is_import_path,
@@ -301,6 +302,7 @@ def register_environment(name: str, env: Target, config: Target | None = None) -
     Raises:
         UserError: the name is taken.
     """
+    check_target(env, "environment")
     ENVIRONMENTS.register(name, Environment(name, env, config))
     _ray_compat.when_tune_is_imported(register)
 
@@ -372,7 +374,10 @@ def algorithm_class(name: str) -> type[Algorithm]:
 
 def config_class(name: str) -> type[AlgorithmConfig]:
     """The class of the config that the algorithm of that name takes."""
-    return type(algorithm_class(name).get_default_config())
+    algorithm = algorithm_class(name)
+    if not hasattr(algorithm, "get_default_config"):
+        raise UserError(f"{name!r} is no algorithm of RLlib.")
+    return type(algorithm.get_default_config())
 
 
 def summary(target: Target | Environment) -> str:
@@ -446,6 +451,8 @@ def environment(name: str) -> Environment:
     if not is_import_path(name):
         return ENVIRONMENTS[environment_name(name)]
     target = import_target(name, "environment")
+    if not callable(target):
+        raise not_a_team(f"environment {name!r} is a {type(target).__name__}")
     if not isinstance(target, type):
         return Environment(name, name, getattr(target, "settings", None))
     adapter = game_kind(target)
@@ -529,7 +536,15 @@ def make_environment(
         UserError: no such environment, an unknown key, a wrong value, or a simulator that is not
             installed.
     """
-    return environment(name).make(num_envs, **(env_config or {}))
+    if not isinstance(name, str):
+        raise UserError(f"make_environment: name must be text, got {name!r}.")
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        raise UserError(
+            f"make_environment: num_envs must be a whole number from 1, got {num_envs!r}."
+        )
+    if not (env_config is None or isinstance(env_config, Mapping)):
+        raise UserError(f"make_environment: env_config must be a mapping, got {env_config!r}.")
+    return environment(name).make_at(Place(), num_envs, env_config or {})
 
 
 def environment_creator(name: str) -> EnvironmentCreator:

@@ -125,6 +125,8 @@ class StoredPolicy:
                 f"({type(error).__name__}: {error})."
             ) from None
         if num_agents is not None:
+            if isinstance(num_agents, bool) or not isinstance(num_agents, int):
+                raise UserError(f"num_agents must be a whole number, got {num_agents!r}.")
             inputs = _resized(inputs, num_agents)
         try:
             actor = build_actor(kind, inputs, settings)

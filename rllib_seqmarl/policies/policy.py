@@ -55,7 +55,7 @@ class Policy:
         try:
             self.device = torch.device(device)
             self.actor = actor.to(self.device).eval()
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, TypeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"device {str(device)!r} cannot be used here: {reason}") from error
         self.inputs = inputs

@@ -13,13 +13,14 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.files import remove
 
 #: Name of the file; it is there while an experiment runs, and after a kill.
 LOCK = "running.json"
@@ -45,7 +46,7 @@ def hold(folder: Path) -> Iterator[list[str]]:
     try:
         locked = _locked(folder, path, lines)
     except UserError:
-        _remove_empty(made)
+        remove((), made)
         raise
     with locked as file:
         before = _holder(file)
@@ -56,14 +57,7 @@ def hold(folder: Path) -> Iterator[list[str]]:
             yield lines
         finally:
             path.unlink(missing_ok=True)
-            _remove_empty(made)
-
-
-def _remove_empty(folders: Iterable[Path]) -> None:
-    """Removes folders, each in the next, up to one that holds anything."""
-    with suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
+            remove((), made)
 
 
 def _locked(folder: Path, path: Path, lines: list[str]) -> TextIO:

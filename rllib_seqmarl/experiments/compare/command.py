@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.compare import runs as results
-from rllib_seqmarl.files import check_writable, shown, user_path, write
+from rllib_seqmarl.files import check_writable, remove, shown, user_path, write
 
 _PACKAGES = ("matplotlib", "rliable")
 
@@ -63,14 +63,21 @@ def compare(
     if comparison.scores():
         contents["profile.png"] = pictures.draw_profile(comparison)
     contents |= {"summary.md": page.encode(), "summary.csv": table.encode()}
+    made = [folder for folder in (target, *target.parents) if not folder.exists()]
+    written: list[Path] = []
     try:
         target.mkdir(parents=True, exist_ok=True)
         if "profile.png" not in contents:  # that of an earlier comparison
             (target / "profile.png").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--out: cannot write {shown(target)}: {error.strerror}.") from None
-    for name, content in contents.items():
-        write(target / name, content, "--out")
+    try:
+        for name, content in contents.items():
+            written.append(target / name)
+            write(target / name, content, "--out")
+    except UserError:
+        remove(written if made else (), made)
+        raise
 
     say = _say(Console(highlight=False))
     for note in comparison.notes:

@@ -72,6 +72,8 @@ def evaluate(
         if file is not None:
             targets[option] = user_path(file, option)
             check_writable(targets[option], option)
+    if len({path.resolve() for path in targets.values()}) < len(targets):
+        raise UserError(f"{' and '.join(targets)} must name different files.")
     video = None if render is None else Video(targets["--render"], render_every)
     explanation = None if explain is None else EpisodeExplanation(targets["--explain"])
     console = Console(highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.files import user_path
 from rllib_seqmarl.names import SHARED, tell_once
 from rllib_seqmarl.policies.file import StoredPolicy
@@ -51,6 +52,8 @@ def stored_policy(
 
     Arguments and errors as of `load_policy`.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"load_policy: path must be text or a Path, got {path!r}.")
     given = os.fspath(path)
     if given.endswith(SHARED):
         stored = StoredPolicy.read(user_path(given))

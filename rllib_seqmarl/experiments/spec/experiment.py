@@ -253,6 +253,9 @@ def from_mapping(
     if config is not None and not isinstance(config, Mapping):
         raise UserError(f"{where}: 'config' must be a mapping, got {kind(config)}.")
     config = {**(config or {}), **overrides.config}
+    for key in config:
+        if not isinstance(key, str):
+            raise UserError(f"{where}: config: the key {key!r} must be text.")
     check_values(config, f"{where}: config")
     check_values(given.get("env"), f"{where}: env")
     _set_environment(config, given, overrides, where, registered=isinstance(run, str))
@@ -285,10 +288,12 @@ def from_mapping(
         name_given=overrides.experiment_name is not None,
     )
     name = spec.name
-    if name in ("", ".", "..") or not name.isprintable() or Path(name).name != name:
+    odd = name in ("", ".", "..") or not name.isprintable() or name != name.strip()
+    if odd or Path(name).name != name:
         raise UserError(
             f"{where}: the experiment's name {shown(name)!r} is also its folder's name: it cannot "
-            "be empty, '.' or '..', nor hold a path separator or a character that is not printed."
+            "be empty, '.' or '..', nor hold a path separator, spaces at an end or a character "
+            "that is not printed."
         )
     return spec
 

@@ -217,6 +217,11 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         Raises:
             UserError: an unknown key; the line names the nearest known one.
         """
+        if not isinstance(config_dict, Mapping):
+            raise UserError(f"a config must be a mapping of settings, got {config_dict!r}.")
+        for name in config_dict:
+            if not isinstance(name, str):
+                raise UserError(f"the config key {name!r} must be text.")
         values = {}
         for name, value in _todays_names(self, config_dict).items():
             if name.startswith("__"):
