@@ -288,6 +288,23 @@ def is_registered_environment(name: str) -> bool:
     return bool(_global_registry.contains(ENV_CREATOR, name))
 
 
+def register_environment_once(name: str, creator: Callable[..., object]) -> object:
+    """Registers a creator unless there is one of that name; returns the one that there is then.
+
+    ``tune.register_env`` puts another one in its place, in all processes of the cluster.
+    """
+    from ray import cloudpickle
+    from ray.experimental.internal_kv import _internal_kv_initialized, _internal_kv_put
+    from ray.tune.registry import ENV_CREATOR, _global_registry, _make_key
+
+    if _internal_kv_initialized():
+        key = _make_key(_global_registry.prefix, ENV_CREATOR, name)
+        _internal_kv_put(key, cloudpickle.dumps(creator), overwrite=False)
+    elif not _global_registry.contains(ENV_CREATOR, name):
+        _global_registry.register(ENV_CREATOR, name, creator)
+    return _global_registry.get(ENV_CREATOR, name)
+
+
 def registered_environment(name: str) -> Callable[[Mapping[str, Any]], TeamVectorEnv]:
     """The creator that ``tune.register_env`` was given under this name."""
     from ray.tune.registry import ENV_CREATOR, _global_registry

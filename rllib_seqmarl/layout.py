@@ -64,11 +64,6 @@ class Layout:
         """Name -> shape of the entries."""
         return {entry.name: entry.shape for entry in self.entries}
 
-    @property
-    def is_flat(self) -> bool:
-        """Whether the numbers side by side lose nothing: there are vectors only."""
-        return all(len(entry.shape) <= 1 for entry in self.entries)
-
     def get_state(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         return {

@@ -50,19 +50,28 @@ def look_for_modules_in(folder: Path) -> None:
         MODULE_FOLDERS.append(path)
 
 
-def where_modules_are_looked_for(error: BaseException, path: str) -> str:
-    """What to do if the module of an import path is not there; empty if something else failed."""
+def why_not_imported(error: BaseException, path: str) -> str:
+    """Why an import path names nothing, and what to do if its module is not there."""
+    says_enough = isinstance(error, ImportError | AttributeError)
+    reason = " ".join(str(error).split()) if says_enough else ""
+    reason = f"{reason or reason_of(error)}."
     missing = getattr(error, "name", None)
     if (
         not isinstance(error, ModuleNotFoundError)
         or missing != path.partition(":")[0].split(".")[0]
     ):
-        return ""
+        return reason
     return (
-        f" Put {missing}.py into the folder of the command or beside the experiment's file, "
-        "install it, or set PYTHONPATH; for the machines of a cluster that do not share the "
+        f"{reason} Put {missing}.py into the folder of the command or beside the experiment's "
+        "file, install it, or set PYTHONPATH; for the machines of a cluster that do not share the "
         "folder: ray job submit --working-dir . -- rllib ..."
     )
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception of somebody else's code in one line: its type and what it says."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def import_target(target: Target, kind: str) -> Any:
@@ -76,10 +85,9 @@ def import_target(target: Target, kind: str) -> Any:
     module, _, attribute = target.partition(":")
     try:
         return attrgetter(attribute)(importlib.import_module(module))
-    except Exception as error:  # a module from outside may fail in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
-        remedy = where_modules_are_looked_for(error, target)
-        raise UserError(f"{kind} {target!r} cannot be imported: {reason}.{remedy}") from error
+    except (Exception, SystemExit) as error:  # a module from outside may fail in any way
+        reason = why_not_imported(error, target)
+        raise UserError(f"{kind} {target!r} cannot be imported: {reason}") from error
 
 
 def check_target(target: object, kind: str) -> None:

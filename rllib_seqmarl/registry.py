@@ -21,6 +21,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
     from rllib_seqmarl.envs.core.contract import TeamVectorEnv
+    from rllib_seqmarl.layout import Layout
 
 #: The config class of an algorithm is that of its ``get_default_config()``.
 ALGORITHMS: Table[Target] = Table(
@@ -159,7 +161,21 @@ class Environment:
         Raises:
             UserError: an unknown key, a wrong type or value.
         """
-        from rllib_seqmarl.settings import as_dict, read
+        from rllib_seqmarl.settings import as_dict
+
+        config = self.read(env_config)
+        return config if isinstance(config, dict) else as_dict(config)
+
+    def read(self, env_config: Mapping[str, Any]) -> Any:
+        """The settings that ``env_config`` means, checked.
+
+        Returns:
+            An instance of the class of settings; without one, ``env_config`` as a dict.
+
+        Raises:
+            UserError: an unknown key, a wrong type or value.
+        """
+        from rllib_seqmarl.settings import read
 
         if self.adapter is not None:
             ENVIRONMENTS[self.adapter].read(self._game(env_config))
@@ -170,43 +186,36 @@ class Environment:
             return dict(env_config)
         variant = getattr(cls, "variant", None)
         cls = cls if variant is None else variant(env_config)
-        config = read(cls, env_config, f"{self.name}: env_config")
-        complete = as_dict(config)
-        if len(_READ) > 100:
-            _READ.clear()
-        for same in (env_config, complete):
-            _READ[self, _as_key(same)] = (config, same)
-        return complete
+        return read(cls, env_config, f"{self.name}: env_config")
+
+    def observation_layout(self, env_config: Mapping[str, Any]) -> Layout | None:
+        """What an agent's observation consists of, where that is known before anything is made.
+
+        Raises:
+            UserError: as of `check`.
+        """
+        entry, settings = self, env_config
+        if self.adapter is not None:
+            entry, settings = ENVIRONMENTS[self.adapter], self._game(env_config)
+        look = getattr(entry.read(settings), "observation_layout", None)
+        return None if look is None else cast("Layout", look())
 
     def _check_keywords(self, env_config: Mapping[str, Any]) -> None:
+        target = import_target(self.env, "environment")
         try:
-            signature = inspect.signature(import_target(self.env, "environment"))
+            signature = inspect.signature(target)
         except ValueError:  # one of a C extension
             return
+        except TypeError:
+            raise not_a_team(f"environment {self.name!r} is {target!r}") from None
         try:
-            signature.bind(1, **env_config)
+            signature.bind(1, **{**Place().asked_for_by(target), **env_config})
         except TypeError as error:
             raise UserError(
                 f"environment {self.name!r} cannot be called with num_envs and the env_config "
                 f"{dict(env_config)!r}: {error}. (What makes one game of PettingZoo or RLlib goes "
                 "by env: pettingzoo or multi_agent_env and its own path in env_config: env.)"
             ) from None
-
-    def read(self, env_config: Mapping[str, Any]) -> Any:
-        """The settings that ``env_config`` means, checked once per process.
-
-        Returns:
-            An instance of the class of settings; without one, ``env_config`` as a dict.
-
-        Raises:
-            UserError: an unknown key, a wrong type or value.
-        """
-        if self.config is None:
-            return self.check(env_config)
-        key = (self, _as_key(env_config))
-        if key not in _READ:
-            self.check(env_config)
-        return _READ[key][0]
 
     def make(self, num_envs: int, **env_config: Any) -> TeamVectorEnv:
         """``num_envs`` environments, stepped as one.
@@ -230,15 +239,6 @@ class Environment:
         if is_of_another_kind(type(made)):
             raise not_a_team(f"environment {self.name!r} makes a {type(made).__name__}")
         return cast("TeamVectorEnv", made)
-
-
-#: Settings of environments that were read, and what they were read from: a trial's env_config comes
-#: by several times, in the trial's config, that of its evaluation and every environment it makes.
-_READ: dict[tuple[Environment, str], tuple[Any, Mapping[str, Any]]] = {}
-
-
-def _as_key(env_config: Mapping[str, Any]) -> str:
-    return repr(sorted(env_config.items(), key=str))
 
 
 def _own(name: str, env: str, config: str) -> Environment:
@@ -485,20 +485,34 @@ def register_class(cls: type) -> str:
     path = import_path(cls)
     if path is not None and cls.__module__ in sys.modules:  # the file of an experiment is not
         return path
-    name = f"{_SCRIPT}{cls.__name__}"
-    creator: Callable[..., object] = cls
-    if kind == "pettingzoo":
-        creator = partial(_with_keywords, cls)
-    elif kind is None:
-        creator = partial(_create, Environment(name, cls, getattr(cls, "settings", None)))
-    from ray import tune
-
-    tune.register_env(name, creator)
+    creator = _LocalClass(cls, kind)
+    for number in itertools.count(1):  # trials that run at once may bring classes of one name
+        name = f"{_SCRIPT}{cls.__name__}" + (f"-{number}" if number > 1 else "")
+        there = _ray_compat.register_environment_once(name, creator)
+        if isinstance(there, _LocalClass) and there.cls is cls:
+            break
     return name
 
 
-def _with_keywords(cls: Callable[..., object], context: Mapping[str, Any]) -> object:
-    return cls(**{**_place(context).asked_for_by(cls), **context})
+@dataclass(frozen=True)
+class _LocalClass:
+    """Creator with Ray's signature of a class that cannot be imported.
+
+    Attributes:
+        cls: of a team or a game.
+        kind: what plays the game; None of a team.
+    """
+
+    cls: type
+    kind: str | None
+
+    def __call__(self, context: Mapping[str, Any]) -> object:
+        if self.kind is None:
+            entry = Environment(self.cls.__name__, self.cls, getattr(self.cls, "settings", None))
+            return _create(entry, context)
+        if self.kind == "pettingzoo":
+            return self.cls(**{**_place(context).asked_for_by(self.cls), **context})
+        return self.cls(context)
 
 
 def environment_name(name: str) -> str:

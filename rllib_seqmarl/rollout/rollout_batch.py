@@ -143,20 +143,22 @@ class RolloutBatch:
             UserError: names the first bad column, step, environment and agent.
         """
         for name in (OBS, STATE, REWARD):
-            column = self.columns.get(name)
-            # One sum shows that all is well; only otherwise is the bad entry looked for.
-            if column is None or column.dtype.kind != "f":
-                continue
-            if np.isfinite(column.sum(dtype=np.float64)):
-                continue
-            bad = np.argwhere(~np.isfinite(column))
-            if len(bad):
+            bad = _not_finite(self.columns.get(name))
+            if bad is not None:
                 axes = ("step", "env") if name == STATE else ("step", "env", "agent")
-                where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, bad[0], strict=False))
-                value = column[tuple(bad[0])]
+                where = ", ".join(f"{axis} {i}" for axis, i in zip(axes, bad, strict=False))
                 raise UserError(
-                    f"the environment ({simulator}) gave {value} in {name!r} at {where} of this "
-                    "rollout: fix the environment; nothing was learned from this rollout."
+                    f"the environment ({simulator}) gave {self.columns[name][bad]} in {name!r} at "
+                    f"{where} of this rollout: fix the environment; nothing was learned from this "
+                    "rollout."
+                )
+            bad = None if self.final is None else _not_finite(self.final.columns.get(name))
+            if self.final is not None and bad is not None:
+                raise UserError(
+                    f"the environment ({simulator}) gave {self.final.columns[name][bad]} in the "
+                    f"last {name!r} of the episode of env {self.final.env[bad[0]]} that ended at "
+                    f"step {self.final.step[bad[0]]} of this rollout: fix the environment; nothing "
+                    "was learned from this rollout."
                 )
         neighbours = self.columns.get(NEIGHBOURS)
         if neighbours is None or not neighbours.size:
@@ -168,6 +170,15 @@ class RolloutBatch:
                 f"the environment ({simulator}) gave {neighbours[tuple(bad)]} among the neighbours "
                 f"of agent {bad[2]} of env {bad[1]}: give slots from 0 to {agents - 1}, or -1."
             )
+
+
+def _not_finite(column: NDArray[Any] | None) -> tuple[int, ...] | None:
+    """Where a column first holds NaN or infinity; None where it does not."""
+    # One sum shows that all is well; only otherwise is the bad entry looked for.
+    if column is None or column.dtype.kind != "f" or np.isfinite(column.sum(dtype=np.float64)):
+        return None
+    bad = np.argwhere(~np.isfinite(column))
+    return tuple(bad[0].tolist()) if len(bad) else None
 
 
 def write_row(columns: Columns, t: int, rows: int, values: Columns) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -44,7 +45,7 @@ from rllib_seqmarl.envs.core.contract import MixedActions, Observation, TeamVect
 from rllib_seqmarl.envs.core.contract import random_actions as uniform_actions
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.matmul import multiply_with
-from rllib_seqmarl.names import Place
+from rllib_seqmarl.names import Place, reason_of
 from rllib_seqmarl.rollout.metrics import (
     CPU_TIME,
     CpuClock,
@@ -78,6 +79,10 @@ MAX_REBUILDS = 10
 
 #: Steps after which an evaluation ends an episode, where neither config nor environment says.
 MAX_EVALUATED_STEPS = 10_000
+
+
+#: What a runner gives in place of spaces where its environment could not be built: the reason.
+NOT_BUILT = "not built"
 
 
 class EnvRestarted(Exception):
@@ -144,9 +149,29 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._error: str | None = None
         self._warning = ""
         self._callbacks = [cls() for cls in force_list(self.config.callbacks_class)]
+        if NOT_BUILT in self.spaces:  # by the runner that was asked for them
+            raise UserError(str(self.spaces[NOT_BUILT]))
+        self._not_built: str | None = None
         if not others_sample or self.config.create_env_on_local_worker:
+            self._make_first_env()
+        if self._not_built is None:
+            self.make_module()
+
+    def _make_first_env(self) -> None:
+        """Builds the environments; in another process, what prevents it is kept for `get_spaces`.
+
+        Ray starts a process anew whose construction fails, and says nowhere why.
+        """
+        try:
             self.make_env()
-        self.make_module()
+        except (Exception, SystemExit) as error:
+            line = str(error)
+            if not isinstance(error, UserError):
+                line = f"environment {self.config.env!r} could not be set up: {reason_of(error)}"
+            if not self.worker_index:
+                raise UserError(line) from error
+            self._not_built = line
+            logger.exception(line)
 
     def make_env(self) -> None:
         """Builds the E environments, and closes those there were."""
@@ -167,6 +192,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def get_spaces(self) -> Mapping[str, Any]:
         """Spaces of the E environments, of one of them, and of the module."""
+        if self._not_built is not None:
+            return {NOT_BUILT: self._not_built}
         if self.env is None:
             return self.spaces
         single = (self.env.single_observation_space, self.env.single_action_space)
@@ -178,8 +205,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def assert_healthy(self) -> None:
         """Checks that construction has come to its end."""
-        assert self.env is not None
-        assert self.module is not None
+        assert self._not_built is not None or self.module is not None
 
     def stop(self) -> None:
         """Closes the environments."""
@@ -213,6 +239,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         Raises:
             UserError: not finite observations or rewards, or a mask without any legal action.
         """
+        if self._not_built is not None:
+            raise RuntimeError(self._not_built)
         if self.env is None:
             raise ValueError(f"{self} has no environment to sample from.")
         if num_episodes is None and num_timesteps is None and self.config.in_evaluation:
@@ -402,6 +430,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if isinstance(result, str) and result == ENV_STEP_FAILURE:
             self._obs = None
             raise EnvRestarted
+        if not isinstance(result, tuple) or len(result) != 5:  # of a class with a step of its own
+            raise UserError(
+                f"the environment ({self.env.simulator}): step gave a {type(result).__name__}; "
+                "expected (observation, reward, terminated, truncated, infos)."
+            )
         self._obs, _, terminated, truncated, infos = result
         self._is_first = terminated | truncated
         ended = self._is_first if counted is None else self._is_first & counted
@@ -628,5 +661,9 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def text_of_settings(settings: object) -> str:
-    """By which settings are compared: they may hold arrays, or objects at some address."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(settings))
+    """By which settings of different processes are compared.
+
+    Arrays are written out, to their last digit; of objects the address is left out.
+    """
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +121,21 @@ WRONG: dict[str, dict[str, Any]] = {
     "an observation has an axis more": _sees(np.zeros((1, 3), np.float32)),
     "an observation is longer": _sees(np.zeros(4, np.float32)),
     "an observation is text": _sees(["a", "b", "c"]),
+    "an observation is ragged": _sees([1, [2], 3]),
+    "an observation is no float": _sees([10**400, 0, 0]),
+    "a mask is ragged": _step(4, _each({"action_mask": [1, [1, 0], 1]})),
+    "agents change names": _step(0, lambda seen: {"middle": seen["left"]}),
+    "rewards of strangers": _step(1, lambda paid: {**paid, "middle": 1.0}),
+    "step lacks a key": {"step": _raises(KeyError("goal"))},
+    "step ends an iterator": {"step": _raises(StopIteration())},
+    "step recurses": {"step": lambda self, actions: self.step(actions)},
+    "step has no memory": {"step": _raises(MemoryError())},
+    "a space exits": {"observation_space": _raises(SystemExit(0))},
+    "agents exit": {"possible_agents": property(_raises(SystemExit(0)))},
+    "a space is a shape": {"observation_space": lambda self, agent: (3,)},
+    "an action space is a number": {"action_space": lambda self, agent: 3},
+    "nobody is there": {"reset": lambda self, seed=None, options=None: _nobody(self)},
+    "close exits": {"close": _raises(SystemExit(0))},
     "close raises": {"close": _raises(RuntimeError("no window"))},
     # Unusual, and played.
     "nothing": {},
@@ -134,6 +150,10 @@ WRONG: dict[str, dict[str, Any]] = {
     "a mask is a list": _step(4, _each({"action_mask": [1, 0, 1]})),
     "no infos": _step(4, lambda _: {}),
     "observations are lists": _sees([0, 1, 0]),
+    "prints": {"step": lambda self, actions: print("moved") or Plain.step(self, actions)},
+    "warns": {"step": lambda self, actions: _warned(Plain.step(self, actions))},
+    "nobody sees anything at first": _reset(lambda result: ({}, {})),
+    "rewards of nobody else": _step(1, lambda paid: {"left": 2.0}),
 }
 
 
@@ -146,6 +166,17 @@ def _kept(game: Plain, actions: dict[str, Any]) -> Any:
     result = Plain.step(game, actions)
     game.agents = list(AGENTS)
     return result
+
+
+def _warned(result: Any) -> Any:
+    warnings.warn("an old form", stacklevel=2)
+    return result
+
+
+def _nobody(game: Plain) -> Any:
+    Plain.reset(game)
+    game.agents = []
+    return {}, {}
 
 
 def wrong(what: str) -> Plain:

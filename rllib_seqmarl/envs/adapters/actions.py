@@ -60,7 +60,7 @@ class AgentActions:
                 or dict one of its own, for each number of a `MultiDiscrete` space likewise.
 
         Raises:
-            TypeError, ValueError: it is nothing of this.
+            KeyError, TypeError, ValueError: it is nothing of this.
         """
         return _flags(self.space, given)
 
@@ -180,14 +180,27 @@ def _flags(space: spaces.Space[Any], given: object) -> ArrayLike:
     if isinstance(space, spaces.Box):
         return []
     if isinstance(space, spaces.Dict) and isinstance(given, Mapping):
-        inner = [(one, given.get(name)) for name, one in space.spaces.items()]
+        numbers = {name: None for name, one in space.spaces.items() if isinstance(one, spaces.Box)}
+        inner = [(one, {**numbers, **given}[name]) for name, one in space.spaces.items()]
     elif not isinstance(given, tuple | list) or all(map(np.isscalar, given)):
         return cast(ArrayLike, given)
     elif isinstance(space, spaces.Tuple):
         inner = list(zip(space.spaces, given, strict=True))
     else:
         inner = [(space, entry) for entry in given]
-    return np.concatenate([np.ravel(_flags(one, entry)) for one, entry in inner])
+    flags = [_all(one) if entry is None else _flags(one, entry) for one, entry in inner]
+    return np.concatenate([np.ravel(part) for part in flags])
+
+
+def _all(space: spaces.Space[Any]) -> NDArray[np.bool_]:
+    """The mask of a part that says None, as gymnasium takes it: all of its choices."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        inner = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        return np.concatenate([_all(one) for one in inner])
+    size = int(space.n) if isinstance(space, spaces.Discrete) else 0
+    if isinstance(space, spaces.MultiDiscrete):
+        size = int(space.nvec.sum())
+    return np.ones(size, np.bool_)
 
 
 def _taken(space: spaces.Space[Any], choices: Iterator[int], numbers: Iterator[float]) -> object:

@@ -25,6 +25,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -32,15 +33,21 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from rllib_seqmarl.envs.adapters.actions import TeamActions
-from rllib_seqmarl.envs.adapters.observations import TeamObservations, agent_ids, named, vector
-from rllib_seqmarl.envs.adapters.snapshot import dump, fault_of_copies, load
+from rllib_seqmarl.envs.adapters.observations import (
+    TeamObservations,
+    agent_ids,
+    named,
+    shape_of,
+    vector,
+)
+from rllib_seqmarl.envs.adapters.snapshot import dump, exact_key, fault_of_copies, load
 from rllib_seqmarl.envs.adapters.spaces import MASK, Slot, slots
 from rllib_seqmarl.envs.core.config import PaidAgentsConfig, Reward
 from rllib_seqmarl.envs.core.contract import Observation, observation_space, random_actions
 from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.layout import Layout
-from rllib_seqmarl.names import Place, where_modules_are_looked_for
+from rllib_seqmarl.names import Place, reason_of, why_not_imported
 from rllib_seqmarl.settings import Doc, as_dict, settings
 
 
@@ -83,8 +90,8 @@ class GameConfig(PaidAgentsConfig):
     ] = False
 
     def observation_layout(self) -> Layout:
-        """What an agent's observation consists of; known when the game has been tried."""
-        return _tried[_key(self)]
+        """What an agent's observation consists of; see `try_game`."""
+        raise NotImplementedError
 
 
 Flags = Mapping[Any, bool]
@@ -119,11 +126,11 @@ class DictGame(SingleEnv):
             UserError: the game cannot be imported or built, or is no team (see `slots`).
         """
         self._where = f"{self.env_name}: {config.env}"
-        with _said_of(f"{self._where} with kwargs {dict(config.kwargs)!r}", "the constructor"):
+        with said_of(f"{self._where} with kwargs {dict(config.kwargs)!r}", "the constructor"):
             self._game = self._build(config, place)
         agents = self._team()
         if not agents:  # some games know their agents only when they have been started
-            with _said_of(self._where, "reset"):
+            with said_of(self._where, "reset"):
                 self._game.reset(seed=0)
             agents = self._team()
         if not agents:
@@ -191,7 +198,7 @@ class DictGame(SingleEnv):
 
     def _team(self) -> list[Any]:
         """The names of all agents, each once."""
-        with _said_of(self._where, "possible_agents"):
+        with said_of(self._where, "possible_agents"):
             agents = list(self._agents())
         twice = [agent for agent in agents if agents.count(agent) > 1]
         if twice:
@@ -204,13 +211,13 @@ class DictGame(SingleEnv):
         """``question`` of an agent; what it raises is said in one line."""
 
         def ask(agent: Hashable) -> object:
-            with _said_of(self._where, f"the {what} of {agent!r}"):
+            with said_of(self._where, f"the {what} of {agent!r}"):
                 return question(agent)
 
         return ask
 
     def _game_state(self, flatten: bool) -> tuple[int, Any]:
-        with _said_of(self._where, "reset"):
+        with said_of(self._where, "reset"):
             self._game.reset(seed=0)
         try:
             state = np.asarray(self._game.state())
@@ -336,18 +343,19 @@ class DictGame(SingleEnv):
         """An action mask as a vector over the agent's choices."""
         try:
             flags = slot.action.flags(given)
-        except (TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{self._where}: the {MASK} of {slot.agent!r}, {named(given)}, has not the form "
-                f"of its action space ({error}): fix the game."
+                f"of its action space ({reason_of(error)}): fix the game."
             ) from error
         return self._sized(flags, sum(slot.action.sizes), slot.agent, MASK)
 
     def _sized(self, given: ArrayLike, size: int, agent: Hashable, what: str) -> ArrayLike:
         """``given``, which has ``size`` numbers."""
-        if np.shape(given) != (size,):
+        shape = shape_of(given)
+        if shape != (size,):
             raise UserError(
-                f"{self._where}: the {what} of {agent!r} has shape {np.shape(given)} "
+                f"{self._where}: the {what} of {agent!r} has shape {shape} "
                 f"({named(given)}) where its spaces say ({size},): fix the game."
             )
         try:
@@ -386,7 +394,7 @@ class DictGame(SingleEnv):
         Raises:
             UserError: its ``close`` raises.
         """
-        with _said_of(self._where, "close"):
+        with said_of(self._where, "close"):
             self._game.close()
 
 
@@ -434,51 +442,63 @@ def imported(path: str, env_name: str, example: str) -> Callable[..., Any]:
         )
     try:
         return pkgutil.resolve_name(path)
-    except Exception as error:  # a module of others may raise anything
+    except (Exception, SystemExit) as error:  # a module of others may raise anything
         raise UserError(
-            f"{env_name}: env_config 'env' {path!r} cannot be imported: {error}."
-            f"{where_modules_are_looked_for(error, path)}"
+            f"{env_name}: env_config 'env' {path!r} cannot be imported: "
+            f"{why_not_imported(error, path)}"
         ) from error
 
 
 @contextmanager
-def _said_of(where: str, what: str) -> Iterator[None]:
+def said_of(where: str, what: str) -> Iterator[None]:
     """Whatever a game raises is said in one line, which names the game and the method."""
     try:
         yield
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        message = " ".join(str(error).split())
-        raise UserError(f"{where}: {what} raised {type(error).__name__}: {message}") from error
+        raise UserError(f"{where}: {what} raised {reason_of(error)}") from error
 
 
-#: The games that have been tried, and what their agents see.
-_tried: dict[tuple[type, str], Layout] = {}
+#: What was tried in this process, and what the agents see there.
+_tried: dict[bytes, Layout | None] = {}
 
 
-def _key(config: GameConfig) -> tuple[type, str]:
-    return type(config), repr(sorted(as_dict(config).items()))
+def try_once(attempt: Callable[[], Layout | None], *about: object) -> Layout | None:
+    """What ``attempt`` gives; it is made once for things ``about`` which it is."""
+    key = exact_key(*about)
+    if key is None:
+        return attempt()
+    if key not in _tried:
+        _tried[key] = attempt()
+    return _tried[key]
 
 
-def try_game(config: GameConfig, build: Callable[[GameConfig], DictGame]) -> None:
+def try_game(config: GameConfig, build: Callable[[GameConfig], DictGame]) -> Layout:
     """Builds one game and plays its first step, once per config and process.
+
+    Returns:
+        What an agent's observation consists of.
 
     Raises:
         UserError: it cannot be a team's, or one of its methods raises or returns what it must not.
     """
-    if _key(config) in _tried:
-        return
+    layout = try_once(partial(_try_game, config, build), type(config), as_dict(config), build)
+    assert layout is not None
+    return layout
+
+
+def _try_game(config: GameConfig, build: Callable[[GameConfig], DictGame]) -> Layout:
     game = build(config)
     both = game.observation_space, game.action_space
     env = SyncVectorEnv([game], *both, reward_per_agent=config.reward_per_agent)
     where = f"{game.env_name}: {config.env}"
-    with _said_of(where, "reset"):
+    with said_of(where, "reset"):
         obs, _ = env.reset(seed=0)
-    with _said_of(where, "step"):
+    with said_of(where, "step"):
         env.step(random_actions(env, obs, np.random.default_rng(0)))
     try:
         env.close()
     finally:
         env.closed = True  # else gymnasium closes it once more when it is thrown away
-    _tried[_key(config)] = game.layout
+    return game.layout

@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rllib_seqmarl.envs.adapters.actions import short
 from rllib_seqmarl.errors import UserError
@@ -163,14 +163,15 @@ class TeamObservations:
             ) from error
         name = part.entry.name
         what = f"the obs of {agent!r}" if name == "obs" else f"{name!r} in the obs of {agent!r}"
-        if np.shape(given) != part.shape:
+        shape = shape_of(given)
+        if shape != part.shape:
             raise UserError(
-                f"{self._where}: {what} has shape {np.shape(given)} ({named(given)}) where its "
+                f"{self._where}: {what} has shape {shape} ({named(given)}) where its "
                 f"spaces say {part.shape}: fix the game."
             )
         try:
             numbers = np.asarray(given, np.float32) if part.one is None else np.asarray(given)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             numbers = np.empty(0, object)
         if numbers.dtype.kind not in "fiub":
             raise UserError(
@@ -241,6 +242,14 @@ def named(value: object) -> str:
     """A value that a game gave, short enough for a line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else f"a {type(value).__name__} {text[:40]}…"
+
+
+def shape_of(given: object) -> tuple[int, ...] | str:
+    """The shape of an array or nested lists; "ragged" where lists of one axis differ in length."""
+    try:
+        return np.shape(cast(ArrayLike, given))
+    except ValueError:
+        return "ragged"
 
 
 def _unchanged(given: object) -> object:

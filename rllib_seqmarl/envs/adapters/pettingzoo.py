@@ -22,6 +22,7 @@ from rllib_seqmarl.envs.adapters.multi_agent import (
     try_game,
 )
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.layout import Layout
 from rllib_seqmarl.names import Place
 from rllib_seqmarl.settings import settings
 
@@ -52,6 +53,15 @@ class ParallelGame(DictGame):
     def _action_space(self, agent: Hashable) -> object:
         return self._game.action_space(agent)
 
+    def reset(self, seed: int | None) -> None:
+        """Starts an episode; see :class:`SingleEnv`."""
+        super().reset(seed)
+        if not self._game.agents:
+            raise UserError(
+                f"{self._where}: reset left nobody in `agents`, so that the game is over before "
+                "its first step: fix the game."
+            )
+
     def _ends(self, terminated: Flags, truncated: Flags) -> tuple[bool, bool]:
         # `agents` is already without those whose last step this was, in games that keep to the
         # interface; others still name them. Flags of agents that go on may be left out.
@@ -81,7 +91,11 @@ class PettingZooConfig(GameConfig):
                 "pettingzoo: PettingZoo is not installed; run: "
                 "pip install 'rllib-seqmarl[pettingzoo]'"
             )
-        try_game(self, ParallelGame)
+        self.observation_layout()
+
+    def observation_layout(self) -> Layout:
+        """See `try_game`."""
+        return try_game(self, ParallelGame)
 
 
 def make(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from rllib_seqmarl.envs.adapters.multi_agent import (
     HERE,
@@ -20,12 +20,15 @@ from rllib_seqmarl.envs.adapters.multi_agent import (
     Flags,
     GameConfig,
     GameVectorEnv,
+    said_of,
     try_game,
+    try_once,
 )
 from rllib_seqmarl.envs.adapters.pettingzoo import ParallelGame, PettingZooConfig
 from rllib_seqmarl.envs.core.contract import TeamVectorEnv
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.names import Place
+from rllib_seqmarl.layout import Layout
+from rllib_seqmarl.names import Place, reason_of
 from rllib_seqmarl.registry import game_kind, not_a_team
 from rllib_seqmarl.settings import settings
 
@@ -81,7 +84,11 @@ class MultiAgentEnvConfig(GameConfig):
                 one that is no team: other kinds of actions than `adapters.actions` has,
                 observations without a fixed size.
         """
-        try_game(self, RLlibGame)
+        self.observation_layout()
+
+    def observation_layout(self) -> Layout:
+        """See `try_game`."""
+        return try_game(self, RLlibGame)
 
 
 def make(
@@ -120,33 +127,34 @@ class _CreatedParallelGame(ParallelGame):
         return self._creator(_context(config.kwargs, place))
 
 
-_tried: set[tuple[str, str]] = set()
+def try_creator(creator: Creator, name: str, env_config: Mapping[str, Any]) -> Layout | None:
+    """Looks at what ``tune.register_env`` was given, once per process and ``env_config``.
 
-
-def try_creator(creator: Creator, name: str, env_config: Mapping[str, Any]) -> None:
-    """Looks at what ``tune.register_env`` was given, once per process, name and ``env_config``.
+    Returns:
+        What an agent's observation consists of; None where no more is known than its size.
 
     Raises:
         UserError: it makes no team, or fails.
     """
-    tried = (name, repr(sorted(env_config.items(), key=str)))
-    if tried in _tried:
-        return
+    attempt = partial(_try_creator, creator, name, env_config)
+    return try_once(attempt, creator, name, dict(env_config))
+
+
+def _try_creator(creator: Creator, name: str, env_config: Mapping[str, Any]) -> Layout | None:
     try:
         build = _game_of(creator, name, env_config, 1, HERE)
     except UserError:
         raise
-    except Exception as error:  # a creator from outside may fail in any way
-        message = " ".join(str(error).split())
+    except (Exception, SystemExit) as error:  # a creator from outside may fail in any way
         raise UserError(
             f"environment {name!r} with env_config {dict(env_config)!r}: its creator raised "
-            f"{type(error).__name__}: {message}"
+            f"{reason_of(error)}"
         ) from error
-    if isinstance(build, TeamVectorEnv):
+    if not isinstance(build, TeamVectorEnv):
+        return try_game(*build)
+    with said_of(f"environment {name!r}", "close"):
         build.close()
-    else:
-        try_game(*build)
-    _tried.add(tried)
+    return getattr(build.single_observation_space["obs"], "layout", None)
 
 
 def make_by_creator(
@@ -180,14 +188,21 @@ def _game_of(
     """The environments, or the settings of a game and what builds it."""
     made = _created(creator, env_config, num_envs, place)
     if isinstance(made, TeamVectorEnv):
+        if made.num_envs != num_envs:
+            made.close()
+            raise UserError(
+                f"environment {name!r} has {made.num_envs} envs where num_envs is {num_envs}: its "
+                "creator must pass on the 'num_envs' that it finds in its env_config."
+            )
         return made
-    getattr(made, "close", lambda: None)()
     kind = game_kind(type(made))
+    if kind is None:
+        raise not_a_team(f"environment {name!r} makes a {type(made).__name__}")
+    with said_of(f"environment {name!r}", "close"):
+        cast("Any", made).close()
     if kind == RLlibGame.env_name:
         return MultiAgentEnvConfig(env=name, kwargs=env_config), partial(_CreatedGame, creator)
-    if kind == ParallelGame.env_name:
-        return PettingZooConfig(env=name, kwargs=env_config), partial(_CreatedParallelGame, creator)
-    raise not_a_team(f"environment {name!r} makes a {type(made).__name__}")
+    return PettingZooConfig(env=name, kwargs=env_config), partial(_CreatedParallelGame, creator)
 
 
 def _created(

@@ -9,6 +9,7 @@ So objects are pickled with their attributes, and :func:`fault_of_copies` plays 
 from __future__ import annotations
 
 import copyreg
+import hashlib
 import io
 import pickle
 from typing import Any
@@ -41,6 +42,18 @@ def load(saved: bytes) -> tuple[Any, ...]:
     """What :func:`dump` was given."""
     parts: tuple[Any, ...] = pickle.loads(saved)
     return parts
+
+
+def exact_key(*parts: object) -> bytes | None:
+    """By which things are known again within a process; None where they cannot be pickled.
+
+    A text would not do: NumPy shortens long arrays and numbers, and objects may share theirs.
+    """
+    try:
+        pickled = cloudpickle.dumps(parts)
+    except Exception:  # whatever an object of somebody else raises
+        return None
+    return hashlib.sha256(pickled).digest()
 
 
 class _Pickler(cloudpickle.Pickler):

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.core.observation_space import ObservationSpace
 from rllib_seqmarl.envs.core.old_names import TEAM_VECTOR_ENV, accept_old_members, old_attributes
-from rllib_seqmarl.envs.core.returned import ReturnForm
+from rllib_seqmarl.envs.core.returned import ReturnForm, check_spaces
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.layout import Layout
 
@@ -214,7 +214,8 @@ class TeamVectorEnv(VectorEnv, ABC):
 
         Raises:
             UserError: ``num_envs`` below 1, an unknown ``autoreset``, or ``next_step`` with a
-                reward per agent, which RLlib's own env runners do not take.
+                reward per agent, which RLlib's own env runners do not take; or spaces of another
+                form.
         """
         if num_envs < 1:
             raise UserError(f"num_envs must be at least 1, got {num_envs}.")
@@ -226,6 +227,7 @@ class TeamVectorEnv(VectorEnv, ABC):
                 "env_config: autoreset 'next_step' is for RLlib's own env runners, which take one "
                 "reward for the team: leave it at 'same_step', or the reward at the team's."
             )
+        check_spaces(self._name, single_observation_space, single_action_space)
         self.metadata = {"autoreset_mode": AUTORESET_MODES[autoreset]}
         self.num_envs = num_envs
         self.single_observation_space = single_observation_space
@@ -350,7 +352,10 @@ class TeamVectorEnv(VectorEnv, ABC):
         super().reset(seed=seed)
         self._clear_episodes()
         self._started = True
-        obs = self._reset_envs()
+        try:
+            obs = self._reset_envs()
+        except SystemExit as error:
+            raise _no_exit("_reset_envs", error) from error
         self._returned.check_obs(obs, "_reset_envs")
         return obs, {}
 
@@ -381,7 +386,10 @@ class TeamVectorEnv(VectorEnv, ABC):
             raise UserError(f"step: the envs ({self.simulator}) have not started: reset first.")
         actions = np.asarray(actions)
         self._check_actions(actions)
-        step = self._step_envs(actions, self._frozen)
+        try:
+            step = self._step_envs(actions, self._frozen)
+        except SystemExit as error:
+            raise _no_exit("_step_envs", error) from error
         self._returned.check_step(step)
         obs, reward, terminated, truncated = step
         self._episode_return += reward.sum(-1) if self.reward_per_agent else reward
@@ -394,8 +402,9 @@ class TeamVectorEnv(VectorEnv, ABC):
             return obs, reward, terminated, truncated, {}
 
         self._returned.check_ends(terminated, truncated)
-        last_obs, metrics = self._final_obs_and_metrics()
-        self._returned.check_obs(last_obs, "_final_obs_and_metrics")
+        final = self._final_obs_and_metrics()
+        self._returned.check_final(final)
+        last_obs, metrics = final
         infos: dict[str, Any] = {
             "final_info": self._statistics(metrics),
             "_final_info": done,
@@ -460,12 +469,22 @@ class TeamVectorEnv(VectorEnv, ABC):
         }
 
     @property
+    def _name(self) -> str:
+        """For messages; `simulator` may be set after ``__init__``."""
+        return getattr(self, "simulator", type(self).__name__)
+
+    @property
     def _returned(self) -> ReturnForm:
-        """The form of what reset and step return; `simulator` may be set after ``__init__``."""
+        """The form of what reset and step return."""
         if self._form is None:
-            name = getattr(self, "simulator", type(self).__name__)
             agents = self.num_agents if self.reward_per_agent else None
-            self._form = ReturnForm(name, self.num_envs, self.single_observation_space, agents)
+            self._form = ReturnForm(
+                self._name,
+                self.num_envs,
+                self.single_observation_space,
+                agents,
+                self.metric_names,
+            )
         return self._form
 
     def _active(self, frozen: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -501,6 +520,11 @@ class TeamVectorEnv(VectorEnv, ABC):
         self._episode_return = np.zeros(self.num_envs, np.float64)
         self._episode_length = np.zeros(self.num_envs, np.int64)
         self._frozen = None
+
+
+def _no_exit(method: str, error: SystemExit) -> RuntimeError:
+    """An exit of an environment is a failure of it, and must not end the training as a success."""
+    return RuntimeError(f"{method} called sys.exit({'' if error.code is None else error.code!r})")
 
 
 accept_old_members(TeamVectorEnv, TEAM_VECTOR_ENV)

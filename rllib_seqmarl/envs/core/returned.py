@@ -6,7 +6,7 @@ words that name neither environment nor column, or be broadcast without a word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +50,7 @@ class ReturnForm:
         num_envs: E.
         observation_space: of one env.
         rewards: N where every agent has a reward; None where the team has one.
+        metrics: the environment's ``metric_names``.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ReturnForm:
         num_envs: int,
         observation_space: spaces.Dict,
         rewards: int | None = None,
+        metrics: Sequence[str] = (),
     ) -> None:
         self._where = f"the environment ({simulator})"
         self._obs = {
@@ -70,6 +72,8 @@ class ReturnForm:
             "terminated": flag,
             "truncated": flag,
         }
+        self._metrics = metrics
+        self._metric = Column((num_envs,), "f")
 
     def check_obs(self, obs: object, method: str) -> None:
         """Raises a `UserError` if an observation has not its form.
@@ -98,9 +102,8 @@ class ReturnForm:
     def check_step(self, returned: object) -> None:
         """Raises a `UserError` if what a step gave is no `VectorStep` of the right form."""
         if not isinstance(returned, tuple) or len(returned) != 4:
-            length = f" of {len(returned)}" if isinstance(returned, tuple) else ""
             raise UserError(
-                f"{self._where}: _step_envs gave a {type(returned).__name__}{length}; expected "
+                f"{self._where}: _step_envs gave {_named(returned)}; expected "
                 "VectorStep(obs, reward, terminated, truncated)."
             )
         obs, reward, terminated, truncated = returned
@@ -108,6 +111,28 @@ class ReturnForm:
         given = {"reward": reward, "terminated": terminated, "truncated": truncated}
         if not _right(given, self._step):
             self._check_columns(given, self._step, "_step_envs")
+
+    def check_final(self, returned: object) -> None:
+        """Raises a `UserError` if what an episode's end gave is not (observation, metrics)."""
+        method = "_final_obs_and_metrics"
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise UserError(
+                f"{self._where}: {method} gave {_named(returned)}; expected (observation, metrics)."
+            )
+        obs, metrics = returned
+        self.check_obs(obs, method)
+        if not isinstance(metrics, Mapping):
+            raise UserError(
+                f"{self._where}: {method} gave a {type(metrics).__name__} as the metrics; expected "
+                "a dict of arrays."
+            )
+        for name in self._metrics:
+            if name not in metrics:
+                raise UserError(
+                    f"{self._where}: the metrics of {method} lack {name!r}, which stands in its "
+                    "metric_names."
+                )
+        self._check_columns(metrics, dict.fromkeys(metrics, self._metric), method)
 
     def check_ends(self, terminated: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
         """Raises a `UserError` if an episode, bool [E] each, ended in both ways."""
@@ -126,6 +151,43 @@ class ReturnForm:
             fault = column.fault(given[name])
             if fault is not None:
                 raise UserError(f"{self._where}: {name!r} of {method} is {fault}.")
+
+
+def check_spaces(simulator: str, observation: object, action: object) -> None:
+    """Raises a `UserError` if the spaces of one env are not a team's: see `observation_space`."""
+    where = f"the environment ({simulator}): single_"
+    if not isinstance(action, spaces.MultiDiscrete | spaces.Box) or not action.shape:
+        raise UserError(
+            f"{where}action_space is {action}; expected what discrete_actions, continuous_actions "
+            "or mixed_actions gives."
+        )
+    if not isinstance(observation, spaces.Dict):
+        raise UserError(
+            f"{where}observation_space is {observation}; expected a Dict as observation_space "
+            "gives it."
+        )
+    agents = action.shape[0]
+    needed: dict[str, tuple[int | None, ...]] = {"obs": (agents, None), "alive": (agents,)}
+    if isinstance(action, spaces.MultiDiscrete):
+        needed["action_mask"] = (agents, int(action.nvec.max()))
+    elif hasattr(action, "mask_size"):
+        needed["action_mask"] = (agents, action.mask_size)
+    for name, shape in needed.items():
+        space = observation.spaces.get(name)
+        said = "lacks" if space is None else f"has {space.shape} as"
+        fits = space is not None and len(space.shape or ()) == len(shape)
+        if not fits or any(n not in (m, None) for n, m in zip(shape, space.shape, strict=True)):
+            expected = ", ".join("D" if n is None else str(n) for n in shape)
+            raise UserError(
+                f"{where}observation_space {said} {name!r}, which is [{expected}] with its action "
+                "space."
+            )
+
+
+def _named(returned: object) -> str:
+    """What a method returned, in a few words."""
+    length = f" of {len(returned)}" if isinstance(returned, tuple) else ""
+    return f"a {type(returned).__name__}{length}"
 
 
 def _right(given: Mapping[str, Any], columns: Mapping[str, Column]) -> bool:

@@ -17,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv, VectorStep
 from rllib_seqmarl.envs.core.old_names import SINGLE_ENV, accept_old_members, old_attributes
+from rllib_seqmarl.errors import UserError
+
+_BOOL = (bool, np.bool_)
 
 
 class SingleEnv(ABC):
@@ -137,7 +140,7 @@ class SyncVectorEnv(TeamVectorEnv):
         truncated = np.zeros(self.num_envs, np.bool_)
         for e, env in enumerate(self._envs):
             if frozen is None or not frozen[e]:
-                reward[e], terminated[e], truncated[e] = env.step(actions[e])
+                reward[e], terminated[e], truncated[e] = self._checked(env.step(actions[e]), e)
                 env.observe(self._rows[e])
         ended = [int(e) for e in np.flatnonzero(terminated | truncated)]
         if ended:
@@ -146,6 +149,26 @@ class SyncVectorEnv(TeamVectorEnv):
                 self._infos[e] = self._envs[e].episode_infos()
                 self._start(e, None)
         return VectorStep(self._observation(), reward, terminated, truncated)
+
+    def _checked(self, returned: object, e: int) -> tuple[ArrayLike, bool, bool]:
+        """What ``step`` of env ``e`` gave; a `UserError` if that is not what it must be.
+
+        NumPy would make NaN of None and True of any number.
+        """
+        if type(returned) is tuple and len(returned) == 3:
+            reward, terminated, truncated = returned
+            flags = isinstance(terminated, _BOOL) and isinstance(truncated, _BOOL)
+            array = np.asarray(reward)
+            agents = self.num_agents if self.reward_per_agent else 1
+            if flags and array.dtype.kind in "fiu" and array.size == agents:
+                return array.reshape((agents,) if self.reward_per_agent else ()), *returned[1:]
+        paid = "the rewards of all agents" if self.reward_per_agent else "the team's reward"
+        text = " ".join(repr(returned).split())
+        raise UserError(
+            f"the environment ({self.simulator}): step of env {e}, a "
+            f"{type(self._envs[e]).__name__}, gave {text[:80]}; expected ({paid}, terminated, "
+            "truncated), a number and two bools."
+        )
 
     def _metrics(self, envs: Iterable[int]) -> dict[str, NDArray[np.float32]]:
         """The metrics of some envs, each [E]; 0 for the others."""

@@ -26,7 +26,7 @@ from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl._ray_compat import PRIVATE_SETTINGS
 from rllib_seqmarl.envs.adapters.rllib import try_creator
 from rllib_seqmarl.errors import UserError, nearest
-from rllib_seqmarl.layout import REMEDIES
+from rllib_seqmarl.layout import REMEDIES, Layout
 from rllib_seqmarl.learning.base.explanation import Explanation
 from rllib_seqmarl.learning.base.rllib_settings import (
     NETWORK,
@@ -305,12 +305,11 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
             raise registry.not_a_team(f"`env` is {self.env!r}")
         if registry.is_of_user(self.env):
             creator = _ray_compat.registered_environment(self.env)
-            try_creator(creator, self.env, self.env_config)
+            self._check_layout(try_creator(creator, self.env, self.env_config))
             return
         entry = registry.environment(self.env)
         config = entry.read(self.env_config)
-        if self.observation_encoder is None and hasattr(config, "observation_layout"):
-            config.observation_layout().require_flat(f"{self.env}: the observation", REMEDIES)
+        self._check_layout(entry.observation_layout(self.env_config))
         self.env = entry.name
         self.env_config = config if isinstance(config, dict) else as_dict(config)
         if getattr(config, "reward_per_agent", False) and not self.in_evaluation:
@@ -318,6 +317,10 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         # Processes that load a checkpoint may never have imported this package's names, and
         # an import path becomes a name that RLlib knows.
         tune.register_env(self.env, registry.environment_creator(self.env))
+
+    def _check_layout(self, layout: Layout | None) -> None:
+        if layout is not None and self.observation_encoder is None:
+            layout.require_flat(f"{self.env}: the observation", REMEDIES)
 
     def check_reward_per_agent(self) -> None:
         """Called where the environment pays every agent; an algorithm that can use it overrides it.

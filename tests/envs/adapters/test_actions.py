@@ -132,6 +132,40 @@ def test_a_table_of_choices_keeps_its_axes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("space", "mask", "flags"),
+    [
+        (spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2))), (None, [0, 1]), [1, 1, 0, 1]),
+        (
+            spaces.Dict(a=spaces.Discrete(2), b=spaces.MultiDiscrete([2, 2])),
+            {"a": [1, 0], "b": None},
+            [1, 0, 1, 1, 1, 1],
+        ),
+        (
+            spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(-1, 1, (1,), np.float32)),
+            {"a": [0, 1]},
+            [0, 1],
+        ),
+        (spaces.MultiDiscrete([2, 2]), (None, [0, 1]), [1, 1, 0, 1]),
+        (
+            spaces.Tuple((spaces.Discrete(2), spaces.Dict(c=spaces.Discrete(3)))),
+            ([1, 0], None),
+            [1, 0, 1, 1, 1],
+        ),
+    ],
+)
+def test_none_in_a_mask_stands_for_all_choices_of_a_part(
+    space: spaces.Space[Any], mask: Any, flags: list[int]
+) -> None:
+    assert np.asarray(AgentActions(space, "").flags(mask)).astype(int).tolist() == flags
+
+
+def test_a_part_that_a_mask_does_not_name_is_not_guessed() -> None:
+    space = spaces.Dict(a=spaces.Discrete(2), b=spaces.Discrete(2))
+    with pytest.raises(KeyError, match="b"):
+        AgentActions(space, "").flags({"a": [1, 0]})
+
+
+@pytest.mark.parametrize(
     "space",
     [
         spaces.Tuple((spaces.Discrete(2), spaces.Box(0, 1, (2, 2), np.float32))),

@@ -16,8 +16,14 @@ from helpers.environments import SMALL
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.envs import TeamVectorEnv, check_env_config, check_team_env
-from rllib_seqmarl.envs.core.contract import VectorStep, random_actions
-from rllib_seqmarl.envs.core.sync_vector import SingleEnv
+from rllib_seqmarl.envs.core.contract import (
+    VectorStep,
+    discrete_actions,
+    mixed_actions,
+    observation_space,
+    random_actions,
+)
+from rllib_seqmarl.envs.core.sync_vector import SingleEnv, SyncVectorEnv
 from rllib_seqmarl.envs.toy.distinct_actions import DistinctActions, make
 from rllib_seqmarl.errors import UserError
 
@@ -415,6 +421,58 @@ FORMS: dict[str, tuple[Any, str]] = {
     ),
     "gymnasium's five": (lambda s: (*s, {}), "_step_envs gave a tuple of 5; expected VectorStep"),
     "nothing": (lambda s: None, "_step_envs gave a NoneType; expected VectorStep"),
+    "one agent's row for all": (
+        lambda s: s._replace(obs={**s.obs, "obs": s.obs["obs"][0]}),
+        r"'obs' of _step_envs is of shape \(4, 3\), not \(5, 4, 3\)",
+    ),
+    "fewer envs": (
+        lambda s: s._replace(reward=s.reward[:3]),
+        r"'reward' of _step_envs is of shape \(3,\), not \(5,\)",
+    ),
+    "text": (
+        lambda s: s._replace(obs={**s.obs, "obs": s.obs["obs"].astype(str)}),
+        "'obs' of _step_envs is of type <U32, not real numbers",
+    ),
+    "bytes of an image": (
+        lambda s: s._replace(obs={**s.obs, "obs": s.obs["obs"].astype(np.uint8)}),
+        "'obs' of _step_envs is of type uint8, not real numbers",
+    ),
+    "complex numbers": (
+        lambda s: s._replace(reward=s.reward.astype(complex)),
+        "'reward' of _step_envs is of type complex128, not real numbers",
+    ),
+}
+
+_FINAL = "_final_obs_and_metrics"
+#: What the end of an episode gives instead of (observation, metrics), and what is said of it.
+FINAL_FORMS: dict[str, tuple[Any, str]] = {
+    "nothing": (lambda obs, metrics: None, f"{_FINAL} gave a NoneType; expected .observation, met"),
+    "an observation alone": (lambda obs, metrics: obs, f"{_FINAL} gave a dict; expected"),
+    "no observation": (
+        lambda obs, metrics: (None, metrics),
+        f"{_FINAL} gave a NoneType as the observation",
+    ),
+    "one observation": (
+        lambda obs, metrics: ({**obs, "obs": obs["obs"][0]}, metrics),
+        rf"'obs' of {_FINAL} is of shape \(4, 3\), not \(5, 4, 3\)",
+    ),
+    "no metrics": (lambda obs, metrics: (obs, None), f"{_FINAL} gave a NoneType as the metrics"),
+    "a metric is missing": (
+        lambda obs, metrics: (obs, {}),
+        f"the metrics of {_FINAL} lack 'distinct_ratio', which stands in its metric_names",
+    ),
+    "one number for all": (
+        lambda obs, metrics: (obs, dict.fromkeys(metrics, 1.0)),
+        f"'distinct_ratio' of {_FINAL} is float, not an array of NumPy",
+    ),
+    "a metric per agent": (
+        lambda obs, metrics: (obs, dict.fromkeys(metrics, np.ones((5, 4)))),
+        rf"'distinct_ratio' of {_FINAL} is of shape \(5, 4\), not \(5,\)",
+    ),
+    "flags as a metric": (
+        lambda obs, metrics: (obs, dict.fromkeys(metrics, np.ones(5, bool))),
+        f"'distinct_ratio' of {_FINAL} is of type bool, not real numbers",
+    ),
 }
 
 
@@ -437,6 +495,144 @@ def test_a_step_of_another_form_is_told_at_once(form: str) -> None:
         env.step(random_actions(env, obs, np.random.default_rng(0)))
     assert str(error.value).startswith("the environment (")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", FINAL_FORMS)
+def test_the_end_of_an_episode_of_another_form_is_told(form: str) -> None:
+    class Ending(DistinctActions):
+        def _final_obs_and_metrics(self) -> Any:
+            return FINAL_FORMS[form][0](*super()._final_obs_and_metrics())
+
+    env = Ending(5, registry.environment("distinct_actions").read({"episode_length": 1}))
+    obs, _ = env.reset(seed=0)
+    with pytest.raises(UserError, match=FINAL_FORMS[form][1]) as error:
+        env.step(random_actions(env, obs, np.random.default_rng(0)))
+    assert "\n" not in str(error.value)
+
+
+#: Spaces of one env that are no team's, and what is said of them.
+SPACES: dict[str, tuple[Any, Any, str]] = {
+    "no mask": (observation_space(2, 3), discrete_actions(2, 4), r"lacks 'action_mask'.* \[2, 4\]"),
+    "a narrow mask": (
+        observation_space(2, 3, 3),
+        discrete_actions(2, 4),
+        r"has \(2, 3\) as 'action_mask', which is \[2, 4\]",
+    ),
+    "a mask of another mixture": (
+        observation_space(2, 3, 4),
+        mixed_actions(2, (2, 3), 1),
+        r"has \(2, 4\) as 'action_mask', which is \[2, 6\]",
+    ),
+    "more agents": (
+        observation_space(3, 3, 4),
+        discrete_actions(2, 4),
+        r"has \(3, 3\) as 'obs', which is \[2, D\]",
+    ),
+    "nobody alive": (
+        spaces.Dict(obs=spaces.Box(-1, 1, (2, 3)), action_mask=spaces.Box(0, 1, (2, 4), bool)),
+        discrete_actions(2, 4),
+        "lacks 'alive'",
+    ),
+    "a box": (spaces.Box(-1, 1, (2, 3)), discrete_actions(2, 4), "expected a Dict"),
+    "one action for all": (observation_space(2, 3, 4), spaces.Discrete(4), "is Discrete.4.; expe"),
+    "no action space": (observation_space(2, 3, 4), None, "action_space is None; expected"),
+}
+
+
+@pytest.mark.parametrize("wrong", SPACES)
+def test_spaces_that_are_no_teams_are_told(wrong: str) -> None:
+    class Spaced(DistinctActions):
+        def __init__(self) -> None:
+            TeamVectorEnv.__init__(self, 2, *SPACES[wrong][:2])
+
+    with pytest.raises(UserError, match=SPACES[wrong][2]) as error:
+        Spaced()
+    assert "\n" not in str(error.value)
+
+
+class One(SingleEnv):
+    """One env that gives what it is told to give."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+
+    def reset(self, seed: int | None) -> None: ...
+
+    def step(self, actions: Any) -> Any:
+        return self.given
+
+    def observe(self, row: Any) -> None:
+        for column in row.values():
+            column[...] = 1
+
+    def close(self) -> None: ...
+
+
+class Several(SyncVectorEnv):
+    """Two of them."""
+
+    simulator = "several"
+
+    def __init__(self, given: Any, reward_per_agent: bool = False) -> None:
+        space = observation_space(2, 3, 4), discrete_actions(2, 4)
+        super().__init__([One(given), One(given)], *space, reward_per_agent=reward_per_agent)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        (1.0, False),
+        (1.0, False, False, {}),
+        (None, False, False),
+        (np.ones(2), False, False),
+        ("much", False, False),
+        (1.0, 2, False),
+        (1.0, None, False),
+        (1.0, np.zeros(2, bool), False),
+    ],
+    ids=str,
+)
+def test_a_single_env_of_another_form_is_told(given: Any) -> None:
+    env = Several(given)
+    env.reset(seed=0)
+    with pytest.raises(
+        UserError, match=r"several.: step of env 0, a One, gave .*; expected .the t"
+    ):
+        env.step(np.zeros((2, 2), int))
+
+
+@pytest.mark.parametrize("reward", [1, 1.0, np.float32(1.0), np.ones(1), np.array(1.0), [1.0]])
+def test_a_reward_of_one_element_is_taken(reward: Any) -> None:
+    env = Several((reward, np.bool_(False), False))
+    env.reset(seed=0)
+    assert env.step(np.zeros((2, 2), int))[1].tolist() == [1.0, 1.0]
+
+
+def test_a_single_env_that_pays_every_agent() -> None:
+    env = Several(([1.0, 2.0], False, False), reward_per_agent=True)
+    env.reset(seed=0)
+    assert env.step(np.zeros((2, 2), int))[1].tolist() == [[1.0, 2.0]] * 2
+    env = Several((1.0, False, False), reward_per_agent=True)
+    env.reset(seed=0)
+    with pytest.raises(UserError, match=r"expected .the rewards of all agents, terminated"):
+        env.step(np.zeros((2, 2), int))
+
+
+@pytest.mark.parametrize("method", ["_reset_envs", "_step_envs"])
+def test_an_exit_is_an_error(method: str) -> None:
+    """It would end the command as if the training had come to its end."""
+    env = make(2)
+    actions = np.zeros((2, 4), int)
+    if method == "_step_envs":
+        env.reset(seed=0)
+
+    def leave(*_: object) -> None:
+        raise SystemExit(0)
+
+    setattr(env, method, leave)
+    with pytest.raises(RuntimeError, match=rf"{method} called sys.exit\(0\)"):
+        env.step(actions) if method == "_step_envs" else env.reset(seed=0)
 
 
 def test_a_first_observation_of_another_form_is_told() -> None:
