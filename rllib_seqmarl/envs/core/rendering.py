@@ -7,6 +7,7 @@ imported when the first frame is drawn.
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def faded(colour: Colour, strength: float, ground: Colour = GROUND) -> Colour:
     return red, green, blue
 
 
-class Canvas:
+class Canvas(ABC):
     """A part of the plane, y upwards, in the pixels of a large frame; text stands below it.
 
     Lengths of the plane are in its own units; widths of lines are in pixels of the final frame.
@@ -92,8 +93,13 @@ class Canvas:
         self.image = Image.new("RGB", size, PAGE)
         self.pen = ImageDraw.Draw(self.image)
 
+    @abstractmethod
+    def draw(self) -> None:
+        """Draws all that the frame shows."""
+
     def frame(self) -> Frame:
-        """What was drawn: red, green and blue [height + LEGEND_HEIGHT, SIZE, 3]."""
+        """The frame, drawn: red, green and blue [height + LEGEND_HEIGHT, SIZE, 3]."""
+        self.draw()
         return np.array(self.image.reduce(OVERSAMPLING))
 
     def pixels(self, points: NDArray[np.floating]) -> NDArray[np.float64]:

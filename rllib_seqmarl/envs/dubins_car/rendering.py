@@ -91,9 +91,7 @@ def draw(scene: Scene) -> NDArray[np.uint8]:
     Raises:
         UserError: Pillow is not installed.
     """
-    canvas = _Canvas(scene)
-    canvas.draw()
-    return canvas.frame()
+    return _Canvas(scene).frame()
 
 
 class _Canvas(Canvas):

@@ -64,9 +64,7 @@ def draw(scene: Scene) -> Frame:
     Raises:
         UserError: Pillow is not installed.
     """
-    canvas = _Canvas(scene)
-    canvas.draw()
-    return canvas.frame()
+    return _Canvas(scene).frame()
 
 
 class _Canvas(Canvas):
