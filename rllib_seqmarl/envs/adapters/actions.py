@@ -176,30 +176,45 @@ def _leaves(space: object, where: str) -> Iterator[spaces.Space[Any]]:
 
 
 def _flags(space: spaces.Space[Any], given: object) -> ArrayLike:
-    """See `AgentActions.flags`."""
+    """See `AgentActions.flags`; None stands for all choices of a part, as in gymnasium."""
     if isinstance(space, spaces.Box):
         return []
+    if isinstance(space, spaces.MultiDiscrete):
+        return _of_numbers(space.nvec, given)
     if isinstance(space, spaces.Dict) and isinstance(given, Mapping):
-        numbers = {name: None for name, one in space.spaces.items() if isinstance(one, spaces.Box)}
-        inner = [(one, {**numbers, **given}[name]) for name, one in space.spaces.items()]
-    elif not isinstance(given, tuple | list) or all(map(np.isscalar, given)):
-        return cast(ArrayLike, given)
-    elif isinstance(space, spaces.Tuple):
-        inner = list(zip(space.spaces, given, strict=True))
+        free = {name: None for name, one in space.spaces.items() if isinstance(one, spaces.Box)}
+        inner = [(one, {**free, **given}[name]) for name, one in space.spaces.items()]
+    elif isinstance(space, spaces.Tuple) and not _is_flat(given):
+        inner = list(zip(space.spaces, cast(Sequence[object], given), strict=True))
     else:
-        inner = [(space, entry) for entry in given]
+        return cast(ArrayLike, given)
     flags = [_all(one) if entry is None else _flags(one, entry) for one, entry in inner]
     return np.concatenate([np.ravel(part) for part in flags])
 
 
+def _of_numbers(sizes: NDArray[Any], given: object) -> ArrayLike:
+    """The same of the numbers of a `MultiDiscrete` space, of these sizes."""
+    if given is None:
+        return np.ones(int(np.sum(sizes)), np.bool_)
+    if np.ndim(sizes) == 0 or _is_flat(given):
+        return cast(ArrayLike, given)
+    each = zip(sizes, cast(Sequence[object], given), strict=True)
+    return np.concatenate([np.ravel(_of_numbers(size, entry)) for size, entry in each])
+
+
+def _is_flat(given: object) -> bool:
+    """Whether a mask is one vector, and has no parts."""
+    return not isinstance(given, tuple | list) or all(map(np.isscalar, given))
+
+
 def _all(space: spaces.Space[Any]) -> NDArray[np.bool_]:
-    """The mask of a part that says None, as gymnasium takes it: all of its choices."""
+    """The mask that leaves all choices of a space."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         inner = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
         return np.concatenate([_all(one) for one in inner])
-    size = int(space.n) if isinstance(space, spaces.Discrete) else 0
-    if isinstance(space, spaces.MultiDiscrete):
-        size = int(space.nvec.sum())
+    size = 0
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        size = int(space.n if isinstance(space, spaces.Discrete) else space.nvec.sum())
     return np.ones(size, np.bool_)
 
 

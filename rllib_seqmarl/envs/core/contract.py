@@ -355,7 +355,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         try:
             obs = self._reset_envs()
         except SystemExit as error:
-            raise _no_exit("_reset_envs", error) from error
+            raise _no_exit(error) from error
         self._returned.check_obs(obs, "_reset_envs")
         return obs, {}
 
@@ -389,7 +389,7 @@ class TeamVectorEnv(VectorEnv, ABC):
         try:
             step = self._step_envs(actions, self._frozen)
         except SystemExit as error:
-            raise _no_exit("_step_envs", error) from error
+            raise _no_exit(error) from error
         self._returned.check_step(step)
         obs, reward, terminated, truncated = step
         self._episode_return += reward.sum(-1) if self.reward_per_agent else reward
@@ -522,9 +522,9 @@ class TeamVectorEnv(VectorEnv, ABC):
         self._frozen = None
 
 
-def _no_exit(method: str, error: SystemExit) -> RuntimeError:
+def _no_exit(error: SystemExit) -> RuntimeError:
     """An exit of an environment is a failure of it, and must not end the training as a success."""
-    return RuntimeError(f"{method} called sys.exit({'' if error.code is None else error.code!r})")
+    return RuntimeError(f"sys.exit({'' if error.code is None else repr(error.code)}) was called")
 
 
 accept_old_members(TeamVectorEnv, TEAM_VECTOR_ENV)

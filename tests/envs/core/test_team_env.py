@@ -631,7 +631,7 @@ def test_an_exit_is_an_error(method: str) -> None:
         raise SystemExit(0)
 
     setattr(env, method, leave)
-    with pytest.raises(RuntimeError, match=rf"{method} called sys.exit\(0\)"):
+    with pytest.raises(RuntimeError, match=r"sys.exit\(0\) was called"):
         env.step(actions) if method == "_step_envs" else env.reset(seed=0)
 
 
