@@ -176,10 +176,10 @@ def _leaves(space: object, where: str) -> Iterator[spaces.Space[Any]]:
 
 
 def _flags(space: spaces.Space[Any], given: object) -> ArrayLike:
-    """See `AgentActions.flags`; None stands for all choices of a part, as in gymnasium."""
+    """See `AgentActions.flags`; None in the place of a part's mask stands for all its choices."""
     if isinstance(space, spaces.Box):
         return []
-    if isinstance(space, spaces.MultiDiscrete):
+    if isinstance(space, spaces.MultiDiscrete) and given is not None:
         return _of_numbers(space.nvec, given)
     if isinstance(space, spaces.Dict) and isinstance(given, Mapping):
         free = {name: None for name, one in space.spaces.items() if isinstance(one, spaces.Box)}
