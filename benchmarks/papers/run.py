@@ -5,9 +5,9 @@
 
 As many runs at a time as there are cores, seed by seed. The same command goes on where it was cut
 off: finished runs are left alone, others are resumed from their last checkpoint. The folders of Ray
-are in ``--out``; what is kept of a finished run, ``result.json`` without what nobody compares,
-``params.json`` and ``run.json`` (command, seed, commit, steps, seconds), is copied to
-``benchmarks/papers/results/ROW/ALGORITHM_seedN``.
+are in ``--out``. What is kept of a finished run goes to
+``benchmarks/papers/results/ROW/ALGORITHM_seedN``: ``result.json`` with the iterations that were
+evaluated, ``params.json``, and ``run.json`` with command, seed, commit, env steps and seconds.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+STEPS = "num_env_steps_sampled_lifetime"
 #: What is kept of a line of ``result.json``.
 KEPT = (
-    "algorithm", "training_iteration", "num_env_steps_sampled_lifetime", "time_total_s",
+    "algorithm", "training_iteration", STEPS, "time_total_s",
     "cpu_time_total_s", "trial_id", "date", "done",
 )  # fmt: skip
-#: What is kept of its metrics, and of those of evaluations.
-METRICS = ("episode_return_mean", "episode_len_mean", "win_rate", "dead_ratio")
+#: What is not kept of the metrics of episodes.
+DROPPED = ("agent_", "module_", "num_agent_steps", "num_module_steps", "sample", "weights", "env_")
 
 
 def train(file: Path, seed: int, out: Path, results: Path) -> None:
@@ -62,15 +63,23 @@ def train(file: Path, seed: int, out: Path, results: Path) -> None:
 
 def keep(trial: Path, kept: Path, command: str, seed: int) -> None:
     """Copies the small part of a trial's folder."""
-    lines = [compact(json.loads(line)) for line in (trial / "result.json").read_text().splitlines()]
+    lines, seen = [], None
+    results = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
+    for result in results:
+        # Until the next evaluation, the last one is reported again.
+        played = result.get("evaluation", {}).get("env_runners", {}).get(STEPS)
+        if played != seen or result is results[-1]:
+            lines.append(compact(result))
+        seen = played
+    lines[0]["config"] = results[-1]["config"]
     kept.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     (kept / "result.json").write_text(text)
     shutil.copy(trial / "params.json", kept)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    facts = {"command": command, "seed": seed, "commit": commit, **lines[-1]}
+    git = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(git, cwd=HERE, capture_output=True, text=True, check=False)
+    facts = {"command": command, "seed": seed, "commit": commit.stdout.strip()}
+    facts |= {name: lines[-1][name] for name in (STEPS, "time_total_s", "cpu_time_total_s")}
     (kept / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -78,8 +87,11 @@ def compact(result: dict[str, Any]) -> dict[str, Any]:
     """A line of ``result.json`` with what is compared, in the same places."""
 
     def metrics(of: dict[str, Any]) -> dict[str, Any]:
-        found = {name: of[name] for name in METRICS if name in of}
-        return {k: round(v, 5) if isinstance(v, float) else v for k, v in found.items()}
+        return {
+            name: round(value, 5) if isinstance(value, float) else value
+            for name, value in of.items()
+            if not name.startswith(DROPPED) and isinstance(value, int | float)
+        }
 
     line = {name: result[name] for name in KEPT if name in result}
     line["env_runners"] = metrics(result["env_runners"])
