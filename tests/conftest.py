@@ -81,6 +81,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def ray_session() -> None:
     """A small local cluster of this test process; it lives on for the next test."""
+    start_ray()
+
+
+def start_ray() -> None:
+    """What `ray_session` does, for fixtures that live longer than a test."""
     import ray
 
     if not ray.is_initialized():
@@ -124,6 +129,7 @@ def small(ray_session: None) -> Any:
             "rollout_fragment_length": 10,
             "num_epochs": 2,
             "seed": 7,
+            "log_sys_usage": False,  # whose thread takes 0.3 seconds to end
         }
         widths = ("embed_dim", "hidden_dim", "hypernet_dim", "critic_dim")
         sizes |= {name: 16 for name in widths if hasattr(config, name)}

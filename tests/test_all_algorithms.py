@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.learners import learner_of
+from conftest import start_ray
+from helpers.learners import learner_of, learner_processes, step
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.algorithms.mat import MATLearner
@@ -19,7 +21,7 @@ from rllib_seqmarl.learning.actor_critic.learner import ActorCriticLearner
 from rllib_seqmarl.losses import probability_ratio
 from rllib_seqmarl.nets.orders.given import GRANULARITIES
 from rllib_seqmarl.registry import ORDERS, VALUES
-from rllib_seqmarl.rollout.rollout_batch import ALIVE, OBS, ORDER_LOG_PROB
+from rllib_seqmarl.rollout.rollout_batch import ALIVE, OBS, ORDER_LOG_PROB, shard
 
 ALGORITHMS = sorted(registry.ALGORITHMS)
 #: Three steps per episode, so that rollouts of ten steps hold ends and beginnings.
@@ -30,6 +32,11 @@ CONTINUOUS_TOO = [name for name in ALGORITHMS if registry.config_class(name).con
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in ALGORITHMS} | {
     "MAPPO-recurrent": ("MAPPO", {"recurrent": True, "chunk_length": 5}),
     "A2PO-shared": ("A2PO", {"share_parameters": True, "recurrent": True, "chunk_length": 5}),
+}
+#: One of every class of module.
+MODULES = {
+    registry.config_class(name)().get_default_rl_module_spec().module_class: variant
+    for variant, (name, _) in VARIANTS.items()
 }
 DISCRETE_ONLY = [name for name in ALGORITHMS if name not in CONTINUOUS_TOO]
 #: Those whose batches hold an advantage and an old log-prob of every agent.
@@ -233,7 +240,7 @@ def test_module_loads_alone_from_a_checkpoint(name: str, small: Any, tmp_path: P
     algorithm.stop()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*MODULES.values(), "MAPPO-recurrent"])
 def test_remote_runners_and_evaluation_runners(variant: str, small: Any) -> None:
     name, settings = VARIANTS[variant]
     config = small(
@@ -277,33 +284,31 @@ def test_an_evaluation_is_the_mean_over_its_episodes(small: Any) -> None:
     algorithm.stop()
 
 
+@pytest.fixture(scope="module")
+def two_learners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    start_ray()
+    with learner_processes(2, str(tmp_path_factory.mktemp("ranks") / "file")) as steps:
+        yield steps
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_two_learners_give_the_gradient_of_one(variant: str, small: Any) -> None:
+def test_two_learners_give_the_gradient_of_one(variant: str, small: Any, two_learners: Any) -> None:
     """Each learns from half of the envs; the gradients and statistics are of all of them."""
     name, settings = VARIANTS[variant]
     # With episodes of one step nothing is bootstrapped, so that nothing is sampled for it.
     env_config = DISCRETE if "recurrent" in settings else {"episode_length": 1}
-
-    def gradients(learner: Any) -> dict[str, np.ndarray]:
-        module = learner.module["default_policy"].unwrapped()
-        named = module.named_parameters()
-        return {k: p.grad.numpy().copy() for k, p in named if p.grad is not None}
-
-    found = []
-    for num_learners in (0, 2):
-        settings = settings | {"num_learners": num_learners, "num_epochs": 1}
-        algorithm = small(name, env_config=env_config, **settings).build_algo()
-        result = algorithm.train()
-        state = algorithm.learner_group.get_state()["learner"]["rl_module"]["default_policy"]
-        each = [r.get() for r in algorithm.learner_group.foreach_learner(gradients)]
-        found.append((each, state, result["learners"]["default_policy"]))
-        algorithm.stop()
-    ((one,), one_state, one_terms), ((first, second), two_state, two_terms) = found
+    algorithm = small(name, env_config=env_config, **settings, num_epochs=1).build_algo()
+    rollouts = algorithm.env_runner.sample()
+    halves = two_learners(algorithm, shard(rollouts, 2))
+    one, one_state, one_loss = step(learner_of(algorithm), rollouts)
+    (first, two_state, first_loss), (second, _, second_loss) = halves
+    assert one.keys() == first.keys()
     for parameter, gradient in one.items():
-        scale = np.abs(gradient).max()
-        np.testing.assert_array_equal(first[parameter], second[parameter])
+        scale = float(gradient.abs().max())
+        assert torch.equal(first[parameter], second[parameter])
         np.testing.assert_allclose(first[parameter], gradient, atol=1e-4 * scale + 1e-8)
     for statistic in {"value_norm.mean", "value_norm.mean_square"} & one_state.keys():
         np.testing.assert_allclose(two_state[statistic], one_state[statistic], rtol=1e-4)
     # Each learner reports its share, and RLlib the mean of the shares.
-    assert two_terms["vf_loss"] == pytest.approx(one_terms["vf_loss"], rel=1e-4)
+    assert (first_loss + second_loss) / 2 == pytest.approx(one_loss, rel=1e-4)
+    algorithm.stop()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Iterator
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -67,16 +71,31 @@ def test_all_scripts_are_run() -> None:
         assert f"from {module.removesuffix('.py')} import" in text
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ForkServerContext]:
+    """New processes that have imported what most scripts import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rllib_seqmarl.algorithms.srsv"])
+    yield context
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def run_as_main(script: str, output: str) -> None:
+    """Runs a script of benchmarks/ as ``python`` does, and writes what it prints to a file."""
+    with open(output, "w", buffering=1) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        sys.argv = [str(BENCHMARKS / script), *ARGUMENTS[script].split()]
+        os.chdir(ROOT)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
 @pytest.mark.parametrize("script", ARGUMENTS)
-def test_script_runs(script: str) -> None:
+def test_script_runs(script: str, processes: ForkServerContext, tmp_path: Path) -> None:
     if script in SIMULATORS:
         pytest.importorskip(SIMULATORS[script])
-    result = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), *ARGUMENTS[script].split()],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
+    output = tmp_path / "output"
+    process = processes.Process(target=run_as_main, args=(script, str(output)))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, output.read_text()[-3000:]

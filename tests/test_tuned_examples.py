@@ -22,6 +22,7 @@ SMALL = {
     "rollout_fragment_length": 8,
     "minibatch_size": None,
     "evaluation_interval": None,
+    "evaluation_max_episode_steps": 20,
 }
 #: Likewise of a team; test_cluster.py trains 1,024.
 MOST_AGENTS = 16

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import ray
 import torch
+from ray.rllib.core.learner.training_data import TrainingData
 from torch import Tensor
 
 
@@ -43,3 +48,53 @@ def gradients(learner: Any, part: str) -> dict[str, Tensor]:
     """Copies of the gradients of a part of its module, by parameter."""
     named = getattr(learner.core, part).named_parameters()
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def step(learner: Any, rollouts: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+    """An update: the gradients of its last step, the state of the module, and the value's loss."""
+    metrics = learner.update(TrainingData(batch=rollouts))
+    module = learner.module["default_policy"]
+    module = module.unwrapped() if learner.distributed else module
+    of_parameters = {k: p.grad.clone() for k, p in module.named_parameters() if p.grad is not None}
+    return of_parameters, module.state_dict(), metrics["default_policy"]["vf_loss"].peek()
+
+
+@ray.remote(num_cpus=0)
+class _Rank:
+    """One of several processes with a learner each, as RLlib's `LearnerGroup` starts them."""
+
+    def __init__(self, rank: int, num_learners: int, file: str) -> None:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{file}", rank=rank, world_size=num_learners
+        )
+
+    def step(self, config: Any, spec: Any, rollouts: Any) -> Any:
+        learner = config.learner_class(config=config, module_spec=spec)
+        learner.build()
+        return step(learner, rollouts)
+
+
+@contextmanager
+def learner_processes(count: int, file: str) -> Iterator[Any]:
+    """``steps(algorithm, rollouts)``: what `step` returns from learners that share a step.
+
+    The processes are started once, and build the learners of one algorithm after another.
+
+    Args:
+        count: how many learners.
+        file: over which they find each other; it must not exist.
+    """
+    path = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}
+    started = _Rank.options(runtime_env=path)
+    ranks = [started.remote(rank, count, file) for rank in range(count)]
+
+    def steps(algorithm: Any, rollouts: list[Any]) -> list[Any]:
+        config = algorithm.config.copy(copy_frozen=False).learners(num_learners=count)
+        spec = learner_of(algorithm)._module_spec
+        both = zip(ranks, rollouts, strict=True)
+        found: list[Any] = ray.get([rank.step.remote(config, spec, one) for rank, one in both])
+        return found
+
+    yield steps
+    for rank in ranks:
+        ray.kill(rank)
