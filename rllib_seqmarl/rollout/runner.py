@@ -355,7 +355,12 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             seed = self._reset_seed()
             if seed is not None:
                 self.generator.manual_seed(seed)
-            self._obs, _ = self._try_env_reset(seed=seed)
+            try:
+                self._obs, _ = self._try_env_reset(seed=seed)
+            except UserError:
+                raise
+            except Exception as error:  # whatever the environment raised
+                raise self._failed("reset", error) from error
             self._is_first = np.ones(self.env.num_envs, bool)
             self._length = np.zeros(self.env.num_envs, np.int64)
             self._is_cut = np.zeros(self.env.num_envs, bool)
@@ -422,11 +427,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             cause = error.__cause__ or error
             if isinstance(cause, UserError):
                 raise cause from None
-            raise RuntimeError(
-                f"the environment ({self.env.simulator}) failed in a step: "
-                f"{type(cause).__name__}: {cause}. Fix it, or let it be built again with "
-                "restart_failed_sub_environments: true."
-            ) from cause
+            raise self._failed("step", cause) from cause
         if isinstance(result, str) and result == ENV_STEP_FAILURE:
             self._obs = None
             raise EnvRestarted
@@ -443,6 +444,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if counted is not None:
             self._cut_episodes(counted)
         return result
+
+    def _failed(self, method: str, error: BaseException) -> RuntimeError:
+        assert self.env is not None
+        return RuntimeError(
+            f"the environment ({self.env.simulator}) failed in a {method}: {reason_of(error)}. "
+            "Fix it, or let it be built again with restart_failed_sub_environments: true."
+        )
 
     @property
     def max_evaluated_steps(self) -> int:

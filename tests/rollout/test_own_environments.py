@@ -27,7 +27,14 @@ class Failing(DistinctActions):
         if what != "is never set up":
             super().__init__(num_envs, registry.environment("distinct_actions").read({}))
 
+    def _reset_envs(self) -> Any:
+        if self.what == "reset fails":
+            raise KeyError("map")
+        return super()._reset_envs()
+
     def _step_envs(self, actions: Any, frozen: Any) -> VectorStep:
+        if self.what == "step exits":
+            sys.exit(0)
         step = super()._step_envs(actions, frozen)
         if self.what == "a last observation is NaN":
             self._last[0]["obs"][1, 2, 0] = np.nan
@@ -56,6 +63,19 @@ def test_what_fails_is_told_in_one_line(what: str, small: Any) -> None:
     with pytest.raises(UserError, match=FAILURES[what]) as error:
         config.build_algo().train()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("reset fails", "failed in a reset: KeyError: 'map'. Fix it, or let it be built again"),
+        ("step exits", r"failed in a step: RuntimeError: sys.exit\(0\) was called. Fix it, or"),
+    ],
+)
+def test_what_fails_while_it_is_played_is_told(what: str, line: str, small: Any) -> None:
+    """No mistake of the input: such an environment can be built again."""
+    with pytest.raises(RuntimeError, match=rf"the environment \(.*\) {line}"):
+        small("MAT", env=PATH, env_config={"what": what}).build_algo().train()
 
 
 def test_what_fails_in_another_process_alone_is_told_here(small: Any) -> None:
