@@ -206,8 +206,6 @@ class Environment:
             signature = inspect.signature(target)
         except ValueError:  # one of a C extension
             return
-        except TypeError:
-            raise not_a_team(f"environment {self.name!r} is {target!r}") from None
         try:
             signature.bind(1, **{**Place().asked_for_by(target), **env_config})
         except TypeError as error:

@@ -18,10 +18,10 @@ from rllib_seqmarl.errors import UserError
 class Failing(DistinctActions):
     """Fails in the way that it is told, which is one of `FAILURES`."""
 
-    def __init__(self, num_envs: int, worker_index: int = 0, what: str = "") -> None:
+    def __init__(self, num_envs: int, what: str = "") -> None:
         self.what = what
-        if what == "raises" or (what == "raises in a runner" and worker_index):
-            raise RuntimeError(f"no licence for process {worker_index}")
+        if what == "raises":
+            raise RuntimeError("no licence")
         if what == "exits":
             sys.exit(0)
         if what != "is never set up":
@@ -48,12 +48,12 @@ class Failing(DistinctActions):
 PATH = f"{__name__}:Failing"
 #: What fails -> what its line says.
 FAILURES = {
-    "raises": "Failing' could not be set up: RuntimeError: no licence for process 0",
+    "raises": "Failing' could not be set up: RuntimeError: no licence",
     "exits": "Failing' could not be set up: SystemExit: 0",
     "is never set up": "Failing' could not be set up: AttributeError: .* no attribute 'num_envs'",
     "a step of its own": r"step gave a int; expected \(observation, reward, terminated, trunc",
     "a last observation is NaN": "gave nan in the last 'obs' of the episode of env 1 that ended at "
-    "step 3",
+    "step 0",
 }
 
 
@@ -79,7 +79,13 @@ def test_what_fails_while_it_is_played_is_told(what: str, line: str, small: Any)
 
 
 def test_what_fails_in_another_process_alone_is_told_here(small: Any) -> None:
-    config = small("MAT", env=PATH, env_config={"what": "raises in a runner"}, num_env_runners=1)
+    class Local(DistinctActions):
+        def __init__(self, num_envs: int, worker_index: int = 0) -> None:
+            if worker_index:
+                raise RuntimeError(f"no licence for process {worker_index}")
+            super().__init__(num_envs, registry.environment("distinct_actions").read({}))
+
+    config = small("MAT", env=Local, env_config={}, num_env_runners=1)
     with pytest.raises(UserError, match="RuntimeError: no licence for process 1"):
         config.build_algo()
 
@@ -92,7 +98,11 @@ NUMBER = 3
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("nothing", "makes a NoneType, which is no"), ("NUMBER", "NUMBER' is 3,")]
+    ("name", "message"),
+    [
+        ("nothing", "makes a NoneType, which is no"),
+        ("NUMBER", "NUMBER' is a int, which is no team"),
+    ],
 )
 def test_what_is_no_environment_is_told(name: str, message: str, small: Any) -> None:
     with pytest.raises(UserError, match=message):

@@ -72,6 +72,9 @@ class ReturnForm:
             "terminated": flag,
             "truncated": flag,
         }
+        types = {name: space.dtype for name, space in observation_space.spaces.items()}
+        self._usual_obs = _usual(self._obs, types)
+        self._usual_step = _usual(self._step, {"reward": np.dtype(np.float32)})
         self._metrics = metrics
         self._metric = Column((num_envs,), "f")
 
@@ -83,7 +86,7 @@ class ReturnForm:
             method: its name.
         """
         # The short way first, here and below: this is done in every step.
-        if type(obs) is dict and len(obs) == len(self._obs) and _right(obs, self._obs):
+        if type(obs) is dict and len(obs) == len(self._obs) and _right(obs, self._usual_obs):
             return
         if not isinstance(obs, Mapping):
             raise UserError(
@@ -109,7 +112,7 @@ class ReturnForm:
         obs, reward, terminated, truncated = returned
         self.check_obs(obs, "_step_envs")
         given = {"reward": reward, "terminated": terminated, "truncated": truncated}
-        if not _right(given, self._step):
+        if not _right(given, self._usual_step):
             self._check_columns(given, self._step, "_step_envs")
 
     def check_final(self, returned: object) -> None:
@@ -190,11 +193,25 @@ def _named(returned: object) -> str:
     return f"a {type(returned).__name__}{length}"
 
 
-def _right(given: Mapping[str, Any], columns: Mapping[str, Column]) -> bool:
-    """Whether all columns, by name, shape and kind, are there without a doubt."""
-    for name, (shape, kind) in columns.items():
+#: Name, shape and type of several arrays.
+_Usual = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
+
+
+def _usual(columns: Mapping[str, Column], types: Mapping[str, Any]) -> _Usual:
+    """What is seen in nearly every step: arrays of exactly these types, flags where none is said.
+
+    Others of the same kind, real numbers of double precision for example, go the long way.
+    """
+    flag = np.dtype(np.bool_)
+    return tuple((name, column.shape, types.get(name, flag)) for name, column in columns.items())
+
+
+def _right(given: Mapping[str, Any], usual: _Usual) -> bool:
+    """Whether all columns are there, and without a doubt."""
+    for name, shape, dtype in usual:
         value = given.get(name)
-        if type(value) is not np.ndarray or value.shape != shape or value.dtype.kind != kind:
+        # NumPy has one object for each of its types.
+        if type(value) is not np.ndarray or value.dtype is not dtype or value.shape != shape:
             return False
     return True
 

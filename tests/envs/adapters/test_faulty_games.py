@@ -79,6 +79,7 @@ def test_one_line_names_the_game_and_the_method(what: str) -> None:
     assert "\n" not in line
 
 
+@pytest.mark.filterwarnings("ignore:an old form")
 @pytest.mark.parametrize("what", PLAYED)
 def test_what_is_unusual_is_played(what: str) -> None:
     config = {"env": WRONG_GAME, "kwargs": {"what": what}}
