@@ -57,7 +57,6 @@ FAST = (
 )
 #: Among them those that compile, or start Ray in other processes.
 SLOW_TESTS = (
-    "test_learners_with_unequal_shares_take_equally_many_steps",
     "test_names_survive_a_second_connection",
     "test_tuner_finds_an_algorithm_by_its_name",
 )

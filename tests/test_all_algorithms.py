@@ -312,3 +312,26 @@ def test_two_learners_give_the_gradient_of_one(variant: str, small: Any, two_lea
     # Each learner reports its share, and RLlib the mean of the shares.
     assert (first_loss + second_loss) / 2 == pytest.approx(one_loss, rel=1e-4)
     algorithm.stop()
+
+
+def test_two_learners_agree_whatever_they_draw(small: Any, two_learners: Any) -> None:
+    config = small("SrSv", value_loss_agents=1, micro_batch_size=15)
+    algorithm = config.build_algo()
+    (_, first, _), (_, second, _) = two_learners(algorithm, shard(algorithm.env_runner.sample(), 2))
+    before = learner_of(algorithm).module["default_policy"].state_dict()
+    assert any(not torch.equal(before[name], first[name]) for name in before)
+    assert_same_weights(first, second)
+    algorithm.stop()
+
+
+def test_learners_with_unequal_shares_take_equally_many_steps(
+    small: Any, two_learners: Any
+) -> None:
+    """They wait for each other at every step: one more of one of them would be for ever."""
+    config = small("MAT", env_config=DISCRETE, num_envs_per_env_runner=5, minibatch_size=20)
+    algorithm = config.build_algo()
+    shares = shard(algorithm.env_runner.sample(), 2)
+    assert [[rollout.num_env_steps for rollout in share] for share in shares] == [[20], [30]]
+    (_, first, _), (_, second, _) = two_learners(algorithm, shares)
+    assert_same_weights(first, second)
+    algorithm.stop()

@@ -6,7 +6,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from helpers.learners import learner_of, with_moved_weights
@@ -174,20 +173,6 @@ def test_every_agent_has_its_value_loss_equally_often(small: Any) -> None:
             counts[[*first, *second]] += 1
             total += 1
     assert (counts / total - 0.8).abs().max() <= 4 * (0.8 * 0.2 / total) ** 0.5
-    algorithm.stop()
-
-
-def test_two_learners_agree_whatever_they_draw(small: Any) -> None:
-    def parameters(learner: Any) -> list[np.ndarray]:
-        module = learner.module["default_policy"].unwrapped()
-        return [p.detach().numpy().copy() for p in module.parameters()]
-
-    config = small("SrSv", value_loss_agents=1, micro_batch_size=15, num_learners=2)
-    algorithm = config.build_algo()
-    algorithm.train()
-    first, second = (r.get() for r in algorithm.learner_group.foreach_learner(parameters))
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
     algorithm.stop()
 
 

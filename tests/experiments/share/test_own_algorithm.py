@@ -1,4 +1,4 @@
-"""An algorithm from outside, by its import path: trained, resumed, exported, evaluated."""
+"""An algorithm from outside, by its import path: trained, exported, evaluated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.running import ROOT, iterations, rllib
+from helpers.running import ROOT, rllib
 
 PYTHONPATH = f"{ROOT}:{ROOT / 'tests'}"
 FILE = """\
@@ -34,10 +34,6 @@ def test_the_commands_take_it(tmp_path: Path) -> None:
     assert "own: training Own on distinct_actions" in run.stdout
     (trial,) = (folder for folder in (tmp_path / "own").iterdir() if folder.is_dir())
     assert json.loads((trial / "params.json").read_text())["bonus"] == 0.25
-
-    run = rllib(*train, "--experiment-name", "next", "--restore", str(trial), PYTHONPATH=PYTHONPATH)
-    assert run.returncode == 0, run.stdout
-    assert iterations(tmp_path / "next") == [2]
 
     run = rllib("export", str(trial), str(policy), PYTHONPATH=PYTHONPATH)
     assert run.returncode == 0, run.stdout

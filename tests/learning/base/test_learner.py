@@ -246,16 +246,6 @@ def test_train_batch_is_that_of_a_plain_computation(name: str, time_limit: str, 
     algorithm.stop()
 
 
-def test_learners_with_unequal_shares_take_equally_many_steps(small: Any) -> None:
-    """They wait for each other at every step: one more of one of them would be for ever."""
-    config = small("MAT", env_config=GAME, num_envs_per_env_runner=5, num_learners=2)
-    config.training(minibatch_size=20)
-    algorithm = config.build_algo()
-    result = algorithm.train()
-    assert result["learners"]["default_policy"]["weights_seq_no"] == 1
-    algorithm.stop()
-
-
 @pytest.mark.parametrize("name", ["MAT", "PMAT", "SrSv"])
 def test_attention_may_be_restricted_to_neighbours(name: str, small: Any) -> None:
     """Before the first step, the policy that learns is the one that acted."""
