@@ -320,6 +320,53 @@ def is_deprecated(default: object) -> bool:
     return bool(default == DEPRECATED_VALUE)
 
 
+def is_worker() -> bool:
+    """Whether this process is one that Ray started for a trial, a runner or a learner."""
+    from ray._private import worker
+
+    return bool(worker.global_worker.mode == worker.WORKER_MODE)
+
+
+_cluster_is_named: bool | None = None
+
+
+def expect_cluster(named: bool) -> None:
+    """Says beforehand whether this process is going to connect to a running cluster."""
+    global _cluster_is_named
+    _cluster_is_named = named
+
+
+def is_one_machine() -> bool:
+    """Whether trials of this process can run on this machine only.
+
+    They can run elsewhere in a cluster that somebody else has started, whether this process is
+    connected to it already or Ray would find it, and then that may have what this machine lacks.
+    """
+    import ray
+    from ray._private import utils, worker
+
+    if ray.is_initialized():
+        node = worker._global_node
+        return not is_worker() and node is not None and bool(node.head)
+    if _cluster_is_named is not None:
+        return not _cluster_is_named
+    address = os.environ.get("RAY_ADDRESS") or utils.read_ray_address()
+    return address in (None, "local")
+
+
+def gpus_of_machine() -> float | None:
+    """The GPUs that trials of this process can have; None where they can run elsewhere."""
+    if not is_one_machine():
+        return None
+    import ray
+
+    if ray.is_initialized():
+        return float(ray.cluster_resources().get("GPU", 0))
+    import torch
+
+    return float(torch.cuda.device_count())
+
+
 def module_spec_of_user(config: AlgorithmConfig) -> RLModuleSpec | None:
     """The ``rl_module_spec`` that was set; the public property completes it with defaults."""
     return config._rl_module_spec

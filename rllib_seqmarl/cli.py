@@ -91,7 +91,8 @@ def _whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
         with contextlib.suppress(ValueError):
             if least <= (value := int(text)) <= most:
                 return value
-        raise argparse.ArgumentTypeError(f"a whole number from {least} to {most:,}, got {text!r}")
+        shown = repr(text) if len(text) <= 20 else f"{text[:20]!r} and so on"
+        raise argparse.ArgumentTypeError(f"a whole number from {least} to {most:,}, got {shown}")
 
     return read
 
@@ -238,19 +239,29 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         help="when a trial ends, e.g. '{\"num_env_steps_sampled_lifetime\": 800000}'",
     )
     add("-n", "--experiment-name", metavar="NAME", help="also the name of the results' folder")
-    add("--num-samples", type=int, metavar="N", help="trials per variant of the config")
-    add("--max-concurrent-trials", type=int, metavar="N", help="how many run at a time")
-    add("--seed", type=int, metavar="N", help="random seed")
-    add("--num-env-runners", type=int, metavar="N", help="processes that sample; 0: the trial's")
-    add("--num-learners", type=int, metavar="N", help="processes that learn; 0: the trial's")
-    add("--max-failures", type=int, metavar="N", help="restarts of a failed trial (default: 0)")
+    add("--num-samples", type=_whole(1), metavar="N", help="trials per variant of the config")
+    add("--max-concurrent-trials", type=_whole(1), metavar="N", help="how many run at a time")
+    add("--seed", type=_whole(0), metavar="N", help="random seed")
+    add(
+        "--num-env-runners",
+        type=_whole(0),
+        metavar="N",
+        help="processes that sample; 0: the trial's",
+    )
+    add("--num-learners", type=_whole(0), metavar="N", help="processes that learn; 0: the trial's")
+    add(
+        "--max-failures",
+        type=_whole(-1),
+        metavar="N",
+        help="restarts of a failed trial (default: 0)",
+    )
 
     results = parser.add_argument_group("results and checkpoints (each overrides the file)")
     add = results.add_argument
     add("--storage-path", metavar="DIR", help="folder or URI of all results (~/ray_results)")
     add(
         "--checkpoint-freq",
-        type=int,
+        type=_whole(0),
         metavar="N",
         help="iterations between checkpoints; 0: only at the end. If neither the file nor an "
         "option says anything: 10, and the last 3 are kept",
@@ -260,7 +271,7 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="a checkpoint when a trial ends (default: yes)",
     )
-    add("--keep-checkpoints-num", type=int, metavar="N", help="how many to keep per trial")
+    add("--keep-checkpoints-num", type=_whole(1), metavar="N", help="how many to keep per trial")
     add("--checkpoint-score-attr", metavar="METRIC", help="which to keep; min-METRIC: the least")
     add("--restore", metavar="CHECKPOINT", help="a new experiment that begins with this state")
     add(
@@ -363,7 +374,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     evaluate.set_defaults(run=_evaluate)
     add = evaluate.add_argument
     add("checkpoint", metavar="CHECKPOINT", help="a checkpoint's folder, or a .safetensors file")
-    add("--episodes", type=int, default=100, metavar="N", help="how many (default: 100)")
+    add("--episodes", type=_whole(1), default=100, metavar="N", help="how many (default: 100)")
     add("--env-config", metavar="JSON", help="replaces single settings of the environment")
     add("--stochastic", action="store_true", help="sample actions; default: the most probable")
     add("--seed", type=_whole(0), default=0, metavar="N", help="random seed (default: 0)")
@@ -383,7 +394,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     add(
         "--render-every",
-        type=int,
+        type=_whole(1),
         default=4,
         metavar="N",
         help="steps from one frame of the .gif to the next (default: 4)",
@@ -645,7 +656,13 @@ def _add_import_mat(commands: argparse._SubParsersAction[_Parser]) -> None:
     add("out", metavar="OUT", help="folder of the new checkpoint")
     add("-e", "--env", required=True, metavar="NAME", help="the environment that it plays")
     add("--env-config", default="{}", metavar="JSON", help="settings of the environment")
-    add("--heads", type=int, default=1, metavar="N", help="--n_head of its training (default: 1)")
+    add(
+        "--heads",
+        type=_whole(1),
+        default=1,
+        metavar="N",
+        help="--n_head of its training (default: 1)",
+    )
 
 
 def _import_mat(args: argparse.Namespace) -> int:

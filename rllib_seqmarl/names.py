@@ -143,6 +143,9 @@ class Table(Mapping[str, V], Generic[V]):
         targets: this package's own.
         aliases: other spellings that people type, in lower case.
         old_names: names from before; who uses one is told today's once.
+        base: import path of the class of which every target is a subclass or, with ``instances``,
+            an instance; None: anything that can be imported.
+        instances: see ``base``.
     """
 
     def __init__(
@@ -151,8 +154,11 @@ class Table(Mapping[str, V], Generic[V]):
         targets: Mapping[str, V],
         aliases: Mapping[str, str] | None = None,
         old_names: Mapping[str, str] | None = None,
+        base: str | None = None,
+        instances: bool = False,
     ) -> None:
         self.kind = kind
+        self._base, self._instances = base, instances
         self._targets = dict(targets)
         self._own = frozenset(targets)
         self._aliases = {name.lower(): name for name in targets} | dict(aliases or {})
@@ -215,10 +221,27 @@ class Table(Mapping[str, V], Generic[V]):
         """What a name or an import path stands for, imported.
 
         Raises:
-            UserError: no such name, or it cannot be imported.
+            UserError: no such name, it cannot be imported, or it is of another kind.
         """
         name = self.name(given)
-        return import_target(cast(Target, self._targets.get(name, name)), self.kind)
+        target = import_target(cast(Target, self._targets.get(name, name)), self.kind)
+        if self._base is not None and name not in self._own:
+            self._check_kind(given, target, import_target(self._base, self.kind))
+        return target
+
+    def _check_kind(self, given: str, target: object, base: type) -> None:
+        cls = target if isinstance(target, type) else None
+        if self._instances:
+            fits = isinstance(target, base)
+        else:
+            fits = cls is not None and issubclass(cls, base)
+        if not fits:
+            what = f"a {type(target).__name__}" if cls is None else f"the class {cls.__name__}"
+            raise UserError(
+                f"{self.kind} {given!r} is {what}, and must be "
+                f"{'an instance' if self._instances else 'a subclass'} of {base.__module__}:"
+                f"{base.__name__}."
+            )
 
     def portable(self, given: str) -> str:
         """A name that means the same in another process: an own one, or an import path.

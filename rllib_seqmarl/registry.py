@@ -79,6 +79,7 @@ ORDERS: Table[Target] = Table(
         "plackett_luce": "rllib_seqmarl.nets.orders.plackett_luce:PlackettLuce",
         "next_agent": "rllib_seqmarl.nets.orders.next_agent:NextAgent",
     },
+    base="rllib_seqmarl.nets.orders.base:DecisionOrder",
 )
 
 _VALUES = "rllib_seqmarl.nets.values"
@@ -94,6 +95,7 @@ VALUES: Table[Target] = Table(
             f"{_VALUES}.sequential_without_policy:SequentialValueWithoutPolicy"
         ),
     },
+    base=f"{_VALUES}.base:ValueFunction",
 )
 
 #: Networks of agents that decide one after another: instances of `nets.networks.Network`.
@@ -109,6 +111,8 @@ NETWORKS: Table[Target] = Table(
         "mat_dec": "rllib_seqmarl.nets.networks:MAT_DEC",
     },
     old_names={"decentralised": "mat_dec"},
+    base="rllib_seqmarl.nets.networks:Network",
+    instances=True,
 )
 
 #: Encoders of observations, of every algorithm: see `nets.encoders.reader`.

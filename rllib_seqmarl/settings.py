@@ -40,6 +40,7 @@ from typing import (
     Literal,
     NamedTuple,
     ParamSpec,
+    TypeGuard,
     TypeVar,
     Union,
     get_args,
@@ -55,9 +56,34 @@ from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.names import TABLES, tell_once
 
 __all__ = [
-    "Annotated", "Choice", "Doc", "Expects", "Ge", "Gt", "Le", "Literal", "Lt", "MinLen", "OldName",
-    "OldValue", "OneOf", "Refused", "Row", "Schedulable", "Schedule", "Setting", "as_dict",
-    "describe", "read", "settings", "settings_of", "tell_once", "training_method", "translate",
+    "Annotated",
+    "Choice",
+    "Doc",
+    "Expects",
+    "Ge",
+    "Gt",
+    "Layers",
+    "Le",
+    "Literal",
+    "Lt",
+    "MinLen",
+    "OldName",
+    "OldValue",
+    "OneOf",
+    "Refused",
+    "Row",
+    "Schedulable",
+    "Schedule",
+    "Setting",
+    "Width",
+    "as_dict",
+    "describe",
+    "read",
+    "settings",
+    "settings_of",
+    "tell_once",
+    "training_method",
+    "translate",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -74,6 +100,11 @@ class Schedule:
 
 #: The type of such a number.
 Schedulable = Annotated[float | Sequence[Sequence[float]], Schedule()]
+
+
+#: A layer's width, and a number of layers; more is a slip of the pen that would fill the memory.
+Width = Annotated[int, Gt(0), Le(16_384)]
+Layers = Annotated[int, Gt(0), Le(1_000)]
 
 
 @dataclass(frozen=True)
@@ -198,7 +229,7 @@ class Setting:
         """
 
         def refusal(why: str) -> UserError:
-            return UserError(f"{where} {self.name!r} {why}, got {value!r}.")
+            return UserError(f"{where} {self.name!r} {why}, got {_shown(value)}.")
 
         for old in self._of(OldValue):
             if value == old.value:
@@ -215,7 +246,10 @@ class Setting:
             table = TABLES[choice.kind]
             if not (isinstance(value, str) and (table.knows(value) or ":" in value)):
                 raise refusal(f"must be one of {', '.join(table)}")
-            return table.portable(value)
+            try:
+                return table.portable(value)
+            except UserError as error:
+                raise UserError(f"{where} {self.name!r}: {error}") from None
         for listed in self._of(OneOf):
             if value not in tuple(listed.choices):
                 raise refusal(f"must be one of {', '.join(listed.choices)}")
@@ -230,6 +264,8 @@ class Setting:
         numbers = checked if isinstance(checked, list | tuple) else [checked]
         if not all(self.bounds().hold(number) for number in numbers):
             raise refusal(f"must {self.bounds()}")
+        if any(_is_whole(number) and abs(number) > MOST_WHOLE for number in numbers):
+            raise refusal(f"must be at most {MOST_WHOLE:,}")
         return checked
 
     def _fits(self, value: object) -> bool:
@@ -248,12 +284,13 @@ class Setting:
             and all(_is_number(number) for pair in pairs for number in pair)
             and steps == sorted(steps)
             and steps[0] == 0
+            and all(abs(number) < _MOST_OF_SCHEDULE for pair in pairs for number in pair)
             and all(bounds.hold(number) for _, number in pairs)
         ):
             words = f", and values that must {bounds}" if str(bounds) else ""
             raise UserError(
-                f"{where} {self.name!r} is not a schedule: {value!r}. Write two or more pairs "
-                f"[[0, value], [env_step, value], ...] with rising steps{words}."
+                f"{where} {self.name!r} is not a schedule: {_shown(value)}. Write two or more "
+                f"pairs [[0, value], [env_step, value], ...] with rising steps{words}."
             )
         return value
 
@@ -263,6 +300,15 @@ class Setting:
         kind: Any = Annotated[(self.kind, *others)] if others else self.kind
         return TypeAdapter(kind, config=_STRICT)
 
+
+#: Whole numbers are counts, sizes and seeds, of which libraries below take 32 bits.
+MOST_WHOLE = 2**31 - 1
+
+#: Characters of a value that a message repeats.
+_MOST_SHOWN = 200
+
+#: Of a schedule's steps and values; a run does not get there.
+_MOST_OF_SCHEDULE = 2.0**63
 
 _BOUNDS = (Ge, Gt, Le, Lt)
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -305,9 +351,18 @@ class Bounds(NamedTuple):
         return "not be negative" if self.low == 0 else f"be at least {low}"
 
 
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_number(value: object) -> Any:
-    finite = isinstance(value, int) or (isinstance(value, float) and abs(value) < float("inf"))
-    return finite and not isinstance(value, bool)
+    return _is_whole(value) or (isinstance(value, float) and abs(value) < float("inf"))
+
+
+def _shown(value: object) -> str:
+    """A value as messages repeat it: a long one is cut."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} and so on"
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

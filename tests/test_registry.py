@@ -13,6 +13,7 @@ import pytest
 import rllib_seqmarl
 from rllib_seqmarl import registry
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.nets.orders.base import IndexOrder
 from rllib_seqmarl.settings import Ge, settings
 
 
@@ -148,6 +149,10 @@ class Game:
         self.num_envs, self.size = num_envs, config.size
 
 
+class OwnOrder(IndexOrder):
+    """An order."""
+
+
 @pytest.mark.usefixtures("own_names")
 def test_an_environment_from_outside() -> None:
     path = f"{__name__}:Game"
@@ -164,10 +169,27 @@ def test_an_environment_from_outside() -> None:
 
 @pytest.mark.usefixtures("own_names")
 def test_names_from_outside_become_import_paths() -> None:
-    registry.register_order("own_order", Game)
-    assert registry.ORDERS.portable("own_order") == f"{__name__}:Game"
+    registry.register_order("own_order", OwnOrder)
+    assert registry.ORDERS.portable("own_order") == f"{__name__}:OwnOrder"
     assert registry.ORDERS.portable("Random") == "random"
-    assert registry.ORDERS.resolve(f"{__name__}:Game") is Game
+    assert registry.ORDERS.resolve(f"{__name__}:OwnOrder") is OwnOrder
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "message"),
+    [
+        ("order", f"{__name__}:Game", "is the class Game, and must be a subclass of"),
+        ("order", "math:pi", "is a float, and must be a subclass of"),
+        ("value", f"{__name__}:OwnOrder", "is the class OwnOrder, and must be a subclass of"),
+        ("value", "os:getcwd", "is a builtin_function_or_method, and must be a subclass of"),
+        ("network", f"{__name__}:OwnOrder", "is the class OwnOrder, and must be an instance of"),
+        ("network", "math:pi", "is a float, and must be an instance of"),
+    ],
+)
+def test_what_a_path_names_must_be_of_its_kind(kind: str, path: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        registry.table(kind).resolve(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_names_that_cannot_be_registered() -> None:

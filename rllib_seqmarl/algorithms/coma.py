@@ -60,14 +60,14 @@ from rllib_seqmarl.learning.central_q.module import (
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.critics.joint import JointCritic
 from rllib_seqmarl.rollout.rollout_batch import ACTIONS
-from rllib_seqmarl.settings import Doc, Gt, settings, training_method
+from rllib_seqmarl.settings import Doc, Width, settings, training_method
 
 
 @settings
 class COMASettings(CentralQSettings):
     """Settings of COMA."""
 
-    critic_dim: Annotated[int, Gt(0), Doc("width of the critic's two hidden layers.")] = 128
+    critic_dim: Annotated[Width, Doc("width of the critic's two hidden layers.")] = 128
     lr = 5e-4
     critic_steps = 10
     target_update_env_steps = 4_000

@@ -56,9 +56,9 @@ class HAPPOConfig(ActorCriticConfig, HAPPOSettings):
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or HAPPO)
 
-    def validate(self) -> None:
-        """See `ActorCriticConfig.validate`."""
-        super().validate()
+    def check(self) -> None:
+        """See `ActorCriticConfig.check`."""
+        super().check()
         if self.share_parameters:
             raise UserError(
                 "HAPPO updates one agent after another and needs share_parameters: false; run "

@@ -48,17 +48,18 @@ from rllib_seqmarl.learning.central_q.module import (
 )
 from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
 from rllib_seqmarl.nets.critics.joint import fixed
-from rllib_seqmarl.settings import Doc, Gt, settings, training_method
+from rllib_seqmarl.settings import Doc, Gt, Le, Width, settings, training_method
 
 
 @settings
 class LICASettings(AdaptiveEntropySettings):
     """Settings of LICA."""
 
-    embed_dim: Annotated[int, Gt(0), Doc("E, width of the critic's hidden layer.")] = 64
+    embed_dim: Annotated[Width, Doc("E, width of the critic's hidden layer.")] = 64
     hypernet_dim: Annotated[
         int | None,
         Gt(0),
+        Le(16_384),
         Doc("width of the hypernetwork that makes the critic's first layer; null: N A E."),
     ] = 64
 

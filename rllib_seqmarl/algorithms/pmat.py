@@ -40,7 +40,7 @@ from rllib_seqmarl.algorithms.mat import MAT, MATConfig, MATLearner, MATSettings
 from rllib_seqmarl.learning.sequential.module import SequentialBatch
 from rllib_seqmarl.losses import clipped_surrogate, weighted_sum
 from rllib_seqmarl.nets.sequential_policy import Evaluation
-from rllib_seqmarl.settings import Doc, Ge, Gt, OneOf, settings, training_method
+from rllib_seqmarl.settings import Doc, Ge, Layers, OneOf, settings, training_method
 
 
 @settings
@@ -49,7 +49,7 @@ class PMATSettings(MATSettings):
 
     order: Annotated[str, OneOf(("plackett_luce",)), Doc("who decides when.")] = "plackett_luce"
     ranking_coeff: Annotated[float, Ge(0), Doc("c_rank.")] = 1e-4
-    ranking_layers: Annotated[int, Gt(0), Doc("hidden layers of the scorer.")] = 2
+    ranking_layers: Annotated[Layers, Doc("hidden layers of the scorer.")] = 2
     share_hidden: Annotated[
         bool, Doc("all but the first of these are one layer, as published.")
     ] = False

@@ -59,15 +59,15 @@ from rllib_seqmarl.learning.central_q.module import (
 )
 from rllib_seqmarl.losses import adaptive_entropy, weighted_sum
 from rllib_seqmarl.nets.critics.joint import JointCritic, MixingNetwork, fixed, two_layers
-from rllib_seqmarl.settings import Doc, Gt, settings, training_method
+from rllib_seqmarl.settings import Doc, Width, settings, training_method
 
 
 @settings
 class RIITSettings(AdaptiveEntropySettings, ReplaySettings):
     """Settings of RIIT; see the module's table for PyMARL2's two."""
 
-    critic_dim: Annotated[int, Gt(0), Doc("width of the agents' values q.")] = 128
-    embed_dim: Annotated[int, Gt(0), Doc("width of the mixing network.")] = 32
+    critic_dim: Annotated[Width, Doc("width of the agents' values q.")] = 128
+    embed_dim: Annotated[Width, Doc("width of the mixing network.")] = 32
     lr = 1e-3
     critic_lr = 1e-3
     lambda_ = 0.6

@@ -69,7 +69,7 @@ from rllib_seqmarl.learning.central_q.module import (
 from rllib_seqmarl.losses import weighted_sum
 from rllib_seqmarl.nets.agents.epsilon import EpsilonCategorical
 from rllib_seqmarl.nets.critics.joint import JointCritic
-from rllib_seqmarl.settings import Doc, Expects, Gt, OneOf, settings, training_method
+from rllib_seqmarl.settings import Doc, Expects, Gt, OneOf, Width, settings, training_method
 
 #: Exact credits of this many agents take 4,096 values per step.
 MAX_EXACT = 12
@@ -100,7 +100,7 @@ class SCCSettings(CentralQSettings, ReplaySettings):
         Doc("""how many agents, by slot, share the critic's layers: ``[3, 5]``. null: the critic's
         layers see all agents at once."""),
     ] = None
-    critic_dim: Annotated[int, Gt(0), Doc("width of the critic's two hidden layers.")] = 128
+    critic_dim: Annotated[Width, Doc("width of the critic's two hidden layers.")] = 128
     state: Annotated[
         Literal["environment", "observations"],
         OneOf(("observations",)),
@@ -123,9 +123,9 @@ class SCCConfig(ReplayConfig, CentralQConfig, SCCSettings):
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or SCC)
 
-    def validate(self) -> None:
-        """See `CentralQConfig.validate`."""
-        super().validate()
+    def check(self) -> None:
+        """See `CentralQConfig.check`."""
+        super().check()
         if self.mode == "value" and self.entropy_coeff != 0:
             raise UserError(
                 "config key 'entropy_coeff' has no meaning with mode 'value', where agents explore "

@@ -123,9 +123,9 @@ class SeCAConfig(CentralQConfig, SeCASettings):
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or SeCA)
 
-    def validate(self) -> None:
-        """See `CentralQConfig.validate`."""
-        super().validate()
+    def check(self) -> None:
+        """See `CentralQConfig.check`."""
+        super().check()
         whole_episodes = self.order == "contribution" and self.order_window is None
         if self.order_source == "previous_episode" and not whole_episodes:
             raise UserError(

@@ -91,11 +91,11 @@ class SrSvConfig(MATConfig, SrSvSettings):
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class or SrSv)
 
-    def validate(self) -> None:
-        """See `SequentialConfig.validate`."""
+    def check(self) -> None:
+        """See `SequentialConfig.check`."""
         if self.value in ("encoder", "decoder"):
             raise UserError(f"SrSv with value {self.value!r} is MAT: run MAT.")
-        super().validate()
+        super().check()
         if self.value_agents is None:
             return
         if value_class(self.network, self.value_function) is not SequentialValue:

@@ -206,7 +206,8 @@ def main(runs: list[str]) -> None:
     import rllib_seqmarl.rollout.runner as runner
 
     torch.set_num_threads(1)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(num_cpus=1, num_gpus=1, **quiet)
     register()
     for module in (torch_learner, runner):
         # A GPU for who asks for one.

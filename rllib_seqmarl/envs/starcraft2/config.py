@@ -10,7 +10,7 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from rllib_seqmarl.envs.core.config import TeamEnvConfig
 from rllib_seqmarl.envs.starcraft2.maps import MAPS, StarCraftMap
@@ -40,6 +40,9 @@ _STEPS = (
 @settings
 class StarCraft2Config(TeamEnvConfig):
     """``env_config`` of ``simulator: starcraft2`` on SMAC's maps."""
+
+    #: It belongs to the process that plays: PySC2 takes the maps of one package per process.
+    starts_program: ClassVar[bool] = True
 
     map_name: Annotated[
         str,

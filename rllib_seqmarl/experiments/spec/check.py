@@ -14,12 +14,13 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
-from rllib_seqmarl import registry
+from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.grids import GRID, all_values, grid_values, variants
 from rllib_seqmarl.experiments.spec.sampling import Sampler, candidates, is_sampler
 from rllib_seqmarl.learning.base.config import check_setting, todays_names
+from rllib_seqmarl.learning.base.rllib_settings import WITHOUT_MEANING
 
 _REFUSED_KEYS: dict[str, str] = {
     "horizon": "the length of an episode belongs to the environment: env_config",
@@ -136,6 +137,9 @@ def _known_keys(
         name = "lambda_" if key == "lambda" and "lambda_" in defaults else key
         if name not in defaults:
             raise UserError(f"{where}: unknown key {key!r}. {nearest(str(key), defaults)}")
+        removed = _ray_compat.is_deprecated(defaults[name]) and name not in WITHOUT_MEANING
+        if removed and value is not None and not _ray_compat.is_deprecated(value):
+            raise UserError(f"{where}: {key!r} is no setting of RLlib any more: remove it.")
         known[name] = value
     if known.get("env_config", {}) is None:  # `env_config:` with nothing below it
         del known["env_config"]

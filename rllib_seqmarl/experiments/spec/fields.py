@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.settings import MOST_WHOLE
+
+#: Thirty years; timers of the operating system take no more than some centuries.
+MOST_SECONDS = 1e9
 
 
 def kind(value: object) -> str:
@@ -43,12 +47,14 @@ class Fields:
         return UserError(f"{self._where}: {key!r} must be {expected}, got {value!r}.")
 
     def whole(self, key: str, override: int | None, default: int, *, least: int) -> int:
-        """A whole number of at least ``least``."""
+        """A whole number of at least ``least``, and of 32 bits at most."""
         value = self._value(key, override, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self._refusal(key, f"a whole number of at least {least}", value)
+        if value > MOST_WHOLE:
+            raise self._refusal(key, f"at most {MOST_WHOLE:,}", value)
         return value
 
     def truth(self, key: str, override: bool | None, default: bool) -> bool:
@@ -70,6 +76,7 @@ class Fields:
         value = self._value(key, override, None)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (fits and 0 < value <= MOST_SECONDS):
             raise self._refusal(key, "a positive number of seconds", value)
         return float(value)

@@ -82,6 +82,7 @@ def prepare(options: RunOptions) -> None:
         warnings.filterwarnings("ignore")
         os.environ.setdefault("PYTHONWARNINGS", "ignore::DeprecationWarning")
     _ray_compat.import_rllib()
+    _ray_compat.expect_cluster(named_address(options) is not None)
 
 
 def set_log_levels(verbose: bool) -> None:

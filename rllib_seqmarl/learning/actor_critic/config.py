@@ -12,16 +12,7 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.actor_critic.module import CRITIC_INPUTS, ActorModule
 from rllib_seqmarl.learning.base.config import TeamConfig, TeamSettings
 from rllib_seqmarl.learning.base.module import require_state
-from rllib_seqmarl.settings import (
-    Doc,
-    Expects,
-    Ge,
-    Gt,
-    Le,
-    MinLen,
-    Schedulable,
-    settings,
-)
+from rllib_seqmarl.settings import Doc, Expects, Ge, Gt, Le, MinLen, Schedulable, Width, settings
 
 
 @settings
@@ -38,7 +29,7 @@ class ActorCriticSettings(TeamSettings):
         ``observation``: independent learners."""),
     ] = "environment"
     hidden_sizes: Annotated[
-        Sequence[Annotated[int, Gt(0)]],
+        Sequence[Width],
         MinLen(1),
         Expects("list the widths of one or more layers, as in [128, 128]"),
         Doc("widths of the hidden layers of actors and critic."),
@@ -74,9 +65,9 @@ class ActorCriticSettings(TeamSettings):
 class ActorCriticConfig(TeamConfig, ActorCriticSettings):
     """The config of actors with a central critic."""
 
-    def validate(self) -> None:
-        """See `TeamConfig.validate`."""
-        super().validate()
+    def check(self) -> None:
+        """See `TeamConfig.check`."""
+        super().check()
         if self.in_evaluation:
             return
         require_state(self)

@@ -36,9 +36,11 @@ from rllib_seqmarl.learning.base.rllib_settings import (
     RLlibSettings,
     undeclared,
 )
+from rllib_seqmarl.learning.base.trial_check import check_trial
 from rllib_seqmarl.matmul import Choice as MatmulChoice
 from rllib_seqmarl.rollout.runner import TeamEnvRunner
 from rllib_seqmarl.settings import (
+    MOST_WHOLE,
     Choice,
     Doc,
     Ge,
@@ -109,7 +111,10 @@ class TeamSettings:
     ] = "global_norm"
     adam_epsilon: Annotated[float, Gt(0), Doc("epsilon of Adam.")] = 1e-5
     num_threads_per_learner: Annotated[
-        int | None, Gt(0), Doc("torch threads while training; null: torch's own setting.")
+        int | None,
+        Gt(0),
+        Le(4_096),
+        Doc("torch threads while training; null: torch's own setting."),
     ] = 1
     matmul: Annotated[
         MatmulChoice,
@@ -259,13 +264,23 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         Raises:
             UserError: one line on what is wrong and what to do.
         """
+        self.check()
+        super().validate()
+        if not self.in_evaluation:
+            check_trial(self, self.check_reward_per_agent)
+
+    def check(self) -> None:
+        """Refuses settings that cannot work; a subclass adds what its own settings demand.
+
+        Raises:
+            UserError: one line on what is wrong and what to do.
+        """
         self._check_meaning()
         self._check_settings()
         self._check_batch()
         self._check_devices()
         self._check_callbacks()
         self._check_environment()
-        super().validate()
 
     def _check_meaning(self) -> None:
         defaults = vars(AlgorithmConfig())
@@ -348,6 +363,12 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
             raise UserError(
                 "the batch is rollout_fragment_length x num_envs_per_env_runner x "
                 "max(1, num_env_runners): set these and leave train_batch_size out."
+            )
+        if self.steps_to_train_on() > MOST_WHOLE:
+            raise UserError(
+                f"an iteration of {self.steps_to_train_on():,} environment steps "
+                "(rollout_fragment_length x num_envs_per_env_runner x max(1, num_env_runners)) "
+                "fits no memory: lower them."
             )
         if not self.in_evaluation and (self.minibatch_size or 0) > self.steps_to_train_on():
             raise UserError(

@@ -26,6 +26,7 @@ class RLlibSettings:
     num_env_runners: Annotated[
         int,
         Ge(0),
+        Le(100_000),
         OldName("num_workers"),
         OldName("num_rollout_workers"),
         Doc("processes that sample; 0: the trial's own."),
@@ -43,6 +44,7 @@ class RLlibSettings:
     sample_timeout_s: Annotated[
         float | None,
         Gt(0),
+        Le(1e9),
         Doc("""seconds after which a runner in another process is taken to hang. It is named, ended
         and restarted, and the iteration trains on what the others sampled. An environment that
         hangs in the trial's own process (``num_env_runners: 0``) hangs the trial: no other process
@@ -54,6 +56,7 @@ class RLlibSettings:
     num_learners: Annotated[
         int,
         Ge(0),
+        Le(100_000),
         OldName("num_learner_workers"),
         Doc("processes that train, each on its share of every rollout; 0: the trial's own."),
     ] = 0
@@ -88,6 +91,7 @@ class RLlibSettings:
     evaluation_num_env_runners: Annotated[
         int,
         Ge(0),
+        Le(100_000),
         OldName("evaluation_num_workers"),
         Doc("processes that evaluate; 0: the trial's own."),
     ] = 0
@@ -97,6 +101,7 @@ class RLlibSettings:
     evaluation_sample_timeout_s: Annotated[
         float | None,
         Gt(0),
+        Le(1e9),
         Doc("as sample_timeout_s, of runners that evaluate; the others play on in their place."),
     ] = 1200.0
     evaluation_config: Annotated[
@@ -109,8 +114,12 @@ class RLlibSettings:
 
 
 def undeclared(name: str, default: object) -> Setting:
-    """A setting of RLlib that is declared nowhere, by the type of its default."""
+    """A setting of RLlib that is declared nowhere, by the type of its default.
+
+    None of RLlib's numbers has a meaning below 0 where its default has none.
+    """
     kind: Any = Any
+    bounds: list[object] = []
     if isinstance(default, bool):
         kind = bool
     elif isinstance(default, int):
@@ -122,7 +131,11 @@ def undeclared(name: str, default: object) -> Setting:
         kind = str
     elif isinstance(default, Mapping):
         kind = Mapping[str, Any] | None
-    return Setting(name, kind, default, (), object)
+    if kind in (int, float) and isinstance(default, int | float) and default >= 0:
+        bounds.append(Gt(0) if name.startswith("max_requests_in_flight") else Ge(0))
+    if name.endswith("_s"):
+        bounds.append(Le(1e9))  # seconds: no timer takes more
+    return Setting(name, kind, default, tuple(bounds), object)
 
 
 #: Keys that Ray itself puts into a config dict, beside those that begin with "__".

@@ -10,7 +10,17 @@ from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.learning.base.config import TeamConfig, TeamSettings, check_setting
 from rllib_seqmarl.learning.base.module import require_state
 from rllib_seqmarl.learning.central_q.module import RecurrentModule
-from rllib_seqmarl.settings import Doc, Ge, Gt, Le, OneOf, Schedulable, settings, tell_once
+from rllib_seqmarl.settings import (
+    Doc,
+    Ge,
+    Gt,
+    Le,
+    OneOf,
+    Schedulable,
+    Width,
+    settings,
+    tell_once,
+)
 
 
 @settings
@@ -22,7 +32,7 @@ class CentralQSettings(TeamSettings):
         Doc("""what the critic reads: ``environment``, its ``state`` (most environments give it with
         ``state: true`` in env_config), or ``observations``, those of all agents."""),
     ] = "environment"
-    hidden_dim: Annotated[int, Gt(0), Doc("width of the agents' recurrent state.")] = 64
+    hidden_dim: Annotated[Width, Doc("width of the agents' recurrent state.")] = 64
     lr: Annotated[Schedulable, Ge(0), Doc("step size of the agents.")] = 2.5e-3
     critic_lr: Annotated[Schedulable, Ge(0), Doc("step size of the critic.")] = 5e-4
     critic_steps: Annotated[
@@ -80,10 +90,10 @@ class CentralQConfig(TeamConfig, CentralQSettings):
     #: Whether the critic has one value for the whole team, not one for each agent.
     team_value: ClassVar[bool] = True
 
-    def validate(self) -> None:
-        """See `TeamConfig.validate`."""
+    def check(self) -> None:
+        """See `TeamConfig.check`."""
         self._count_env_steps()
-        super().validate()
+        super().check()
         if self.async_sampling:
             raise UserError(
                 "config key 'async_sampling' has no meaning here: its rollouts are of an older "
@@ -175,9 +185,9 @@ class ReplayConfig(TeamConfig):
         stored = self.replay_batch_size if self.replay_capacity else 0
         return max(super().steps_to_train_on(), stored * self.rollout_fragment_length)
 
-    def validate(self) -> None:
-        """See `TeamConfig.validate`."""
-        super().validate()
+    def check(self) -> None:
+        """See `TeamConfig.check`."""
+        super().check()
         if 0 < self.replay_capacity < self.replay_batch_size:
             raise UserError(
                 f"replay_capacity ({self.replay_capacity}) holds no replay_batch_size "

@@ -12,7 +12,7 @@ from rllib_seqmarl.learning.base.config import TeamConfig, TeamSettings
 from rllib_seqmarl.learning.sequential.module import SequentialModule
 from rllib_seqmarl.nets.networks import check_network, value_class
 from rllib_seqmarl.registry import ORDERS
-from rllib_seqmarl.settings import Choice, Doc, Ge, Gt, Le, settings, settings_of
+from rllib_seqmarl.settings import Choice, Doc, Ge, Gt, Layers, Le, Width, settings, settings_of
 
 
 @settings
@@ -22,8 +22,8 @@ class SequentialSettings(TeamSettings):
     network: Annotated[
         str, Choice("network"), Doc("what the team is made of (see `nets.networks`).")
     ] = "transformer"
-    embed_dim: Annotated[int, Gt(0), Doc("width d of encoder and decoder.")] = 64
-    num_blocks: Annotated[int, Gt(0), Doc("blocks of each.")] = 1
+    embed_dim: Annotated[Width, Doc("width d of encoder and decoder.")] = 64
+    num_blocks: Annotated[Layers, Doc("blocks of each.")] = 1
     num_heads: Annotated[int, Gt(0), Doc("attention heads; divides ``embed_dim``.")] = 1
     attention: Annotated[
         Literal["all", "neighbours"],
@@ -56,9 +56,9 @@ class SequentialConfig(TeamConfig, SequentialSettings):
     #: The order that the algorithm's loss trains; None: orders that are given.
     learned_order: ClassVar[str | None] = None
 
-    def validate(self) -> None:
-        """See `TeamConfig.validate`."""
-        super().validate()
+    def check(self) -> None:
+        """See `TeamConfig.check`."""
+        super().check()
         order_class = ORDERS.resolve(self.order)
         if self.learned_order is not None and order_class is not ORDERS.resolve(self.learned_order):
             raise UserError(

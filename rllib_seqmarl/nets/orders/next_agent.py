@@ -37,6 +37,7 @@ class NextAgent(DecisionOrder):
 
     Raises:
         ValueError: an ``mlp`` without ``num_agents``.
+        UserError: ``first_agent`` is none of the N agents.
     """
 
     learned_by = "AOAD-MAT"
@@ -51,6 +52,8 @@ class NextAgent(DecisionOrder):
     ) -> None:
         super().__init__(width, num_agents)
         self.first_agent = first_agent
+        if num_agents is not None:
+            self._check_first_agent(num_agents)
         self.pointer = head == "pointer"
         self.out: nn.Linear | nn.Sequential
         if self.pointer:
@@ -72,11 +75,14 @@ class NextAgent(DecisionOrder):
             UserError: ``first_agent`` is none of the N agents of o_hat [B, N, D].
         """
         batch, agents, _ = encoded.shape
+        self._check_first_agent(agents)
+        return torch.full((batch, 1), self.first_agent, device=encoded.device)
+
+    def _check_first_agent(self, agents: int) -> None:
         if self.first_agent >= agents:
             raise UserError(
                 f"first_agent is {self.first_agent}, and the {agents} agents count from 0."
             )
-        return torch.full((batch, 1), self.first_agent, device=encoded.device)
 
     def logits(self, decoded: Tensor, encoded: Tensor) -> Tensor:
         """Of every agent to be the next one.

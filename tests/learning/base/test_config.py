@@ -55,8 +55,8 @@ def config(**settings: Any) -> Any:
         ({"clip_param": math.nan}, "config key 'clip_param' must be a finite number, got nan"),
         ({"lr": math.inf}, "config key 'lr' must be a finite number, got inf"),
         ({"min_time_s_per_iteration": math.inf}, "must be a finite number, got inf"),
-        ({"num_env_runners": -1}, "config key 'num_env_runners' must not be negative"),
-        ({"num_learners": -1}, "config key 'num_learners' must not be negative"),
+        ({"num_env_runners": -1}, "config key 'num_env_runners' must lie between 0 and"),
+        ({"num_learners": -1}, "config key 'num_learners' must lie between 0 and"),
         ({"metrics_num_episodes_for_smoothing": 0}, "_for_smoothing' must be above 0"),
         ({"seed": -1}, "config key 'seed' must lie between 0 and 2,147,483,647, got -1"),
         ({"seed": 2**32}, "config key 'seed' must lie between 0 and"),
@@ -138,8 +138,8 @@ def test_a_runner_in_the_process_of_the_trial_acts_on_the_gpu_of_its_learner() -
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="set num_gpus_per_learner"):
         config(num_gpus_per_env_runner=1, num_learners=1, num_gpus_per_learner=1).validate()
-    config(num_gpus_per_env_runner=1, num_gpus_per_learner=1).validate()
-    config(num_gpus_per_env_runner=0.5, num_env_runners=2).validate()
+    config(num_gpus_per_env_runner=1, num_gpus_per_learner=1).check()
+    config(num_gpus_per_env_runner=0.5, num_env_runners=2).check()
 
 
 @pytest.mark.parametrize(
