@@ -8,7 +8,7 @@ there is what would refuse it in the trial.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -80,7 +80,7 @@ def check_trial(config: AlgorithmConfig, check_reward_per_agent: Callable[[], No
         return
     module = build_module(config, seen)
     if played:
-        _check_same(module.state_dict(), build_module(evaluation, played, True).state_dict())
+        _check_same(module, build_module(evaluation, played, inference_only=True))
     _fitting.add(fitting)
 
 
@@ -166,18 +166,19 @@ def _key(config: AlgorithmConfig) -> tuple[str, str]:
     return str(config.env), repr(sorted(config.env_config.items(), key=str))
 
 
-def _check_same(trained: Mapping[str, Any], evaluated: Mapping[str, Any]) -> None:
+def _check_same(trained: RLModule, evaluated: RLModule) -> None:
     """Makes sure that an evaluation can take the weights that are trained.
 
     Raises:
         UserError: its environment has other sizes.
     """
-    for name, value in evaluated.items():
-        if name not in trained or trained[name].shape != value.shape:
-            raise UserError(
-                "evaluation_config: its environment has other sizes than that of training, so that "
-                f"the policy's {name!r} does not fit both: evaluate on the same team."
-            )
+    try:
+        evaluated.set_state(trained.get_state(inference_only=True))
+    except (UserError, RuntimeError) as error:
+        raise UserError(
+            "evaluation_config: its environment has other sizes than that of training, which the "
+            f"policy does not fit ({_in_one_line(error)}): evaluate on the same team."
+        ) from None
 
 
 def _in_one_line(error: BaseException) -> str:

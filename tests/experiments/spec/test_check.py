@@ -89,7 +89,7 @@ def test_old_keys_with_their_only_right_value_are_taken():
         ({"train_batch_size": 4000}, "train_batch_size"),
         ({"buffer_size": 5}, "'buffer_size' is no setting of RLlib any more: remove it"),
         ({"simple_optimizer": True}, "'simple_optimizer' is no setting of RLlib any more"),
-        ({"min_iter_time_s": -1}, "'min_iter_time_s' is no setting of RLlib any more"),
+        ({"min_iter_time_s": 5}, "'min_iter_time_s' is no setting of RLlib any more"),
         ({"rollout_fragment_length": 10**9}, "environment steps .* fits no memory"),
     ],
 )

@@ -78,7 +78,7 @@ def spec(algorithm: str, settings: dict[str, Any]) -> ExperimentSpec:
         ("MAT", {"evaluation_config": {"gamma": -1}}, "evaluation_config: 'gamma' must lie"),
         (
             "MAPPO",
-            evaluated(env_config={"num_agents": 3, "num_actions": 4}) | OBSERVATIONS,
+            evaluated(env_config={"num_agents": 3, "num_actions": 5}) | OBSERVATIONS,
             "evaluation_config: its environment has other sizes",
         ),
         ("MAT", {"num_gpus_per_learner": 1_000}, "a trial needs 1000 GPUs, and this machine has"),
