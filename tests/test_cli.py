@@ -168,3 +168,21 @@ def test_the_former_option_of_scripted_policies_is_told(capsys: pytest.CaptureFi
     assert "--controllers is called --scripted-policies now" in capsys.readouterr().err
     assert main(["evaluate", "no-such-folder", "--scripted-policies", "none"]) == 2
     assert "is called" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config", "message"),
+    [
+        ("COMA", '{"env_config": {"continuous": true}, "state": "observations"}', "are continuous"),
+        ("AOAD-MAT", '{"first_agent": 7}', "first_agent is 7, and the 4 agents count from 0"),
+        ("MAT", '{"attention": "neighbours"}', "needs an environment that names them"),
+        ("MAT", '{"num_gpus_per_learner": 1000}', "needs 1000 GPUs, and this machine has"),
+    ],
+)
+def test_what_a_trial_alone_would_find_leaves_nothing_behind(
+    algorithm, config, message, tmp_path, capsys, no_ray
+):
+    results = tmp_path / "results"
+    command = ("train", "--algo", algorithm, "--env", "distinct_actions", "--config", config)
+    assert message in error_of(capsys, *command, "--storage-path", str(results))
+    assert not results.exists()

@@ -9,7 +9,6 @@ file of that time could not say, samplers and schedulers, stands in :mod:`sampli
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +21,8 @@ from rllib_seqmarl.experiments.spec.fields import Fields, kind
 from rllib_seqmarl.experiments.spec.files import load_yaml, read_text, run_python
 from rllib_seqmarl.experiments.spec.grids import variants
 from rllib_seqmarl.experiments.spec.legacy import translate
-from rllib_seqmarl.experiments.spec.metrics import OLD_NAMES, Metrics, flatten
-from rllib_seqmarl.experiments.spec.sampling import check_values
+from rllib_seqmarl.experiments.spec.metrics import OLD_NAMES, Metrics, counts_up, flatten
+from rllib_seqmarl.experiments.spec.sampling import check_values, is_number
 from rllib_seqmarl.files import shown, user_path
 from rllib_seqmarl.names import look_for_modules_in
 
@@ -346,9 +345,14 @@ def _stop(stop: object, where: str, metrics: Metrics, notes: list[str]) -> dict[
         raise UserError(f"{where}: expected a mapping from metrics to values, got {kind(stop)}.")
     checked: dict[str, float] = {}
     for name, value in flatten(stop).items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise UserError(f"{where}: {name!r} must be a number, got {value!r}.")
+        if not is_number(value):
+            raise UserError(f"{where}: {name!r} must be a finite number, got {value!r}.")
         today = metrics.name(name, where)
+        if counts_up(today) and value <= 0:
+            raise UserError(
+                f"{where}: {name!r} counts up from 0, so that {value!r} is met before anything is "
+                "trained: give a number above 0."
+            )
         if name in OLD_NAMES:
             notes.append(f"{where}: {name!r} is called {today!r} now.")
         checked[today] = value

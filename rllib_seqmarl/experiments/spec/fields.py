@@ -8,6 +8,8 @@ from typing import Any
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.settings import MOST_WHOLE
 
+#: Characters of a text that a message repeats.
+_SHOWN = 200
 #: Thirty years; timers of the operating system take no more than some centuries.
 MOST_SECONDS = 1e9
 
@@ -21,7 +23,8 @@ def kind(value: object) -> str:
     if isinstance(value, Mapping):
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, str):
-        return f"the text {value!r}"
+        shown = repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r} and so on"
+        return f"the text {shown}"
     if isinstance(value, bool | int | float):
         return repr(value)
     return f"a {type(value).__name__}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import stat
 import sys
 import traceback
 from collections.abc import Hashable
@@ -34,6 +35,7 @@ _FLOAT = re.compile(
 
 #: An experiment has some hundred values; what has more is an accident, or meant to exhaust memory.
 _MOST_VALUES = 100_000
+_MOST_BYTES = 250_000
 _MOST_LEVELS = 100
 _MOST_BITS = 1024
 #: Characters of an argument that an error message repeats.
@@ -110,9 +112,18 @@ def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        UserError: no such file, a directory, not readable, or not UTF-8.
+        UserError: no such file, a directory, not readable, not UTF-8, or more than an experiment.
     """
     try:
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            # A pipe would wait for ever, and some devices never end.
+            raise UserError(f"{path} is no regular file.")
+        if stat.S_ISREG(found.st_mode) and found.st_size > _MOST_BYTES:
+            raise UserError(
+                f"{path} has {found.st_size:,} bytes, and an experiment's file at most "
+                f"{_MOST_BYTES:,}."
+            )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
@@ -193,15 +204,19 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
 def load_json_mapping(text: str, option: str) -> dict[str, Any]:
     """The mapping that a command-line option gives as JSON.
 
     Raises:
-        UserError: not JSON, not a mapping, or a key that stands twice.
+        UserError: not JSON, as NaN is not, not a mapping, or a key that stands twice.
     """
     shown = repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r} and so on"
     try:
-        value = json.loads(text, object_pairs_hook=_no_key_twice)
+        value = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{option}: not valid JSON ({error.msg} at character {error.pos + 1}): {shown}. "

@@ -195,6 +195,11 @@ class Metrics:
         return in_results if name not in known and in_results in known else name
 
 
+def counts_up(name: str) -> bool:
+    """Whether a metric begins at 0 and grows: iterations, seconds, steps, episodes of a run."""
+    return name in _TOP or name.endswith("_lifetime")
+
+
 def never_reported(
     names: Iterable[str],
     result: Mapping[str, Any],

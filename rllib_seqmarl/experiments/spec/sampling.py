@@ -146,4 +146,6 @@ def with_domains(value: object) -> Any:
 
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.spec.experiment import Overrides, load_file
 from rllib_seqmarl.experiments.spec.files import load_json_mapping, load_yaml, read_text, run_python
 
 
@@ -114,6 +116,15 @@ def test_aliases_may_repeat_as_much_as_an_experiment_has():
         ('{"lr": 1, "lr": 2}', "the key 'lr' stands twice"),
         ('{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice"),
         (f'{{"a": {"9" * 5000}}}', "limit"),
+        ('{"a": NaN}', "NaN is no JSON"),
+        ('{"a": [1, {"b": -Infinity}]}', "-Infinity is no JSON"),
+        ('{"a": 1,}', "not valid JSON"),
+        ('{"a": True}', "not valid JSON"),
+        ("{'a': 1}", "not valid JSON"),
+        ('{"a": 0x10}', "not valid JSON"),
+        ('{"a": 1} {"b": 2}', "not valid JSON"),
+        ('\ufeff{"a": 1}', "BOM"),
+        ("null", "expected a JSON object"),
         ('{"a":' + "[" * 100_000, "nested too deeply"),
         ("x" * 10_000, "not valid JSON .* and so on"),
     ],
@@ -138,6 +149,95 @@ def test_unreadable_files(tmp_path):
     for name in ("nowhere.yaml", "binary.yaml", "."):
         with pytest.raises(UserError, match=r"no such file|not a text file|cannot read"):
             read_text(tmp_path / name)
+
+
+def test_what_is_no_file_of_an_experiment_is_told_at_once(tmp_path):
+    """A pipe would wait, a device never end, and a file without an end fill the memory."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "long.yaml").write_text("x: [" + "1," * 200_000 + "]")
+    (tmp_path / "latin.yaml").write_bytes("é: 1".encode("latin-1"))
+    (tmp_path / "utf16.yaml").write_bytes("x: 1".encode("utf-16"))
+    for name, said in (
+        ("pipe", "is no regular file"),
+        ("zero", "is no regular file"),
+        ("loop", "Too many levels of symbolic links"),
+        ("folder", "Is a directory"),
+        ("long", "has 400,005 bytes, and an experiment's file at most 250,000"),
+        ("latin", "is not a text file in UTF-8"),
+        ("utf16", "is not a text file in UTF-8"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            load_file(str(tmp_path / f"{name}.yaml"), Overrides())
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "got nothing"),
+        ("# a comment\n", "got nothing"),
+        ("- 1\n", "got a list"),
+        ("3\n", "got 3"),
+        (f"x: {'a' * 100_000}\n", "and so on"),
+        ("x:\n  run: MAT\nx:\n  run: MAT\n", "the key 'x' stands twice"),
+        ("x: {run: MAT, env: distinct_actions, config: !!set {a}}\n", "got a set"),
+        ("x: {run: MAT, env: distinct_actions, config: {3: 4}}\n", "the key 3 must be text"),
+        ("x: {run: MAT, env: distinct_actions, config: {null: 4}}\n", "key None must be text"),
+        ("x: {run: MAT, env: distinct_actions, no: 4}\n", "unknown key False"),
+        ("x: {run: MAT, env: distinct_actions, config: {<<: 3}}\n", "for merging"),
+        ("x: {run: MAT, env: distinct_actions, config: {lr: {eval: '1'}}}\n", "Python code"),
+    ],
+)
+def test_what_describes_no_experiment(text, said, tmp_path):
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        load_file(str(file), Overrides())
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path):
+    file = tmp_path / "f.yaml"
+    file.write_bytes(b"\xef\xbb\xbfx:\r\n  run: MAT\r\n  env: distinct_actions\r\n")
+    assert [spec.name for spec in load_file(str(file), Overrides())] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("addition", "said"),
+    [
+        ("stop: {training_iteration: 0}", "counts up from 0, so that 0 is met before"),
+        ("stop: {time_total_s: -1}", "counts up from 0"),
+        ("stop: {num_env_steps_sampled_lifetime: -5}", "counts up from 0"),
+        ("stop: {num_episodes_lifetime: 0}", "counts up from 0"),
+        ("stop: {training_iteration: .inf}", "must be a finite number"),
+        ("stop: {training_iteration: .nan}", "must be a finite number"),
+        ("stop: {training_iteration: true}", "must be a finite number"),
+        ("stop: {training_iteration: '3'}", "must be a finite number"),
+        ("num_samples: 0", "'num_samples' must be a whole number of at least 1"),
+        ("num_samples: .nan", "'num_samples' must be a whole number of at least 1"),
+        ("num_samples: 1e30", "'num_samples' must be at most 2,147,483,647"),
+        ("max_concurrent_trials: -1", "'max_concurrent_trials' must be a whole number"),
+        ("max_concurrent_trials: 0", "'max_concurrent_trials' must be a whole number"),
+        ("time_budget_s: .nan", "'time_budget_s' must be a positive number of seconds"),
+        ("time_budget_s: .inf", "'time_budget_s' must be a positive number of seconds"),
+        ("max_failures: -2", "'max_failures' must be a whole number of at least -1"),
+        ("checkpoint_config: {checkpoint_frequency: -1}", "'checkpoint_frequency' must be"),
+        ("checkpoint_config: {checkpoint_frequency: .nan}", "'checkpoint_frequency' must be"),
+        ("checkpoint_config: {num_to_keep: 0}", "'num_to_keep' must be a whole number"),
+        ("checkpoint_config: {num_to_keep: 1e30}", "'num_to_keep' must be at most"),
+        ("checkpoint_config: {checkpoint_at_end: 1}", "must be true or false"),
+    ],
+)
+def test_numbers_of_an_experiment(addition, said, tmp_path):
+    file = tmp_path / "f.yaml"
+    file.write_text(f"x:\n  run: MAT\n  env: distinct_actions\n  {addition}\n")
+    with pytest.raises(UserError, match=said) as caught:
+        load_file(str(file), Overrides())
+    assert "\n" not in str(caught.value)
 
 
 def test_errors_of_python_files_name_their_line(tmp_path):
