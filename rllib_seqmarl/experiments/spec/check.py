@@ -19,8 +19,10 @@ from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.grids import GRID, all_values, grid_values, variants
 from rllib_seqmarl.experiments.spec.sampling import Sampler, candidates, is_sampler
-from rllib_seqmarl.learning.base.config import check_setting, todays_names
+from rllib_seqmarl.learning.base.config import TeamConfig, check_setting, todays_names
+from rllib_seqmarl.learning.base.module import TeamModule
 from rllib_seqmarl.learning.base.rllib_settings import WITHOUT_MEANING
+from rllib_seqmarl.learning.base.trial_check import module_of
 
 _REFUSED_KEYS: dict[str, str] = {
     "horizon": "the length of an episode belongs to the environment: env_config",
@@ -68,6 +70,17 @@ def check(spec: ExperimentSpec) -> list[dict[str, Any]]:
         _validate(config, variant, where)
     _check_search(spec, config)
     return checked
+
+
+def module_of_trial(spec: ExperimentSpec, variant: Mapping[str, Any]) -> TeamModule | None:
+    """The network with which a checked trial begins; None where only the trial can build it."""
+    config = type(algorithm_class(spec).get_default_config())()
+    if not isinstance(config, TeamConfig):
+        return None
+    config.update_from_dict(copy.copy(dict(variant)))
+    config.check()
+    module = module_of(config)
+    return module if isinstance(module, TeamModule) else None
 
 
 def _reserve_threads(spec: ExperimentSpec, defaults: Mapping[str, Any], where: str) -> None:

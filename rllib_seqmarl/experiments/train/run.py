@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,14 +56,14 @@ def train(specs: Sequence[ExperimentSpec], options: RunOptions) -> int:
     ray_session.set_log_levels(options.verbose)
     checked = [configs.check(spec) for spec in specs]
     restored = [
-        (spec, _find_restore(spec, console))
-        for spec, resume in zip(specs, resumes, strict=True)
+        (spec, trials, _find_restore(spec, console))
+        for spec, trials, resume in zip(specs, checked, resumes, strict=True)
         if spec.restore is not None and not resume
     ]
-    for spec, path in restored:
+    for spec, trials, path in restored:
         if (note := trust.note(path)) is not None:
             console.print(note, markup=False, soft_wrap=True)
-        _check_restore(spec, path)
+        _check_restore(spec, path, trials)
     trackers = [
         loggers.trackers(spec, options, folder) for spec, folder in zip(specs, folders, strict=True)
     ]
@@ -176,8 +176,9 @@ def _find_restore(spec: ExperimentSpec, console: Console) -> Path:
         raise UserError(f"{spec.source}: restore: {error}") from None
 
 
-def _check_restore(spec: ExperimentSpec, path: Path) -> None:
-    """Makes sure that ``restore`` is a sound checkpoint of the same algorithm."""
+def _check_restore(spec: ExperimentSpec, path: Path, variants: Sequence[Mapping[str, Any]]) -> None:
+    """Makes sure that ``restore`` is a sound checkpoint of the same algorithm and network."""
+    from rllib_seqmarl.experiments.evaluate.evaluation import CheckpointPolicy
     from rllib_seqmarl.experiments.spec import check as configs
 
     try:
@@ -190,6 +191,15 @@ def _check_restore(spec: ExperimentSpec, path: Path) -> None:
             f"{spec.source}: restore: {path} is a checkpoint of {trained}, and this experiment "
             f"runs {runs}."
         )
+    for variant in variants:
+        module = configs.module_of_trial(spec, variant)
+        if module is None:
+            continue
+        module.accepts_other_sizes = True  # another team is no other network
+        try:
+            CheckpointPolicy(str(path)).restore(module)
+        except UserError as error:
+            raise UserError(f"{spec.source}: restore: {error}") from None
     spec.restore = str(path)
 
 

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.spec.check import check
+from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
+from rllib_seqmarl.experiments.train.run import _check_restore
 
 STEPS = "num_env_steps_sampled_lifetime"
 
@@ -112,6 +115,17 @@ def test_another_network_is_refused(
     _, path = trained("MAT", "distinct_actions", {}, **before)
     with pytest.raises(UserError, match="another network"):
         goes_on(small, path, "MAT", "distinct_actions", {}, **after)
+    # The command says so before it starts anything.
+    settings = {"env": "distinct_actions", "embed_dim": 16}
+    for changes in before, after:
+        spec = ExperimentSpec("x", "f.yaml", "MAT", {**settings, **changes})
+        spec.restore = path
+        if changes is before:
+            _check_restore(spec, Path(path), check(spec))
+            continue
+        with pytest.raises(UserError, match=r"f.yaml: restore: .*another network") as caught:
+            _check_restore(spec, Path(path), check(spec))
+        assert "\n" not in str(caught.value)
 
 
 def test_runners_take_the_weights_of_a_checkpoint_of_the_same_number(
