@@ -165,7 +165,7 @@ BAD = {
     ),
     "key": (GOOD.replace("stop:", "stp:"), r"unknown key 'stp'\. Did you mean 'stop'"),
     "stop key": (GOOD.replace("training_iteration", "traning_iteration"), "never reported"),
-    "stop value": (GOOD.replace("iteration: 3", "iteration: many"), "must be a number"),
+    "stop value": (GOOD.replace("iteration: 3", "iteration: many"), "must be a finite number"),
     "stop type": (GOOD.replace("{training_iteration: 3}", "3"), "expected a mapping"),
     "stop without evaluation": (
         GOOD.replace("training_iteration", "evaluation/env_runners/distinct_ratio"),
