@@ -47,6 +47,7 @@ FAST = (
     "experiments/spec",
     "learning/base/test_config.py",
     "learning/base/test_learner.py",
+    "learning/base/test_numbers.py",
     "nets",
     "policies/test_policy.py",
     "test_losses.py",
