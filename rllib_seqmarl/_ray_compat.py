@@ -289,7 +289,7 @@ def is_registered_environment(name: str) -> bool:
 
 
 def register_environment_once(name: str, creator: Callable[..., object]) -> object:
-    """Registers a creator unless there is one of that name; returns the one that there is then.
+    """Registers a creator unless there is one of that name; returns that one, or None.
 
     ``tune.register_env`` puts another one in its place, in all processes of the cluster.
     """
@@ -299,10 +299,12 @@ def register_environment_once(name: str, creator: Callable[..., object]) -> obje
 
     if _internal_kv_initialized():
         key = _make_key(_global_registry.prefix, ENV_CREATOR, name)
-        _internal_kv_put(key, cloudpickle.dumps(creator), overwrite=False)
-    elif not _global_registry.contains(ENV_CREATOR, name):
-        _global_registry.register(ENV_CREATOR, name, creator)
-    return _global_registry.get(ENV_CREATOR, name)
+        there = _internal_kv_put(key, cloudpickle.dumps(creator), overwrite=False)
+    else:
+        there = _global_registry.contains(ENV_CREATOR, name)
+        if not there:
+            _global_registry.register(ENV_CREATOR, name, creator)
+    return _global_registry.get(ENV_CREATOR, name) if there else None
 
 
 def registered_environment(name: str) -> Callable[[Mapping[str, Any]], TeamVectorEnv]:

@@ -491,7 +491,7 @@ def register_class(cls: type) -> str:
     for number in itertools.count(1):  # trials that run at once may bring classes of one name
         name = f"{_SCRIPT}{cls.__name__}" + (f"-{number}" if number > 1 else "")
         there = _ray_compat.register_environment_once(name, creator)
-        if isinstance(there, _LocalClass) and there.cls is cls:
+        if there is None or (isinstance(there, _LocalClass) and there.cls is cls):
             break
     return name
 
