@@ -251,7 +251,7 @@ def test_config_mistakes_of_every_environment(
         UserError, match="'autoreset' must be one of same_step, next_step, got 'both'"
     ):
         module.check(SMALL[name] | {"autoreset": "both"})
-    with pytest.raises(UserError, match="num_envs must be at least 1"):
+    with pytest.raises(UserError, match="num_envs must be a whole number from 1, got 0"):
         registry.make_environment(name, 0, SMALL[name])
 
 
