@@ -391,6 +391,8 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
     def update_value_norm(self, value_norm: ValueNorm, returns: Tensor) -> None:
         """Adds the mean and the mean square of returns, of all learners, to the running ones.
 
+        Where none of them counts, as with nobody there in a minibatch, there is nothing to add.
+
         Raises:
             UserError: they are not finite.
         """
@@ -398,6 +400,8 @@ class TeamLearner(_Learner[BatchT, ModuleT]):
             (returns.sum(), returns.square().sum(), returns.new_tensor(float(returns.numel())))
         ).double()
         total, squares, count = self.sum_over_learners(moments)
+        if not (returns.numel() if self.num_shares == 1 else count):
+            return
         self.require_finite(returns=total, squared_returns=squares)
         value_norm.update(total / count, squares / count)
 

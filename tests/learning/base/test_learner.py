@@ -270,3 +270,15 @@ def test_attention_to_neighbours_needs_an_environment_that_names_them(small: Any
         small("MAT", attention="neighbours").build_algo()
     with pytest.raises(UserError, match="order 'next_agent' is found while agents decide"):
         small("AOAD-MAT", attention="neighbours").build_algo()
+
+
+@pytest.mark.parametrize("name", ["MAT", "MAPPO"])
+def test_a_minibatch_without_anybody_leaves_the_running_statistics(name: str, small: Any) -> None:
+    algorithm, learner = build(small, name)
+    value_norm = learner.core.value_norm
+    before = {key: value.clone() for key, value in value_norm.state_dict().items()}
+    learner.update_value_norm(value_norm, torch.zeros(0))
+    for key, value in value_norm.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert all(torch.isfinite(value).all() for value in before.values())
+    algorithm.stop()
