@@ -110,7 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.environ.get("COLUMNS") == "0":  # of terminals that do not know; Rich would print nothing
         del os.environ["COLUMNS"]
     with lenient_output() as out:
-        status = _run(argv)
+        try:
+            status = _run(argv)
+        except SystemExit as end:  # --help and --version
+            if not (end.code is None or isinstance(end.code, int)):
+                raise
+            status = end.code or 0
     if out.failure is None or isinstance(out.failure, BrokenPipeError):
         return status  # e.g. `rllib example list | head -1`
     _say_error(f"cannot write to standard output: {out.failure.strerror}.")
@@ -124,6 +129,7 @@ def _run(argv: Sequence[str] | None) -> int:
         with contextlib.suppress(FileNotFoundError):
             look_for_modules_in(Path.cwd())
         args = _parsed(argv)
+        os.getcwd()  # where it is gone, libraries end the process
         run: Callable[[argparse.Namespace], int] = args.run
         return run(args)
     except UserError as error:

@@ -382,6 +382,15 @@ def config_class(name: str) -> type[AlgorithmConfig]:
     return type(algorithm.get_default_config())
 
 
+def has_setting(algorithm: str, name: str) -> bool:
+    """Whether a config of that algorithm has a setting of that name (imports torch and ray).
+
+    Raises:
+        UserError: no such algorithm, or it cannot be imported.
+    """
+    return name in vars(config_class(algorithm)())
+
+
 def summary(target: Target | Environment) -> str:
     """The first sentence of the module of a target, which is not imported where it is a path."""
     if isinstance(target, Environment):

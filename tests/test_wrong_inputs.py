@@ -12,6 +12,7 @@ from helpers.running import SMALL
 import rllib_seqmarl
 from rllib_seqmarl import MATConfig, make_environment, registry
 from rllib_seqmarl.cli import main
+from rllib_seqmarl.envs.core.env_checker import check_team_env
 from rllib_seqmarl.errors import UserError
 
 TRAIN = ("train", "file", "small.yaml")
@@ -57,6 +58,9 @@ ARGUMENTS: list[tuple[tuple[str, ...], str]] = [
     (("export", "x", "small.yaml/a.pt2"), "is a file, so a.pt2 cannot be in it"),
     (("compare", "~nosuchuser", "--out", "c"), "there is no user 'nosuchuser'"),
     (("plot", "n" * 300), "File name too long"),
+    ((*TRAIN, "--ray-address", ":"), "':' is no address of a cluster"),
+    ((*TRAIN, "--ray-address", "127.0.0.1:99999"), "is no address of a cluster"),
+    (("import-mat", "small.yaml", "o", "-e", "mpe"), "Cannot read the official MAT model"),
     (("algo", "show", "os:path"), "'os:path' is no algorithm of RLlib"),
     (("env", "show", "os:path"), "is a module, which is no team"),
 ]
@@ -77,14 +81,39 @@ CONFIGS: list[tuple[str, str]] = [
     ("1: 2", "config: the key 1 must be text"),
     ("null: 2", "config: the key None must be text"),
     ("env_config: {1: 2}", "unknown env_config key 1"),
+    ("num_agents: 3", "unknown key 'num_agents'. It belongs into 'env_config'."),
+    ("max_failures: 1", "unknown key 'max_failures'. It belongs to the experiment, beside 'conf"),
+    ("learning_rate: 1e-3", "unknown key 'learning_rate'. Did you mean 'lr'?"),
+    ("learning_starts: 3", "'learning_starts' is no setting of RLlib any more"),
+    ("rl_module_spec: x", "unknown key 'rl_module_spec'"),
+    ("log_level: LOUD", "'log_level' must be"),
+    ("placement_strategy: NOPE", "'placement_strategy' must be"),
+    ("min_time_s_per_iteration: x", "'min_time_s_per_iteration' must be"),
+    ("env_runner_cls: x", "'env_runner_cls' must be a class derived from EnvRunner, got 'x'"),
+    ("evaluation_config: {lr: x}", "evaluation_config: 'lr' must be a number, got 'x'"),
+    ("evaluation_config: {explore: 3}", "evaluation_config: 'explore' must be true or false"),
+    (
+        "evaluation_config: {env_config: {nope: 1}}",
+        "evaluation_config: distinct_actions: unknown env_config key 'nope'",
+    ),
+    ("evaluation_parallel_to_training: true", "setting `config.evaluation_parallel_to_training`"),
 ]
 
 
 @pytest.mark.parametrize(("line", "expected"), CONFIGS)
-def test_keys_of_a_file(line: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_of_a_config(line: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("small.yaml").write_text(f"{SMALL}    {line}\n")
     assert main(TRAIN) == 2
-    assert expected in capsys.readouterr().err
+    (told,) = capsys.readouterr().err.splitlines()
+    assert expected in told
+    assert "suppress" not in told
+
+
+@pytest.mark.parametrize("line", ["lr: 1e-3", "env_config: {num_agents: 3}", "num_env_runners: 1"])
+def test_keys_of_an_experiment(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("small.yaml").write_text(f"{SMALL}  {line}\n")
+    assert main(TRAIN) == 2
+    assert "It belongs into 'config'." in capsys.readouterr().err
 
 
 CALLS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -123,6 +152,26 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         "key 1 must be text",
     ),
     "an algorithm that is a module": (lambda: registry.config_class("os:path"), "is no algorithm"),
+    "a learner that is none": (
+        lambda: MATConfig().environment("mpe").training(learner_class=3).validate(),
+        "'learner_class' must be a class derived from Learner, got 3",
+    ),
+    "callbacks that are none": (
+        lambda: MATConfig().environment("mpe").callbacks(int).validate(),  # type: ignore[arg-type]
+        "'callbacks_class' must be a class derived from RLlibCallback",
+    ),
+    "a callback that is none": (
+        lambda: MATConfig().environment("mpe").callbacks(on_train_result=3).validate(),  # type: ignore[arg-type]
+        "'on_train_result' must be a function, got 3",
+    ),
+    "an unknown key of the evaluation": (
+        lambda: MATConfig().environment("mpe").evaluation(evaluation_config={"nope": 1}).validate(),
+        "unknown config key 'nope'",
+    ),
+    "a check of no steps": (
+        lambda: check_team_env(make_environment("distinct_actions"), num_steps=0),
+        "num_steps must be a whole number from 1",
+    ),
     "a number as a path": (lambda: rllib_seqmarl.load_policy(3), "path must be text or a Path"),  # type: ignore[arg-type]
 }
 

@@ -16,7 +16,6 @@ use 1). MAT-Dec and other variants without the causal decoder are refused.
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -193,8 +192,8 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
+    except Exception as error:  # whatever a file that is none makes of the unpickler
+        reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
         raise UserError(
             f"Cannot read the official MAT model {os.fspath(path)!r}: {reason}"
         ) from error

@@ -116,13 +116,23 @@ class Policy:
             UserError: environments that are not there.
         """
         if seed is not None:
+            if (
+                isinstance(seed, bool)
+                or not isinstance(seed, int | np.integer)
+                or abs(seed) >= 2**63
+            ):
+                raise UserError(f"reset: seed must be a whole number of 64 bits, got {seed!r}.")
             self._generator.manual_seed(seed)
         if env_indices is None:
             self._is_first = None
             return
         if self._is_first is None:
             raise UserError("reset: no environment is under way: give no env_indices before act.")
-        chosen, count = np.asarray(env_indices), len(self._is_first)
+        count = len(self._is_first)
+        try:
+            chosen = np.asarray(env_indices)
+        except ValueError:
+            raise UserError(f"reset: env_indices is no array: {env_indices!r}.") from None
         if chosen.dtype == np.bool_:
             fits = chosen.shape == (count,)
         else:

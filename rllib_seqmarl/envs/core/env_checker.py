@@ -42,6 +42,11 @@ def check_team_env(env: TeamVectorEnv, num_steps: int = 100, seed: int = 0) -> N
             f"check_team_env: a {type(env).__name__} is no TeamVectorEnv; a game of PettingZoo or "
             "RLlib becomes one by make_environment('pettingzoo' or 'multi_agent_env', ...)."
         )
+    for name, number, least in (("num_steps", num_steps, 1), ("seed", seed, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise UserError(
+                f"check_team_env: {name} must be a whole number from {least}, got {number!r}."
+            )
     if not isinstance(getattr(env, "simulator", None), str):
         raise UserError("check_team_env: the attribute 'simulator' must be a str.")
     if env.metadata.get("autoreset_mode") not in AUTORESET_MODES.values():

@@ -33,6 +33,7 @@ def import_mat(
     Raises:
         UserError: the file is not an official MAT, or it does not fit the environment.
     """
+    user_path(source, "FILE")
     target = user_path(out, "OUT").absolute()
     if target.exists():
         raise UserError(f"{target} exists already: give the name of a new folder.")

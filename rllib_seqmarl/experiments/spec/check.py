@@ -16,13 +16,33 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.errors import UserError, nearest
-from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
+from rllib_seqmarl.experiments.spec.experiment import KEYS, ExperimentSpec
 from rllib_seqmarl.experiments.spec.grids import GRID, all_values, grid_values, variants
 from rllib_seqmarl.experiments.spec.sampling import Sampler, candidates, is_sampler
-from rllib_seqmarl.learning.base.config import TeamConfig, check_setting, todays_names
+from rllib_seqmarl.learning.base.config import (
+    TeamConfig,
+    check_setting,
+    declared_settings,
+    todays_names,
+)
 from rllib_seqmarl.learning.base.module import TeamModule
 from rllib_seqmarl.learning.base.rllib_settings import WITHOUT_MEANING
 from rllib_seqmarl.learning.base.trial_check import module_of
+from rllib_seqmarl.settings import settings_of
+
+#: Names that other libraries have for settings of this one.
+_OTHERS_NAMES = {
+    "learning_rate": "lr",
+    "discount": "gamma",
+    "gae_lambda": "lambda",
+    "n_envs": "num_envs_per_env_runner",
+    "num_envs": "num_envs_per_env_runner",
+    "n_steps": "rollout_fragment_length",
+    "batch_size": "minibatch_size",
+    "train_batch_size_per_learner": "rollout_fragment_length",
+    "max_grad_norm": "grad_clip",
+    "clip_range": "clip_param",
+}
 
 _REFUSED_KEYS: dict[str, str] = {
     "horizon": "the length of an episode belongs to the environment: env_config",
@@ -61,9 +81,11 @@ def check(spec: ExperimentSpec) -> list[dict[str, Any]]:
     spec.config = _known_keys(spec.config, config, where, spec.notes)
     spec.config = {key: _checked(config, key, value, where) for key, value in spec.config.items()}
     if spec.config.get("evaluation_config"):
-        spec.config["evaluation_config"] = _known_keys(
-            spec.config["evaluation_config"], config, f"{where}: evaluation_config", spec.notes
-        )
+        within = f"{where}: evaluation_config"
+        different = _known_keys(spec.config["evaluation_config"], config, within, spec.notes)
+        spec.config["evaluation_config"] = {
+            key: _checked(config, key, value, within) for key, value in different.items()
+        }
     _reserve_threads(spec, _defaults(config), where)
     checked = list(variants(spec.config, where))
     for variant in checked:
@@ -149,7 +171,7 @@ def _known_keys(
             raise UserError(f"{where}: {key!r} is not supported: {_REFUSED_KEYS[key]}.")
         name = "lambda_" if key == "lambda" and "lambda_" in defaults else key
         if name not in defaults:
-            raise UserError(f"{where}: unknown key {key!r}. {nearest(str(key), defaults)}")
+            raise UserError(f"{where}: unknown key {key!r}. {_hint(key, config, given)}")
         removed = _ray_compat.is_deprecated(defaults[name]) and name not in WITHOUT_MEANING
         if removed and value is not None and not _ray_compat.is_deprecated(value):
             raise UserError(f"{where}: {key!r} is no setting of RLlib any more: remove it.")
@@ -157,6 +179,20 @@ def _known_keys(
     if known.get("env_config", {}) is None:  # `env_config:` with nothing below it
         del known["env_config"]
     return known
+
+
+def _hint(key: str, config: AlgorithmConfig, given: Mapping[str, Any]) -> str:
+    """Where an unknown key belongs, or the nearest setting that is described somewhere."""
+    if key in KEYS:
+        return "It belongs to the experiment, beside 'config'."
+    name = given.get("env")
+    if isinstance(name, str) and registry.ENVIRONMENTS.knows(name):
+        cls = registry.environment(name).settings_class()
+        if cls is not None and key in settings_of(cls):
+            return "It belongs into 'env_config'."
+    if key in _OTHERS_NAMES:
+        return f"Did you mean {_OTHERS_NAMES[key]!r}?"
+    return nearest(key, declared_settings(type(config)))
 
 
 def _checked(config: AlgorithmConfig, key: str, value: object, where: str) -> Any:
@@ -178,5 +214,7 @@ def _validate(config: AlgorithmConfig, variant: Mapping[str, Any], where: str) -
         return filled
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        message = " ".join(lines).removeprefix("config key ") or type(error).__name__
+        # RLlib goes on with how not to be told.
+        message = " ".join(lines).partition(" To suppress all validation errors")[0]
+        message = message.removeprefix("config key ") or type(error).__name__
         raise UserError(f"{where}: {message}") from error

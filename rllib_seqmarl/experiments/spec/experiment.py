@@ -10,6 +10,7 @@ file of that time could not say, samplers and schedulers, stands in :mod:`sampli
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from rllib_seqmarl.names import look_for_modules_in
 DEFAULT_CHECKPOINT_FREQUENCY = 10
 DEFAULT_CHECKPOINTS_KEPT = 3
 
-_KEYS = (
+#: Keys of an experiment.
+KEYS = (
     "run",
     "env",
     "stop",
@@ -234,8 +236,8 @@ def from_mapping(
     notes: list[str] = []
     translate(given, where, notes)
     for key in given:
-        if key not in _KEYS:
-            raise UserError(f"{where}: unknown key {key!r}. {nearest(str(key), _KEYS)}")
+        if key not in KEYS:
+            raise UserError(f"{where}: unknown key {key!r}. {_hint(key, given)}")
 
     if given.get("run") is None:
         raise UserError(f"{where}: 'run' (the algorithm) is missing. {nearest('', _algorithms())}")
@@ -295,6 +297,18 @@ def from_mapping(
             "that is not printed."
         )
     return spec
+
+
+def _hint(key: object, given: Mapping[str, Any]) -> str:
+    """Where an unknown key belongs, or the nearest one that is known."""
+    if key == "env_config":
+        return "It belongs into 'config'."
+    if isinstance(key, str) and isinstance(given.get("run"), str):
+        # Only now: this takes seconds.
+        with suppress(UserError):
+            if registry.has_setting(given["run"], key):
+                return "It belongs into 'config'."
+    return nearest(str(key), KEYS)
 
 
 def _algorithms() -> tuple[str, ...]:

@@ -197,8 +197,13 @@ def _check_temporary_folder() -> None:
 def _check_answers(address: str) -> None:
     """Makes sure that something listens at host:port: Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
-    if not (colon and port.isdigit()):
-        return  # "auto": Ray looks for the cluster of this machine, and knows at once
+    if address == "auto":  # Ray looks for the cluster of this machine, and knows at once
+        return
+    if not (host and colon and port.isdecimal() and int(port) < 2**16):
+        raise UserError(
+            f"{address!r} is no address of a cluster: give HOST:PORT, as to `ray start --address`, "
+            "or auto."
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:

@@ -18,6 +18,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.learner.learner import Learner
 from ray.rllib.core.rl_module.rl_module import RLModule, RLModuleSpec
+from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils import force_list
 from torch import Tensor
 from typing_extensions import Self
@@ -325,6 +326,7 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
         entry = registry.environment(self.env)
         config = entry.read(self.env_config)
         self._check_layout(entry.observation_layout(self.env_config))
+        self._check_evaluation_config(entry)
         self.env = entry.name
         self.env_config = config if isinstance(config, dict) else as_dict(config)
         if getattr(config, "reward_per_agent", False) and not self.in_evaluation:
@@ -336,6 +338,19 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
     def _check_layout(self, layout: Layout | None) -> None:
         if layout is not None and self.observation_encoder is None:
             layout.require_flat(f"{self.env}: the observation", REMEDIES)
+
+    def _check_evaluation_config(self, environment: registry.Environment) -> None:
+        given = self.evaluation_config
+        if given is None or self.in_evaluation:
+            return
+        for name, value in _todays_names(self, given).items():
+            self._check_known(name)
+            check_setting(self, name, value, "config key 'evaluation_config':")
+        if given.get("env_config") and "env" not in given:
+            try:
+                environment.read({**self.env_config, **given["env_config"]})
+            except UserError as error:
+                raise UserError(f"evaluation_config: {error}") from None
 
     def check_reward_per_agent(self) -> None:
         """Called where the environment pays every agent; an algorithm that can use it overrides it.
@@ -398,6 +413,24 @@ class TeamConfig(AlgorithmConfig, TeamSettings):
             )
 
     def _check_callbacks(self) -> None:
+        code = [
+            ("env_runner_cls", self.env_runner_cls, EnvRunner),
+            ("learner_class", getattr(self, PRIVATE_SETTINGS["learner_class"]), Learner),
+            *(("callbacks_class", cls, RLlibCallback) for cls in force_list(self.callbacks_class)),
+        ]
+        for name, cls, base in code:
+            if cls is None or (isinstance(cls, type) and issubclass(cls, base)):
+                continue
+            if base is RLlibCallback and callable(cls) and not isinstance(cls, type):
+                continue  # what makes callbacks
+            raise UserError(
+                f"config key {name!r} must be a class derived from {base.__name__}, got {cls!r}."
+            )
+        for name, value in vars(self).items():
+            called = name.startswith("callbacks_on_") or name == "custom_evaluation_function"
+            if called and not all(callable(one) for one in force_list(value)):
+                name = name.removeprefix("callbacks_")
+                raise UserError(f"config key {name!r} must be a function, got {value!r}.")
         for name in _UNSUPPORTED_CALLBACKS:
             if self._has_callback(name):
                 raise UserError(
@@ -483,6 +516,11 @@ def check_setting(config: AlgorithmConfig, name: str, value: object, where: str)
     checked = setting.check(value, where)
     # An int where a number is asked for stays what it is.
     return value if checked == value and not isinstance(value, float) else checked
+
+
+def declared_settings(cls: type) -> list[str]:
+    """The names of the settings of a config that are described in ``rllib algo show``."""
+    return [name for name in _declared(cls) if name not in PRIVATE_SETTINGS]
 
 
 def _declared(cls: type) -> dict[str, Setting]:

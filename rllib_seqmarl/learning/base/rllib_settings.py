@@ -113,14 +113,24 @@ class RLlibSettings:
     ] = 100
 
 
+#: What settings may be that are declared nowhere and whose default does not tell.
+_KINDS: dict[str, Any] = {
+    "log_level": Literal["DEBUG", "INFO", "WARN", "WARNING", "ERROR"],
+    "placement_strategy": Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"],
+    "min_time_s_per_iteration": float | None,
+}
+
+
 def undeclared(name: str, default: object) -> Setting:
     """A setting of RLlib that is declared nowhere, by the type of its default.
 
     None of RLlib's numbers has a meaning below 0 where its default has none.
     """
-    kind: Any = Any
+    kind: Any = _KINDS.get(name, Any)
     bounds: list[object] = []
-    if isinstance(default, bool):
+    if name in _KINDS:
+        pass
+    elif isinstance(default, bool):
         kind = bool
     elif isinstance(default, int):
         # Parts of a CPU or a GPU may be asked for, whatever the default.
