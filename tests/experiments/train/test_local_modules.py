@@ -60,6 +60,17 @@ def test_what_is_nowhere_is_told_with_the_remedy(tmp_path: Path) -> None:
     assert len(said.splitlines()) == 1
 
 
+def test_a_step_that_exits_is_no_success(tmp_path: Path) -> None:
+    """``sys.exit(0)`` of a game ended the command as if the training was complete."""
+    step = "    def _step_envs(self, actions, frozen):\n        raise SystemExit(0)\n"
+    (tmp_path / "team_beside.py").write_text(TEAM + "\n" + step)
+    (tmp_path / "train.yaml").write_text(EXPERIMENT.replace("runners: 1", "runners: 0"))
+    options = ("--storage-path", "results", "--ray-num-cpus", "1")
+    said = run(tmp_path, "train", "file", "train.yaml", *options)
+    assert "failed in a step: RuntimeError: sys.exit(0) was called. Fix it" in said
+    assert "1 of 1 trials failed" in said
+
+
 def test_a_module_beside_the_file_is_found_by_runners_too(tmp_path: Path) -> None:
     beside, elsewhere = tmp_path / "my expériment", tmp_path / "elsewhere"
     beside.mkdir()
