@@ -167,7 +167,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         except (Exception, SystemExit) as error:
             line = str(error)
             if not isinstance(error, UserError):
-                line = f"environment {self.config.env!r} could not be set up: {reason_of(error)}"
+                line = f"environment {self.config.env!r} cannot be built: {reason_of(error)}."
             if not self.worker_index:
                 raise UserError(line) from error
             self._not_built = line

@@ -48,9 +48,9 @@ class Failing(DistinctActions):
 PATH = f"{__name__}:Failing"
 #: What fails -> what its line says.
 FAILURES = {
-    "raises": "Failing' could not be set up: RuntimeError: no licence",
-    "exits": "Failing' could not be set up: SystemExit: 0",
-    "is never set up": "Failing' could not be set up: AttributeError: .* no attribute 'num_envs'",
+    "raises": "Failing'.* cannot be built: RuntimeError: no licence",
+    "exits": "Failing'.* cannot be built: SystemExit: 0",
+    "is never set up": "Failing'.* cannot be built: AttributeError: .* no attribute 'num_envs'",
     "a step of its own": r"step gave a int; expected \(observation, reward, terminated, trunc",
     "a last observation is NaN": "gave nan in the last 'obs' of the episode of env 1 that ended at "
     "step 0",
