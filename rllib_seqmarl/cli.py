@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -161,7 +162,8 @@ def _refuse_unknown(used: argparse.ArgumentParser, unknown: Sequence[str]) -> No
     first = next((text for text in unknown if text.startswith("-")), unknown[0])
     hint = ""
     if first.startswith("-"):
-        close = difflib.get_close_matches(first.partition("=")[0], used._option_string_actions, 1)
+        options = re.findall(r"--[\w-]+", used.format_help())
+        close = difflib.get_close_matches(first.partition("=")[0], options, 1)
         hint = f". Did you mean {close[0]}?" if close else ""
     used.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 

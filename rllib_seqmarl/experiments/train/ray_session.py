@@ -171,13 +171,11 @@ def _check_temporary_folder() -> None:
 
     Ray itself would end with the traceback of one of its processes, or wait for it.
     """
-    from ray._common.utils import get_default_system_temp_dir
-
     variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "/tmp")
     where = "Ray cannot keep its sockets and logs in " + (
         variable if variable == "/tmp" else f"{variable}={shown(os.environ[variable])}"
     )
-    folder = Path(get_default_system_temp_dir(), "ray")
+    folder = Path(os.environ.get(variable, "/tmp"), "ray")
     longest = f"{folder}/session_0000-00-00_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
     excess = len(os.fsencode(longest)) - _LONGEST_SOCKET
     if not folder.is_absolute():

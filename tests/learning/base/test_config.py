@@ -221,17 +221,6 @@ def test_environment_settings_are_completed() -> None:
     assert built.env_config["episode_length"] == 1
 
 
-def test_environment_settings_are_read_once(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    read = settings.read
-    monkeypatch.setattr(settings, "read", lambda *args: seen.append(args) or read(*args))
-    built = small("MAT", env_config={"num_agents": 4, "num_actions": 7}, evaluation_interval=1)
-    algorithm = built.build_algo()
-    algorithm.train()
-    algorithm.stop()
-    assert len(seen) == 1
-
-
 def test_settings_of_other_algorithms_are_named() -> None:
     with pytest.raises(UserError, match="'ranking_coeff' belongs to PMAT: run that"):
         config(ranking_coeff=0.1)
@@ -305,7 +294,7 @@ def test_names_of_environments(ray_session: None) -> None:
     own = config(env="own_game", env_config={"size": 3})
     with pytest.raises(UserError, match="unknown environment 'own_game'"):
         own.validate()
-    tune.register_env("own_game", lambda context: make(2))
+    tune.register_env("own_game", lambda context: make(context["num_envs"]))
     own.validate()
     assert (own.env, own.env_config) == ("own_game", {"size": 3})
 
