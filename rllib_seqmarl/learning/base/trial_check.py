@@ -19,6 +19,7 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.adapters.rllib import make_by_creator
+from rllib_seqmarl.envs.adapters.snapshot import exact_key
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.names import Place
 
@@ -31,10 +32,10 @@ class _Seen(NamedTuple):
     reward_per_agent: bool
 
 
-#: Environment and ``env_config`` -> what was seen of it in this process.
-_seen: dict[tuple[str, str], _Seen] = {}
-#: Environments and networks that fit each other.
-_fitting: set[tuple[object, ...]] = set()
+#: `exact_key` of environment and ``env_config`` -> what was seen of it in this process.
+_seen: dict[bytes, _Seen] = {}
+#: `exact_key` of environments and networks that fit each other.
+_fitting: set[bytes] = set()
 
 
 def check_trial(config: AlgorithmConfig, check_reward_per_agent: Callable[[], None]) -> None:
@@ -72,16 +73,15 @@ def check_trial(config: AlgorithmConfig, check_reward_per_agent: Callable[[], No
         if type(config).get_default_rl_module_spec is AlgorithmConfig.get_default_rl_module_spec:
             return  # settings alone, which no algorithm has
         spec = config.get_default_rl_module_spec()
-    fitting = (
-        *(_key(config), spec.module_class, repr(spec.model_config)),
-        *(_key(evaluation) if played else ()),
-    )
+    played_in = _about(evaluation) if played else None
+    fitting = exact_key(_about(config), played_in, spec.module_class, spec.model_config)
     if fitting in _fitting:
         return
     module = build_module(config, seen)
     if played:
         _check_same(module, build_module(evaluation, played, inference_only=True))
-    _fitting.add(fitting)
+    if fitting is not None:
+        _fitting.add(fitting)
 
 
 def module_of(config: AlgorithmConfig) -> RLModule | None:
@@ -129,30 +129,31 @@ def build_module(config: AlgorithmConfig, seen: _Seen, inference_only: bool = Fa
 
 def _look_at(config: AlgorithmConfig) -> _Seen | None:
     """The environment of a config; None where it is not to be built here."""
-    key = _key(config)
-    if key not in _seen:
-        if not _may_build(config):
-            return None
-        try:
-            env = make_by_creator(
-                _ray_compat.registered_environment(config.env),
-                *(config.env, config.env_config, 1, Place()),
-            )
-        except (Exception, SystemExit) as error:  # one from outside may fail in any way
-            if not _ray_compat.is_one_machine():
-                return None
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"environment {config.env!r} with env_config {dict(config.env_config)!r} cannot be "
-                f"built: {_in_one_line(error)}."
-            ) from error
-        _seen[key] = _Seen(
-            env.single_observation_space, env.single_action_space, env.reward_per_agent
+    key = exact_key(*_about(config))
+    if key in _seen:
+        return _seen[key]
+    if not _may_build(config):
+        return None
+    try:
+        env = make_by_creator(
+            _ray_compat.registered_environment(config.env),
+            *(config.env, config.env_config, 1, Place()),
         )
-        with contextlib.suppress(Exception):  # a runner says what its `close` raises
-            env.close()
-    return _seen[key]
+    except (Exception, SystemExit) as error:  # one from outside may fail in any way
+        if not _ray_compat.is_one_machine():
+            return None
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"environment {config.env!r} with env_config {dict(config.env_config)!r} cannot be "
+            f"built: {_in_one_line(error)}."
+        ) from error
+    seen = _Seen(env.single_observation_space, env.single_action_space, env.reward_per_agent)
+    with contextlib.suppress(Exception):  # a runner says what its `close` raises
+        env.close()
+    if key is not None:
+        _seen[key] = seen
+    return seen
 
 
 def _may_build(config: AlgorithmConfig) -> bool:
@@ -162,8 +163,10 @@ def _may_build(config: AlgorithmConfig) -> bool:
     return not getattr(settings, "starts_program", False)
 
 
-def _key(config: AlgorithmConfig) -> tuple[str, str]:
-    return str(config.env), repr(sorted(config.env_config.items(), key=str))
+def _about(config: AlgorithmConfig) -> tuple[object, ...]:
+    """What its environment depends on; a name may be registered again."""
+    creator = _ray_compat.registered_environment(config.env)
+    return config.env, dict(config.env_config), creator
 
 
 def _check_same(trained: RLModule, evaluated: RLModule) -> None:

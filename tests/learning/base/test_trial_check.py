@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
+from ray import tune
 
+from rllib_seqmarl import make_environment
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.spec import check as configs
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
@@ -131,6 +134,23 @@ def test_an_environment_is_built_once_for_all_trials(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trial_check, "_seen", {})
     configs.check(spec("MAT", CUES | {"embed_dim": {"grid_search": [8, 16, 32]}}))
     assert [num_envs for num_envs, _ in built] == [1]
+
+
+def test_what_is_known_of_one_environment_is_not_taken_for_another(small: Any) -> None:
+    """By their texts the two would be one; and a name may be registered again."""
+    from test_env_config_is_exact import SameText
+
+    def sized(context: Mapping[str, Any]) -> object:
+        team = {"num_agents": context["size"].value}
+        return make_environment("distinct_actions", context["num_envs"], team)
+
+    tune.register_env("sized_game", sized)
+    small("AOAD-MAT", "sized_game", {"size": SameText(3)}, first_agent=2).validate()
+    with pytest.raises(UserError, match="first_agent"):
+        small("AOAD-MAT", "sized_game", {"size": SameText(2)}, first_agent=2).validate()
+    tune.register_env("sized_game", lambda context: sized({**context, "size": SameText(2)}))
+    with pytest.raises(UserError, match="first_agent"):
+        small("AOAD-MAT", "sized_game", {"size": SameText(3)}, first_agent=2).validate()
 
 
 def test_gpus_are_asked_for_from_python_too(small: Any) -> None:
