@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,10 +12,14 @@ from typing import Any
 
 import pytest
 
+from rllib_seqmarl import _ray_compat
+
 # Before torch, jax or ray are imported by any test: one thread each, and no GPU.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Nor a worker for each core before there is work for it, in any Ray that a test starts.
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 # What `rllib train` notes in the user's home.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-home-")
 
@@ -89,13 +94,8 @@ def start_ray() -> None:
     import ray
 
     if not ray.is_initialized():
-        ray.init(
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=200 * 1024**2,
-            configure_logging=False,
+        _ray_compat.start_local(
+            num_cpus=4, log_to_driver=False, logging_level=logging.ERROR, address="local"
         )
 
 
