@@ -47,8 +47,9 @@ a tuned example (see rllib example list) stands for its file.
 _EVALUATE = """\
 Play episodes with a trained policy and print the mean of every metric, beside those of the
 environment's scripted policies in the same episodes, if it has any. Nothing but the checkpoint
-is needed. A trial's folder stands for its latest checkpoint, an experiment's folder for that of
-its only trial. A .safetensors file (see rllib export) does as well, and cannot run code.
+is needed. A trial's folder stands for its best checkpoint if the training scored them
+(checkpoint_score_attribute), else for its latest; an experiment's folder for that of its only
+trial. A .safetensors file (see rllib export) does as well, and cannot run code.
 """
 _EXPORT = """\
 Write the policy of a checkpoint to a file of its own, by the ending of its name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -11,6 +12,27 @@ class UserError(ValueError):
 
     The command line prints the message alone, without a traceback, and exits with 2.
     """
+
+
+_REFUSED_BY_TORCH = re.compile(r"WeightsUnpickler error: ([^\n]*?)(?:\. |\n|$)")
+
+
+def reason_of(error: object) -> str:
+    """Why weights could not be loaded, in one line, from what torch says in many.
+
+    Of parameters that do not fit the first is named. Torch's advice to read a file with
+    ``weights_only=False``, which runs its code, is left out.
+    """
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if "Weights only load failed" in str(error):
+        found = _REFUSED_BY_TORCH.search(str(error))
+        return f"it holds more than weights ({found[1] if found else 'it cannot be read'})"
+    if "loading state_dict" in lines[0] and len(lines) > 1:
+        more = f" (and {len(lines) - 2} more)" if len(lines) > 2 else ""
+        return f"{lines[1].rstrip('.')}{more}"
+    return " ".join(lines)
 
 
 #: A list with more names than this helps nobody in one line.

@@ -46,9 +46,16 @@ def verify(folder: Path) -> str | None:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"{MANIFEST} is cut short"
+    if not isinstance(files, dict) or not files:
+        return f"{MANIFEST} must hold a mapping with an entry of every file"
+    for file in sorted(folder.rglob("*.pkl")):
+        if (name := file.relative_to(folder).as_posix()) not in files:
+            return f"{name} is not in {MANIFEST}"
     for name, entry in sorted(files.items()):
+        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            return f"{MANIFEST}: the entry of {name} must have 'bytes' and 'sha256'"
         try:
             content = (folder / name).read_bytes()
         except FileNotFoundError:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.errors import UserError, reason_of
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer.model import ActionSpec
 
@@ -193,9 +193,8 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is none makes of the unpickler
-        reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
         raise UserError(
-            f"Cannot read the official MAT model {os.fspath(path)!r}: {reason}"
+            f"Cannot read the official MAT model {os.fspath(path)!r}: {reason_of(error)}"
         ) from error
     if isinstance(content, Mapping) and len(content) == 1:
         (only,) = content.values()

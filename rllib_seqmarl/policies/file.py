@@ -83,8 +83,11 @@ class StoredPolicy:
             with safe_open(str(path), framework="pt") as file:
                 header = (file.metadata() or {}).get(HEADER)
                 weights = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        except OSError:
+        except FileNotFoundError:
             raise UserError(f"no such file: {path}") from None
+        except OSError as error:
+            reason = "it is a folder" if Path(path).is_dir() else error.strerror or error
+            raise UserError(f"cannot read {path}: {reason}; give another file.") from None
         except SafetensorError as error:
             raise UserError(
                 f"{path} is no safetensors file, or it is damaged: {' '.join(str(error).split())}."
@@ -201,7 +204,10 @@ def load_weights(path: str, module: nn.Module, weights: Mapping[str, Tensor]) ->
         if given.dtype != value.dtype:
             raise UserError(f"{path} is damaged: {name!r} is {given.dtype}, needed: {value.dtype}.")
         if given.is_floating_point() and not torch.isfinite(given).all():
-            raise UserError(f"{path}: {name!r} holds numbers that are not finite.")
+            raise UserError(
+                f"{path} is damaged: {name!r} holds numbers that are not finite (NaN or "
+                "infinite): export another checkpoint."
+            )
     unknown = sorted(weights.keys() - expected.keys())
     if unknown:
         raise UserError(f"{path}: the network that its settings describe has no {unknown[0]!r}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from ray.tune.experiment import Trial
 from rllib_seqmarl import _ray_compat
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
+from rllib_seqmarl.experiments.checkpoints.content import results
 from rllib_seqmarl.experiments.checkpoints.score import SCORE
 
 #: Of these depends how much an iteration learns from.
@@ -74,7 +74,7 @@ def choose_checkpoint(trial: Trial) -> list[str]:
     trial.invalidate_json_state()
     lines = []
     for path in there:
-        problem = checkpoints.verify(path)
+        problem = checkpoints.problem(path)
         if problem is not None:
             lines.append(f"note: {problem}")
             continue
@@ -95,28 +95,24 @@ def _take(trial: Trial, path: Path) -> None:
     metadata = trial.run_metadata
     manager = metadata.checkpoint_manager
     known = [*manager.best_checkpoint_results, manager.latest_checkpoint_result]
-    results = {Path(result.checkpoint.path): result for result in known if result is not None}
-    if path not in results:
+    by_path = {Path(result.checkpoint.path): result for result in known if result is not None}
+    if path not in by_path:
         checkpoint = Checkpoint(str(path), filesystem=trial.storage.storage_filesystem)
-        results[path] = _ray_compat.checkpoint_result(checkpoint, _result_at(path))
+        by_path[path] = _ray_compat.checkpoint_result(checkpoint, _result_at(path))
     metadata.checkpoint_manager = type(manager)(manager.checkpoint_config)
-    for kept in sorted(results):
+    for kept in sorted(by_path):
         if kept <= path and kept.exists():
-            metadata.checkpoint_manager.register_checkpoint(results[kept])
+            metadata.checkpoint_manager.register_checkpoint(by_path[kept])
     metadata.invalidate_cache()
 
 
 def _result_at(path: Path) -> dict[str, Any]:
     """What a trial had reported when a checkpoint was written, as far as Ray Tune had noted it."""
     found: dict[str, Any] = {SCORE: math.nan}  # Ray Tune ranks a missing score above all others
-    iteration, results = checkpoints.iteration(path), path.parent / "result.json"
-    if iteration is None or not results.exists():  # results are written later than checkpoints
+    iteration = checkpoints.iteration(path)
+    if iteration is None:
         return found
-    for line in results.read_text(encoding="utf-8").splitlines():
-        try:
-            result = json.loads(line)
-        except ValueError:
-            continue  # the kill cut it short
-        if result.get("training_iteration", iteration + 1) <= iteration:
+    for result in results(path.parent):  # which are written later than checkpoints
+        if result["training_iteration"] <= iteration:
             found |= result
     return found | {"training_iteration": iteration}

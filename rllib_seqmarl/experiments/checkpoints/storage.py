@@ -19,6 +19,7 @@ from typing import Any
 
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.checkpoints import lock
+from rllib_seqmarl.experiments.checkpoints.content import Damage, read_json
 from rllib_seqmarl.experiments.checkpoints.lock import LOCK
 from rllib_seqmarl.experiments.checkpoints.tune_state import (
     forget_decisions,
@@ -185,7 +186,7 @@ class ExperimentFolder:
                 "trial with --restore CHECKPOINT --experiment-name NAME."
             )
         forget_decisions(state)
-        self.notes = set_stop(state, self._spec.stop)
+        self.notes += set_stop(state, self._spec.stop)
         return trials
 
     def keep_copy_of_state(self) -> None:
@@ -211,10 +212,22 @@ class ExperimentFolder:
 
     def _check_settings(self, path: Path) -> None:
         """Makes sure that only those settings have changed that may."""
+        self.notes = []
+        if not path.exists():  # started by other means than this command, or lost
+            self.notes.append(
+                f"there is no {path.name} in {path.parent}: whether settings have changed since it "
+                "started cannot be told."
+            )
+            return
         try:
-            started = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            return  # started by other means than this command: Tune's state says it all
+            started = read_json(path)
+            if not isinstance(started.get("config"), Mapping):
+                raise Damage(f"{path.name} has no settings under 'config'")
+        except Damage as damage:
+            raise UserError(
+                f"{path.parent}: {damage}: --resume cannot tell whether settings have changed. Put "
+                "back a copy of the file, or remove it to go on without this check."
+            ) from None
         today = json.loads(json.dumps(_settings(self._spec)))
         before, now = (
             flatten({k: v for k, v in settings.items() if k not in _ENDS})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.experiments.checkpoints.content import Damage, read_json
 from rllib_seqmarl.experiments.checkpoints.find import in_trial, iteration
 from rllib_seqmarl.experiments.spec.metrics import flatten
 from rllib_seqmarl.files import replace
@@ -26,9 +27,18 @@ _FINISHED, _FAILED, _WAITING = "TERMINATED", "ERROR", "PENDING"
 def trial_ids(state: Path) -> list[str] | None:
     """The ids of the trials in a state file, None if it is damaged."""
     try:
-        content = json.loads(state.read_text(encoding="utf-8"))
-        return [json.loads(trial)["trial_id"] for trial, _ in content["trial_data"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_json(state)
+        pairs = [tuple(map(json.loads, pair)) for pair in content["trial_data"]]
+        sound = isinstance(content.get("runner_data", {}), dict) and all(
+            isinstance(trial["trial_id"], str)
+            and isinstance(trial["status"], str)
+            and isinstance(trial.get("relative_logdir", ""), str)
+            and isinstance(trial.get("stopping_criterion") or {}, dict)
+            and isinstance(results.get("last_result") or {}, dict)
+            for trial, results in pairs
+        )
+        return [trial["trial_id"] for trial, _ in pairs] if sound else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -89,7 +99,10 @@ def set_stop(state: Path, stop: Mapping[str, float]) -> list[str]:
 def _is_saved(folder: Path, last: Mapping[str, Any]) -> bool:
     """Whether a trial's newest checkpoint is of its last result."""
     there = in_trial(folder)
-    return bool(there) and iteration(there[0]) == last.get("training_iteration")
+    try:
+        return bool(there) and iteration(there[0]) == last.get("training_iteration")
+    except Damage:  # which is passed over, and said, when the trial goes on
+        return False
 
 
 def _text(stop: Mapping[str, float]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rllib_seqmarl.envs.core.contract import METRIC_NAMES
 from rllib_seqmarl.errors import UserError, nearest
+from rllib_seqmarl.experiments.checkpoints.content import Damage, read_json
 from rllib_seqmarl.experiments.checkpoints.find import is_checkpoint
 from rllib_seqmarl.experiments.checkpoints.storage import WORKPLACE
 from rllib_seqmarl.experiments.spec.metrics import OLD_NAMES, flatten
@@ -146,11 +147,14 @@ def read(folder: Path, say: Callable[[str], None]) -> Run | None:
     for number, line in enumerate(lines, 1):
         try:
             result = json.loads(line)
-            iteration, _ = result[ITERATION], result[ENV_STEPS]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, RecursionError):
             # The last line may be about to be written, or a kill has cut it short.
             unreadable += number < len(lines)
             continue
+        if not _is_result(result):
+            unreadable += 1
+            continue
+        iteration = result[ITERATION]
         config = result.pop("config", config)
         algorithm = result.get("algorithm", algorithm)
         while rows and rows[-1][ITERATION] >= iteration:
@@ -167,6 +171,16 @@ def read(folder: Path, say: Callable[[str], None]) -> Run | None:
     return Run(folder, name, str(config.get("env")), flatten(config), rows)
 
 
+def _is_result(value: object) -> bool:
+    """Whether a line of results has what is read of each."""
+    return (
+        isinstance(value, dict)
+        and all(isinstance(value.get(name), int | float) for name in (ITERATION, ENV_STEPS))
+        and isinstance(value.get("config", {}), dict)
+        and isinstance(value.get("algorithm", ""), str)
+    )
+
+
 def _drop_repeated_evaluations(rows: Sequence[dict[str, float]]) -> None:
     """Between two evaluations results repeat the last one, which is no new point of a curve."""
     counter, last = f"evaluation/env_runners/{ENV_STEPS}", math.nan
@@ -181,9 +195,8 @@ def _drop_repeated_evaluations(rows: Sequence[dict[str, float]]) -> None:
 def _algorithm_by_folder(folder: Path) -> str:
     """The algorithm of results that do not name it, as those of older versions."""
     try:
-        settings = json.loads((folder.parent / "experiment.json").read_text(encoding="utf-8"))
-        return str(settings["algorithm"])
-    except (OSError, ValueError, KeyError):
+        return str(read_json(folder.parent / "experiment.json")["algorithm"])
+    except (Damage, KeyError):
         return folder.name.partition("_")[0]  # Ray Tune's: ALGORITHM_ENVIRONMENT_ID_...
 
 

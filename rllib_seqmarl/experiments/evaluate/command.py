@@ -89,8 +89,6 @@ def evaluate(
     ray_session.set_log_levels(verbose=False)
     if not shared:
         _check(path, console)
-        if path != user_path(checkpoint).absolute():
-            _say(console, f"Latest checkpoint there: {path}")
     with PlayProgress(console) as progress:
         result = evaluate_policy(
             SharedPolicy(path, trust_imports=trust_imports)

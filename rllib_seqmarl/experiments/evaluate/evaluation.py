@@ -6,7 +6,6 @@ return of the policy stands beside returns without learning.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -14,31 +13,30 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ray.rllib.core import (
-    COMPONENT_LEARNER,
-    COMPONENT_LEARNER_GROUP,
-    COMPONENT_RL_MODULE,
-    DEFAULT_MODULE_ID,
-)
 from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.core.contract import METRIC_NAMES, Observation, TeamVectorEnv
-from rllib_seqmarl.errors import UserError
+from rllib_seqmarl.errors import UserError, reason_of
+from rllib_seqmarl.experiments.checkpoints.content import (
+    MODULE_PATH as MODULE_PATH,
+)
+from rllib_seqmarl.experiments.checkpoints.content import (
+    Damage,
+    check_weights,
+    needs_code,
+    unpickle,
+)
 from rllib_seqmarl.experiments.evaluate.progress import PlayProgress
 from rllib_seqmarl.experiments.evaluate.watcher import Player, Watcher
 from rllib_seqmarl.learning.base.config import TeamConfig
+from rllib_seqmarl.learning.base.module import TeamModule
 from rllib_seqmarl.names import tell_once
 from rllib_seqmarl.policies.file import does_not_fit
 from rllib_seqmarl.rollout.metrics import cut_line
 from rllib_seqmarl.rollout.rollout_batch import ACTIONS, Columns
 from rllib_seqmarl.rollout.runner import Bools, StepResult, TeamEnvRunner
-
-#: Where in a checkpoint the trained module lies.
-MODULE_PATH = Path(
-    COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
-)
 
 
 def load_config(checkpoint: str | Path) -> TeamConfig:
@@ -49,18 +47,14 @@ def load_config(checkpoint: str | Path) -> TeamConfig:
     """
     file = Path(checkpoint) / Checkpointable.CLASS_AND_CTOR_ARGS_FILE_NAME
     try:
-        with file.open("rb") as stream:
-            state = pickle.load(stream)["ctor_args_and_kwargs"][0][0]
-        config = TeamConfig.from_state(state)
-    except (OSError, KeyError, IndexError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{checkpoint} is not a checkpoint, or it is damaged ({file.name}: "
-            f"{type(error).__name__}): give the folder of another checkpoint."
-        ) from error
+        config = TeamConfig.from_state(unpickle(file)["ctor_args_and_kwargs"][0][0])
     except (ImportError, AttributeError) as error:
+        raise needs_code(Path(checkpoint), error) from error
+    except (LookupError, TypeError, ValueError) as error:
+        what = str(error) if isinstance(error, Damage) else f"{file.name} holds no config"
         raise UserError(
-            f"{checkpoint} needs code that cannot be imported here ({error}): "
-            "install it or add its folder to PYTHONPATH."
+            f"{checkpoint} is not a checkpoint, or it is damaged ({what}): give the folder of "
+            "another checkpoint."
         ) from error
     if not isinstance(config, TeamConfig):
         raise UserError(
@@ -107,15 +101,17 @@ class CheckpointPolicy:
         Raises:
             UserError: they do not fit the module, or are damaged.
         """
+        # Modules of the user name their weights as they like.
+        needed = module.state_dict() if isinstance(module, TeamModule) else ()
+        check_weights(Path(self.path), needed)
         try:
             module.restore_from_path(Path(self.path) / MODULE_PATH)
         except UserError as error:  # the module says itself what does not fit
             raise does_not_fit(self.path, str(error)) from error
         except RuntimeError as error:  # torch names every parameter that does not fit
-            first = str(error).splitlines()[1:2] or [str(error)]
-            raise does_not_fit(self.path, first[0].strip()) from error
-        except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(f"{self.path} is damaged: {error}") from error
+            raise does_not_fit(self.path, reason_of(error)) from error
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            raise UserError(f"checkpoint {self.path} is damaged: {reason_of(error)}.") from error
 
 
 class Episodes(TypedDict):

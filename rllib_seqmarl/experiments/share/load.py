@@ -64,7 +64,7 @@ def stored_policy(
         return stored, trust_imports
     from rllib_seqmarl.experiments.checkpoints import find as checkpoints
 
-    checkpoint = checkpoints.find(given, tell_once, best=True)
+    checkpoint = checkpoints.find(given, tell_once)
     checkpoints.check(checkpoint)
     from rllib_seqmarl.experiments.share.policy_file import from_checkpoint
 

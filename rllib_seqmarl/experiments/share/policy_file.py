@@ -12,8 +12,9 @@ from safetensors.torch import save
 
 from rllib_seqmarl import _ray_compat, files, registry
 from rllib_seqmarl._version import __version__
-from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.experiments.evaluate.evaluation import MODULE_PATH, load_config
+from rllib_seqmarl.errors import UserError, reason_of
+from rllib_seqmarl.experiments.checkpoints.content import MODULE_PATH, check_weights
+from rllib_seqmarl.experiments.evaluate.evaluation import load_config
 from rllib_seqmarl.learning.base.config import TeamConfig
 from rllib_seqmarl.learning.base.module import team_inputs
 from rllib_seqmarl.policies.file import (
@@ -38,7 +39,15 @@ def from_checkpoint(checkpoint: Path) -> StoredPolicy:
             f"{checkpoint}: its network is code of yours (rl_module_spec), which a file without "
             "code cannot hold."
         )
-    trained = RLModule.from_checkpoint(str(checkpoint / MODULE_PATH))
+    try:
+        trained = RLModule.from_checkpoint(str(checkpoint / MODULE_PATH))
+    except UserError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"checkpoint {checkpoint} is damaged: its module cannot be built "
+            f"({reason_of(error)}). Give another checkpoint."
+        ) from error
     spec = _acting_spec(config)
     spec.observation_space, spec.action_space = trained.observation_space, trained.action_space
     own = {name: getattr(config, name) for name in sorted(_own_settings(config))}
@@ -54,6 +63,7 @@ def from_checkpoint(checkpoint: Path) -> StoredPolicy:
         **team_inputs(trained.observation_space, trained.action_space).describe(),
     }
     learned, needed = trained.state_dict(), spec.build().state_dict()
+    check_weights(checkpoint, needed)
     weights = {name: learned[name].detach().cpu().contiguous().clone() for name in needed}
     return StoredPolicy(str(checkpoint), metadata, weights)
 

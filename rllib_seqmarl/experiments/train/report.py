@@ -8,9 +8,14 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
 
+from pyarrow.fs import LocalFileSystem
 from ray.tune.experiment import Trial
 
+from rllib_seqmarl.errors import reason_of
+from rllib_seqmarl.experiments.checkpoints import find as checkpoints
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.metrics import Metrics, flatten
 from rllib_seqmarl.experiments.train.shutdown import missing_metric
@@ -65,13 +70,24 @@ def error_line(trial: Trial) -> str:
     except (OSError, EOFError, pickle.UnpicklingError):  # the disk is full
         error = trial.get_error()
     text = [line for line in str(error or "").splitlines() if line.strip()]
-    found = [match.groups() for line in text if (match := _ERROR_LINE.match(line))]
+    found = [
+        (match[1], _whole_message(match[2], text[number:]))
+        for number, line in enumerate(text, 1)
+        if (match := _ERROR_LINE.match(line))
+    ]
     for name, message in found:
         if name == "UserError":
             return message
     if found:
         return ": ".join(found[-1])
     return f"{type(error).__name__}: {' '.join(text[-1].split())}" if text else "no message"
+
+
+def _whole_message(first: str, following: Iterable[str]) -> str:
+    """A message of which torch puts the reason into indented lines below the first."""
+    if not first.startswith(("Error(s) in loading state_dict", "Weights only load failed")):
+        return first
+    return reason_of("\n".join([first, *takewhile(lambda line: line[:1].isspace(), following)]))
 
 
 def _searched_values(spec: ExperimentSpec, trial: Trial) -> dict[str, str]:
@@ -82,9 +98,20 @@ def _searched_values(spec: ExperimentSpec, trial: Trial) -> dict[str, str]:
 
 
 def best_checkpoint(trial: Trial) -> str | None:
-    """The path of a trial's best checkpoint by its score attribute, else of its latest."""
+    """The path of a trial's best checkpoint by its score attribute, else of its latest.
+
+    One that is damaged or deleted gives way to the newest that can be read; None without any.
+    """
     result = trial.run_metadata.checkpoint_manager.best_checkpoint_result
-    return result.checkpoint.path if result and result.checkpoint else None
+    if result is None or not result.checkpoint:
+        return None
+    path: str = result.checkpoint.path
+    if not isinstance(result.checkpoint.filesystem, LocalFileSystem):
+        return path
+    if checkpoints.problem(Path(path)) is None:
+        return path
+    sound = checkpoints.newest_sound(Path(path).parent)
+    return None if sound is None else str(sound)
 
 
 def best_trials(outcome: Outcome) -> tuple[list[Trial], float] | None:
@@ -100,6 +127,10 @@ def best_trials(outcome: Outcome) -> tuple[list[Trial], float] | None:
         return None
     best = (max if search.mode == "max" else min)(known.values())
     return [trial for trial, value in known.items() if value == best], best
+
+
+def _trials(outcomes: Iterable[Outcome]) -> list[Trial]:
+    return [trial for outcome in outcomes for trial in outcome.trials]
 
 
 def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -> list[str]:
@@ -155,6 +186,8 @@ def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -
         text += [f"  {path}" for path in paths]
         text += ["", "You can now evaluate your trained algorithm from any checkpoint, e.g.:"]
         text += [f"  rllib evaluate {shlex.quote(path)}" for path in shown]
+    elif any(t.run_metadata.checkpoint_manager.best_checkpoint_result for t in _trials(outcomes)):
+        text.append("No checkpoint can be read: all are damaged or deleted.")
     else:
         text.append("No checkpoint was written.")
     if stopped_by:

@@ -170,7 +170,9 @@ def _find_restore(spec: ExperimentSpec, console: Console) -> Path:
     assert spec.restore is not None
     try:
         return checkpoints.find(
-            spec.restore, lambda line: console.print(line, markup=False, soft_wrap=True)
+            spec.restore,
+            lambda line: console.print(line, markup=False, soft_wrap=True),
+            best=False,  # training goes on where it was
         )
     except UserError as error:
         raise UserError(f"{spec.source}: restore: {error}") from None

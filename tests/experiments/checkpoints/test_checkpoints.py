@@ -22,8 +22,10 @@ def test_find(tmp_path):
     latest = write(experiment / "trial_1" / "checkpoint_000010")
 
     assert checkpoints.find(str(first), nothing_to_say) == first
-    assert checkpoints.find(str(experiment / "trial_1"), nothing_to_say) == latest
-    assert checkpoints.find(str(experiment), nothing_to_say) == latest
+    for path in (experiment / "trial_1", experiment):
+        said = []
+        assert checkpoints.find(str(path), said.append) == latest
+        assert said == [f"Latest checkpoint there: {latest}"]
 
     write(experiment / "trial_2" / "checkpoint_000000")
     with pytest.raises(UserError, match="2 trials"):
@@ -104,7 +106,7 @@ def test_checkpoints_that_were_cut_off_are_passed_over_and_named(tmp_path):
     for path in trial, trial.parent:
         said = []
         assert checkpoints.find(str(path), said.append) == sound
-        assert ["checkpoint_000006" in line for line in said] == [True, False]
+        assert ["checkpoint_000006" in line for line in said] == [True, False, False]
         assert "checkpoint_000005 is damaged: learner_group/state.pkl is missing" in said[1]
 
     (sound / manifest.MANIFEST).unlink()

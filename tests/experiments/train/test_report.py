@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
+from helpers.checkpoint_files import write
+from pyarrow.fs import LocalFileSystem
 from ray.tune.experiment import Trial
 
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
@@ -26,8 +29,18 @@ class FakeTrial(SimpleNamespace):
         return None
 
 
-def trial(name, *, checkpoint=None, status=Trial.TERMINATED, error=None, value=1.0, **result):
-    best = SimpleNamespace(checkpoint=SimpleNamespace(path=checkpoint)) if checkpoint else None
+def trial(
+    name,
+    *,
+    checkpoint=None,
+    filesystem=None,
+    status=Trial.TERMINATED,
+    error=None,
+    value=1.0,
+    **result,
+):
+    saved = SimpleNamespace(path=checkpoint, filesystem=filesystem)
+    best = SimpleNamespace(checkpoint=saved) if checkpoint else None
     manager = SimpleNamespace(best_checkpoint_result=best)
     return FakeTrial(
         trial_id=name,
@@ -127,6 +140,24 @@ def test_a_stopped_run_says_how_to_go_on():
     assert text[-1] == "  rllib train file f.yaml --resume"
 
 
+def test_no_checkpoint_is_recommended_that_cannot_be_read(tmp_path):
+    """The newest that can be read takes its place, and nothing one that is gone."""
+    first, second, best = (write(tmp_path / f"checkpoint_00000{i}") for i in range(3))
+
+    def recommended():
+        failed = trial("a", checkpoint=str(best), filesystem=LocalFileSystem(), status=Trial.ERROR)
+        return [line.strip() for line in report(outcome(failed))]
+
+    assert f"rllib evaluate {best}" in recommended()
+    (best / "algorithm_state.pkl").write_bytes(b"")
+    assert f"rllib evaluate {second}" in recommended()
+    assert not [line for line in recommended() if str(best) in line]
+    shutil.rmtree(second)
+    assert f"rllib evaluate {first}" in recommended()
+    shutil.rmtree(first)
+    assert "No checkpoint can be read: all are damaged or deleted." in recommended()
+
+
 def test_a_used_up_time_budget_says_how_to_go_on():
     text = report(outcome(trial("a", status=Trial.PAUSED), out_of_time=True))
 
@@ -147,6 +178,22 @@ def test_a_used_up_time_budget_says_how_to_go_on():
             "loss is NaN",
         ),
         (RuntimeError("The actor died:\n\tkilled by the kernel"), "RuntimeError: killed by the"),
+        (
+            RuntimeError(
+                "ray::MAT\nRuntimeError: Error(s) in loading state_dict for Own:\n"
+                "\tsize mismatch for a.weight: copying a param with shape [1].\n"
+                "\tsize mismatch for b.weight: copying a param with shape [2].\n"
+            ),
+            "RuntimeError: size mismatch for a.weight: copying a param with shape [1] (and 1 more)",
+        ),
+        (
+            RuntimeError(
+                "_pickle.UnpicklingError: Weights only load failed. This file can still be "
+                "loaded, ... \n\t(1) ... `weights_only=False` ...\n"
+                "\tWeightsUnpickler error: Unsupported global: GLOBAL a.B. Please use ...\n"
+            ),
+            "UnpicklingError: it holds more than weights (Unsupported global: GLOBAL a.B)",
+        ),
         (None, "no message"),
     ],
 )
