@@ -44,14 +44,17 @@ def train(file: Path, seed: int, out: Path, results: Path) -> None:
         return
     command = [
         *("rllib", "train", "file", str(file.relative_to(ROOT)), "--seed", str(seed)),
-        *("--experiment-name", name, "--storage-path", str(out)),
-        *("--ray-num-cpus", "1", "--resume-or-start"),
+        *("--experiment-name", name, "--ray-num-cpus", "1", "--resume-or-start"),
     ]
     program = Path(sys.executable).with_name("rllib")
     out.mkdir(parents=True, exist_ok=True)
     with (out / f"{name}.log").open("a") as log:
         code = subprocess.run(
-            [program, *command[1:]], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False
+            [program, *command[1:], "--storage-path", str(out)],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
         ).returncode
     if code:
         print(f"{name}: ended with {code}, see {out / name}.log", flush=True)
