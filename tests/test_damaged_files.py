@@ -392,6 +392,20 @@ def test_a_damaged_state_of_an_experiment(case: str, tmp_path: Path) -> None:
         folder.check_resume()
 
 
+@pytest.mark.parametrize("damage", ["cut short", "empty", "bytes of something else", "a folder"])
+def test_a_damaged_state_of_a_search(damage: str, tmp_path: Path) -> None:
+    folder = experiment(tmp_path)
+    assert folder.path is not None
+    folder.note_settings()
+    write_state(folder, state())
+    file = folder.path / "basic-variant-state-2026-01-01_00-00-00.json"
+    file.write_bytes(pickle.dumps({"counter": 3}))
+    assert folder.check_resume() == ["a"]
+    DAMAGE[damage](file)
+    with pytest.raises(UserError, match=rf"{file.name}.* is damaged: start a new experiment"):
+        folder.check_resume()
+
+
 # --- results ------------------------------------------------------------------------------------
 
 LINES: dict[str, str] = {

@@ -19,7 +19,7 @@ from typing import Any
 
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.checkpoints import lock
-from rllib_seqmarl.experiments.checkpoints.content import Damage, read_json
+from rllib_seqmarl.experiments.checkpoints.content import Damage, read_json, unpickle
 from rllib_seqmarl.experiments.checkpoints.lock import LOCK
 from rllib_seqmarl.experiments.checkpoints.tune_state import (
     forget_decisions,
@@ -34,6 +34,7 @@ from rllib_seqmarl.files import is_uri, replace, shown, user_path
 DEFAULT_STORAGE = "~/ray_results"
 _SETTINGS = "experiment.json"
 _STATE = "experiment_state-*.json"
+_SEARCH_STATE = "basic-variant-state-*.json"  # a pickle, in spite of its name
 _STATE_COPY = "last_good_state.json"
 _COPY_EVERY_S = 5.0
 #: Bytes of a file's name on Linux, and of a path less what the files of a trial need.
@@ -181,10 +182,14 @@ class ExperimentFolder:
         if trials is None and (trials := trial_ids(self.path / _STATE_COPY)) is not None:
             replace(state, (self.path / _STATE_COPY).read_bytes())
         if trials is None:
-            raise UserError(
-                f"{state} is damaged: start a new experiment from the last checkpoint of each "
-                "trial with --restore CHECKPOINT --experiment-name NAME."
-            )
+            raise _damaged_state(str(state))
+        for search in self.path.glob(_SEARCH_STATE):
+            try:
+                unpickle(search)
+            except Damage as damage:
+                raise _damaged_state(f"{self.path}/{damage}") from None
+            except (ImportError, AttributeError):
+                pass  # which Ray Tune says, whose file it is
         forget_decisions(state)
         self.notes += set_stop(state, self._spec.stop)
         return trials
@@ -249,6 +254,13 @@ class ExperimentFolder:
                 "done. Change it back, or start a new experiment with --experiment-name NAME (and "
                 "--restore CHECKPOINT)."
             )
+
+
+def _damaged_state(what: str) -> UserError:
+    return UserError(
+        f"{what} is damaged: start a new experiment from the last checkpoint of each trial with "
+        "--restore CHECKPOINT --experiment-name NAME."
+    )
 
 
 def _local(storage: str) -> Path:

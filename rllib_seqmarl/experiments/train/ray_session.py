@@ -93,6 +93,10 @@ def set_log_levels(verbose: bool) -> None:
         # The report at the end says it better.
         logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
         logging.getLogger("ray.tune.execution.experiment_state").addFilter(_in_one_line)
+        # Of a state that cannot be read this command says itself what to do.
+        logging.getLogger("ray.tune.execution.tune_controller").addFilter(
+            lambda record: "Failed to restore the run state" not in record.getMessage()
+        )
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
