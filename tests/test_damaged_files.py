@@ -228,6 +228,22 @@ def test_content_of_another_shape(
         assert line.endswith("Give another checkpoint.")
 
 
+@pytest.mark.parametrize("case", ["NaN", "class as text", "iteration as text", "an empty list"])
+def test_training_does_not_begin_with_it(
+    case: str, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = shutil.copytree(stored, tmp_path / "c")
+    file, alter, expected = SHAPES[case]
+    rewrite(checkpoint / file, alter)
+    if file != "files.json":
+        list_again(checkpoint)
+    words = ["train", "--algo", "PMAT", "--env", "distinct_actions", "--restore", str(checkpoint)]
+    stop = ["--stop", '{"training_iteration": 9}', "--storage-path", str(tmp_path / "results")]
+    assert main([*words, *stop]) == 2
+    assert_matches(capsys.readouterr().err.splitlines()[-1], f"restore: .*{expected}")
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize("case", PLAYED)
 def test_weights_that_do_not_fit(
     case: str, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,17 @@ def test_a_damaged_checkpoint_is_passed_over(trial):
     assert latest(trial) == ("checkpoint_000000", 10.0)
     # The next one is number 2: nothing is written into the damaged one.
     assert trial.storage.current_checkpoint_index == 1
+
+
+def test_a_checkpoint_without_a_list_of_its_files_is_read_through(trial):
+    """One of another shape is passed over, as one that is cut short is."""
+    newest = write(folder_of(trial) / "checkpoint_000002", listed=False, training_iteration=6)
+    (newest / "algorithm_state.pkl").write_bytes(pickle.dumps([1]))
+
+    damaged, taken = resuming.choose_checkpoint(trial)
+
+    assert "algorithm_state.pkl must hold a dict, not a list" in damaged
+    assert taken.endswith("checkpoint_000001.")
 
 
 def test_a_state_that_is_older_than_the_checkpoints(trial):
