@@ -523,6 +523,25 @@ def test_a_damaged_header(
     policy_refusals(file, tmp_path / "p.onnx", capsys, "is damaged")
 
 
+@pytest.mark.parametrize("value", [3.5, None, -1, True, 10**9, [1], "x"])
+@pytest.mark.parametrize("name", ["network", "embed_dim", "num_blocks", "order"])
+def test_a_damaged_setting_of_the_network(
+    name: str, value: object, shared: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "f.safetensors"
+    weights, text = parts(shared)
+    header = json.loads(text)
+    header["actor"]["settings"][name] = value
+    save_file(weights, file, {"rllib_seqmarl": json.dumps(header)})
+    if (name, value) == ("num_blocks", True):
+        load_policy(file)  # JSON's true is a 1
+        return
+    with pytest.raises(UserError) as caught:
+        load_policy(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("damage", ["cut short", "empty", "bytes of something else", "a folder"])
 def test_a_damaged_file_of_a_policy(
     damage: str, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -44,6 +44,8 @@ from rllib_seqmarl.policies.policy import Policy
 
 FORMAT = 2
 HEADER = "rllib_seqmarl"
+#: Below this no number of a network is too large to be tried.
+_SMALL = 1 << 14
 _KEYS: dict[str, type[Any]] = {
     "format": int,
     "version": str,
@@ -132,9 +134,15 @@ class StoredPolicy:
                 raise UserError(f"num_agents must be a whole number, got {num_agents!r}.")
             inputs = _resized(inputs, num_agents)
         try:
+            _check_sizes(settings, sum(value.numel() for value in self.weights.values()))
             actor = build_actor(kind, inputs, settings)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path} is damaged: the settings of its network cannot be used "
+                f"({type(error).__name__}: {' '.join(str(error).split())})."
+            ) from None
         load_weights(self.path, actor, self.weights)
         return Policy(
             actor,
@@ -145,6 +153,18 @@ class StoredPolicy:
             device=device,
             foreign_env=() if trust_imports else tuple(_env_imports(self.metadata)),
         )
+
+
+def _check_sizes(settings: object, num_weights: int, name: str = "") -> None:
+    """Refuses a network that would fill the memory: none is larger than the weights of the file."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            _check_sizes(value, num_weights, str(key))
+    elif isinstance(settings, list):
+        for value in settings:
+            _check_sizes(value, num_weights, name)
+    elif isinstance(settings, int) and settings > max(num_weights, _SMALL):
+        raise UserError(f"the file is damaged: {name!r} is {settings}, more than it has weights.")
 
 
 def _resized(inputs: TeamInputs, num_agents: int) -> TeamInputs:
