@@ -668,9 +668,9 @@ def _add_import_mat(commands: argparse._SubParsersAction[_Parser]) -> None:
     add(
         "--heads",
         type=_whole(1),
-        default=1,
+        required=True,
         metavar="N",
-        help="--n_head of its training (default: 1)",
+        help="--n_head of its training, which the weights do not tell: another number plays badly",
     )
 
 

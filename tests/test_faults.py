@@ -169,16 +169,18 @@ def test_a_killed_runner_is_replaced_and_nothing_is_lost(async_sampling: bool, s
         lambda _: os.getpid(), local_env_runner=False
     )
     os.kill(pids[0], signal.SIGKILL)
-    steps, healthy = [first], []
+    steps, healthy, notices = [first], [], ""
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         result = algorithm.train()
         steps.append(result["env_runners"]["num_env_steps_sampled_lifetime"])
         healthy.append(algorithm.env_runner_group.num_healthy_remote_env_runners())
-        assert "did not answer" not in result["notice"]  # it is gone, and does not hang
+        notices += result["notice"]
         if len(steps) > 3 and healthy[-1] == 2 and steps[-1] - steps[-2] == 160:
             break
     assert steps[-1] - steps[-2] == 160, (steps, healthy)
+    assert "is restarted: its process is gone (killed, out of memory" in notices
+    assert "did not answer" not in notices  # it is gone, and does not hang
     assert all(later > earlier for earlier, later in itertools.pairwise(steps))
     newest = result["learners"]["default_policy"]["weights_seq_no"]
     assert newest == len(steps)

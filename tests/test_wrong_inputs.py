@@ -60,7 +60,11 @@ ARGUMENTS: list[tuple[tuple[str, ...], str]] = [
     (("plot", "n" * 300), "File name too long"),
     ((*TRAIN, "--ray-address", ":"), "':' is no address of a cluster"),
     ((*TRAIN, "--ray-address", "127.0.0.1:99999"), "is no address of a cluster"),
-    (("import-mat", "small.yaml", "o", "-e", "mpe"), "Cannot read the official MAT model"),
+    (
+        ("import-mat", "small.yaml", "o", "-e", "mpe", "--heads", "1"),
+        "Cannot read the official MAT model",
+    ),
+    (("import-mat", "small.pt", "o", "-e", "mpe"), "the following arguments are required: --heads"),
     (("algo", "show", "os:path"), "'os:path' is no algorithm of RLlib"),
     (("env", "show", "os:path"), "is a module, which is no team"),
 ]

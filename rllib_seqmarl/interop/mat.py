@@ -138,14 +138,15 @@ def convert_mat(state_dict: Mapping[str, Tensor]) -> tuple[MATSettings, dict[str
 
 
 def load_mat(
-    source: Mapping[str, Tensor] | str | os.PathLike[str], *, heads: int = 1
+    source: Mapping[str, Tensor] | str | os.PathLike[str], *, heads: int
 ) -> SequentialPolicy:
     """An official MAT model as a policy of this package; it works with any number of agents.
 
     Args:
         source: the official ``state_dict``, or a file that `torch.save` wrote, with the
             ``state_dict`` or a mapping whose one entry is it.
-        heads: attention heads, ``--n_head`` of the official code.
+        heads: attention heads, ``--n_head`` of the official code. Nothing in the weights tells
+            another number that divides the width from the right one: the model then plays badly.
 
     Raises:
         UserError: the file cannot be read, or its parameters are not those of a MAT network.

@@ -1,9 +1,9 @@
 """Runners in other processes: requests to them; those that hang or fail are named and replaced.
 
-RLlib brings back a runner whose process is gone, but takes one that does not answer in time for a
-healthy one: it would be waited for in every iteration again. And of a runner whose environment
-raised an exception it knows only that its process has ended. Here both are said in one line, the
-process is ended, and RLlib's own restart does the rest.
+RLlib brings back a runner whose process is gone, without a word of why, but takes one that does not
+answer in time for a healthy one: it would be waited for in every iteration again. And of a runner
+whose environment raised an exception it knows only that its process has ended. Here each is said in
+one line, a process that hangs or failed is ended, and RLlib's own restart does the rest.
 """
 
 from __future__ import annotations
@@ -139,11 +139,13 @@ class RemoteRunners:
         timeout: float | None,
     ) -> list[T]:
         results = sorted(results, key=lambda result: result.runner)  # each env keeps its place
-        # Runners whose process is gone are no longer healthy; RLlib has seen to that.
-        silent = set(runners) & set(self.healthy) - {result.runner for result in results}
-        for runner in sorted(silent):
-            limit = "at all" if timeout is None else f"within {timeout:g} s"
-            self._restart(runner, f"it did not answer {limit}.")
+        healthy = self.healthy
+        for runner in sorted(set(runners) - {result.runner for result in results}):
+            if runner in healthy:
+                limit = "at all" if timeout is None else f"within {timeout:g} s"
+                self._restart(runner, f"it did not answer {limit}.")
+            else:  # RLlib has seen that and restarts it
+                self._warn(runner, "its process is gone (killed, out of memory, or its node lost).")
         for result in results:
             if isinstance(result, Failure):
                 self._restart(result.runner, result.reason)
@@ -157,6 +159,10 @@ class RemoteRunners:
                 f"{self._name} {runner} is not restarted, as the config wants: {why}"
             )
         _ray_compat.restart_runner(self._group, runner)
+        self._warn(runner, why)
+
+    def _warn(self, runner: int, why: str) -> None:
+        restarts = self._config.restart_failed_env_runners
         warning = f"{self._name} {runner} is {'restarted' if restarts else 'left out'}: {why}"
         logger.warning(warning)
         self.warnings.append(warning)

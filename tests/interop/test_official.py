@@ -119,7 +119,7 @@ def test_continuous_model():
         for kind, value in kinds.items()
     }
     state_dict["decoder.log_std"] = ours["distribution.log_std"]
-    loaded = load_mat(state_dict).state_dict()
+    loaded = load_mat(state_dict, heads=1).state_dict()
     assert loaded.keys() == ours.keys()
     for name, value in ours.items():
         assert torch.equal(loaded[name], value), name
@@ -150,11 +150,11 @@ def refused(call, match):
 
 def test_bad_files(tmp_path):
     path = tmp_path / "transformer.pt"
-    refused(lambda: load_mat(path), "Cannot read .*transformer.pt")
+    refused(lambda: load_mat(path, heads=1), "Cannot read .*transformer.pt")
     path.write_bytes(b"not a model")
-    refused(lambda: load_mat(path), "Cannot read .*transformer.pt")
+    refused(lambda: load_mat(path, heads=1), "Cannot read .*transformer.pt")
     torch.save([1, 2], path)
-    refused(lambda: load_mat(path), "does not hold the state_dict")
+    refused(lambda: load_mat(path, heads=1), "does not hold the state_dict")
 
 
 def test_bad_models(state_dict):
@@ -162,13 +162,15 @@ def test_bad_models(state_dict):
         return {k: v for k, v in {**state_dict, **changes}.items() if v is not None}
 
     mat_dec = changed(**{"decoder.mlp.0.weight": torch.ones(3)})
-    refused(lambda: load_mat(mat_dec), "MAT-Dec")
+    refused(lambda: load_mat(mat_dec, heads=1), "MAT-Dec")
     no_head = changed(**{"decoder.head.3.weight": None})
-    refused(lambda: load_mat(no_head), "no 'decoder.head.3.weight'")
+    refused(lambda: load_mat(no_head, heads=1), "no 'decoder.head.3.weight'")
     no_key = changed(**{"decoder.blocks.1.attn2.key.weight": None})
-    refused(lambda: load_mat(no_key), r"decoder.blocks.1.cross_attention.in_projection.weight")
+    refused(
+        lambda: load_mat(no_key, heads=1), r"decoder.blocks.1.cross_attention.in_projection.weight"
+    )
     unknown = changed(**{"decoder.gru.weight": torch.ones(3)})
-    refused(lambda: load_mat(unknown), "unknown parameter 'decoder.gru.weight'")
+    refused(lambda: load_mat(unknown, heads=1), "unknown parameter 'decoder.gru.weight'")
     wrong = changed(**{"decoder.ln.weight": torch.ones(31)})
     refused(lambda: load_mat(wrong, heads=2), r"\[32\] and has \[31\]")
     refused(lambda: load_mat(state_dict, heads=3), "does not divide")

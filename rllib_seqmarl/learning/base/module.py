@@ -39,10 +39,6 @@ from rllib_seqmarl.rollout.rollout_batch import (
     ORDER_LOG_PROB,
 )
 
-#: Name of the entropy, [B, N], in what ``forward_train`` returns.
-ENTROPY = "entropy"
-
-
 NO_STATE = (
     "the critic reads the environment's state, and this environment has none: set `state` in "
     "env_config where the environment offers it (`state: true`), or the config key "
