@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -116,13 +118,16 @@ def replace(path: Path, content: bytes) -> None:
         return
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    # A name of its own: the target's can be as long as names may be.
-    new = target.with_name(f".{os.getpid()}.new")
+    # A name of its own: the target's can be as long as names may be, and containers that share a
+    # folder have the same process ids.
+    new = target.with_name(f".{secrets.token_hex(8)}.new")
     try:
         with new.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())  # a disk can be found full as late as here
+        if target.exists():
+            shutil.copymode(target, new)
         os.replace(new, target)
     except BaseException:
         with suppress(OSError):

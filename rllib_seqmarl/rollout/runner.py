@@ -181,6 +181,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.env = make_by_creator(
             self.env_creator, str(self.config.env), env_config, num_envs, place
         )
+        if self.env.num_envs != num_envs:
+            self.stop()
+            raise UserError(
+                f"environment {str(self.config.env)!r} has {self.env.num_envs} envs where num_envs "
+                f"is {num_envs}: its creator must pass on the 'num_envs' that it finds in its "
+                "env_config."
+            )
         self._obs = None
         context = EnvContext({**env_config, "num_envs": num_envs}, **place._asdict())
         self._call_back("on_environment_created", env=self.env, env_context=context)

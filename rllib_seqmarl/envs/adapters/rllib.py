@@ -188,12 +188,6 @@ def _game_of(
     """The environments, or the settings of a game and what builds it."""
     made = _created(creator, env_config, num_envs, place)
     if isinstance(made, TeamVectorEnv):
-        if made.num_envs != num_envs:
-            made.close()
-            raise UserError(
-                f"environment {name!r} has {made.num_envs} envs where num_envs is {num_envs}: its "
-                "creator must pass on the 'num_envs' that it finds in its env_config."
-            )
         return made
     kind = game_kind(type(made))
     if kind is None:

@@ -19,8 +19,6 @@ from rllib_seqmarl.envs.core.contract import Observation, TeamVectorEnv, VectorS
 from rllib_seqmarl.envs.core.old_names import SINGLE_ENV, accept_old_members, old_attributes
 from rllib_seqmarl.errors import UserError
 
-_BOOL = (bool, np.bool_)
-
 
 class SingleEnv(ABC):
     """One env of one team of N agents."""
@@ -83,6 +81,14 @@ class SingleEnv(ABC):
     def render_final_frame(self) -> NDArray[np.uint8] | None:
         """The env as it was at the end of the episode before this one; None if it is not kept."""
         return None
+
+
+def _is_bool(flag: object) -> bool:
+    """Whether it is a bool, or an array of one as JAX and PyTorch have them."""
+    if isinstance(flag, bool | np.bool_):
+        return True
+    array = np.asarray(flag)
+    return array.dtype.kind == "b" and array.ndim == 0
 
 
 class SyncVectorEnv(TeamVectorEnv):
@@ -155,13 +161,13 @@ class SyncVectorEnv(TeamVectorEnv):
 
         NumPy would make NaN of None and True of any number.
         """
-        if type(returned) is tuple and len(returned) == 3:
-            reward, terminated, truncated = returned
-            flags = isinstance(terminated, _BOOL) and isinstance(truncated, _BOOL)
+        if isinstance(returned, tuple) and len(returned) == 3:
+            reward, *flags = returned
             array = np.asarray(reward)
             agents = self.num_agents if self.reward_per_agent else 1
-            if flags and array.dtype.kind in "fiu" and array.size == agents:
-                return array.reshape((agents,) if self.reward_per_agent else ()), *returned[1:]
+            if all(map(_is_bool, flags)) and array.dtype.kind in "fiub" and array.size == agents:
+                reward = array.reshape((agents,) if self.reward_per_agent else ())
+                return reward, bool(flags[0]), bool(flags[1])
         paid = "the rewards of all agents" if self.reward_per_agent else "the team's reward"
         text = " ".join(repr(returned).split())
         raise UserError(

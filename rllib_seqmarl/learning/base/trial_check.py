@@ -73,13 +73,18 @@ def check_trial(config: AlgorithmConfig, check_reward_per_agent: Callable[[], No
         if type(config).get_default_rl_module_spec is AlgorithmConfig.get_default_rl_module_spec:
             return  # settings alone, which no algorithm has
         spec = config.get_default_rl_module_spec()
-    played_in = _about(evaluation) if played else None
-    fitting = exact_key(_about(config), played_in, spec.module_class, spec.model_config)
+    about: list[object] = [_about(config), spec.module_class, spec.model_config]
+    if played:
+        evaluated = evaluation.get_rl_module_spec(spaces=_spaces(played), inference_only=True)
+        about += [_about(evaluation), evaluated.module_class, evaluated.model_config]
+    fitting = exact_key(*about)
     if fitting in _fitting:
         return
     module = build_module(config, seen)
-    if played:
-        _check_same(module, build_module(evaluation, played, inference_only=True))
+    if module is not None and played:
+        evaluating = build_module(evaluation, played, inference_only=True)
+        if evaluating is not None:
+            _check_same(module, evaluating)
     if fitting is not None:
         _fitting.add(fitting)
 
@@ -110,16 +115,26 @@ def _check_gpus(config: AlgorithmConfig) -> None:
         )
 
 
-def build_module(config: AlgorithmConfig, seen: _Seen, inference_only: bool = False) -> RLModule:
-    """A network with random weights; no generator of this process is advanced."""
-    both = {DEFAULT_MODULE_ID: (seen.observation, seen.action)}
+def _spaces(seen: _Seen) -> dict[str, tuple[spaces.Space[Any], spaces.Space[Any]]]:
+    return {DEFAULT_MODULE_ID: (seen.observation, seen.action)}
+
+
+def build_module(
+    config: AlgorithmConfig, seen: _Seen, inference_only: bool = False
+) -> RLModule | None:
+    """A network with random weights; None where only a trial in a cluster may be able to build it.
+
+    PyTorch's generator is not advanced.
+    """
     with torch.random.fork_rng(devices=[]):
         try:
-            spec = config.get_rl_module_spec(spaces=both, inference_only=inference_only)
+            spec = config.get_rl_module_spec(spaces=_spaces(seen), inference_only=inference_only)
             module: RLModule = spec.build()
         except UserError:
             raise
         except Exception as error:  # networks from outside may fail in any way
+            if not _ray_compat.is_one_machine():
+                return None
             raise UserError(
                 f"its network cannot be built for environment {config.env!r}: "
                 f"{_in_one_line(error)}."
@@ -139,6 +154,7 @@ def _look_at(config: AlgorithmConfig) -> _Seen | None:
             _ray_compat.registered_environment(config.env),
             *(config.env, config.env_config, 1, Place()),
         )
+        seen = _Seen(env.single_observation_space, env.single_action_space, env.reward_per_agent)
     except (Exception, SystemExit) as error:  # one from outside may fail in any way
         if not _ray_compat.is_one_machine():
             return None
@@ -148,8 +164,7 @@ def _look_at(config: AlgorithmConfig) -> _Seen | None:
             f"environment {config.env!r} with env_config {dict(config.env_config)!r} cannot be "
             f"built: {_in_one_line(error)}."
         ) from error
-    seen = _Seen(env.single_observation_space, env.single_action_space, env.reward_per_agent)
-    with contextlib.suppress(Exception):  # a runner says what its `close` raises
+    with contextlib.suppress(Exception, SystemExit):  # a runner says what its `close` raises
         env.close()
     if key is not None:
         _seen[key] = seen

@@ -124,6 +124,11 @@ class CentralQConfig(TeamConfig, CentralQSettings):
         if interval is None:
             return
         interval = check_setting(self, name, interval, "config key")
+        if self.target_update_env_steps != type(self)().target_update_env_steps:
+            raise UserError(
+                f"config keys {name!r} and 'target_update_env_steps' say the same in two ways: "
+                f"leave {name!r} away."
+            )
         steps = TeamConfig.steps_to_train_on(self)
         minibatches = -(-steps // self.minibatch_size) if self.minibatch_size else 1
         critic_steps = self.num_epochs * minibatches * self.critic_steps_per_minibatch()
@@ -131,7 +136,8 @@ class CentralQConfig(TeamConfig, CentralQSettings):
         self.target_update_interval = None
         tell_once(
             f"config key {name!r} ({interval} gradient steps of the critic) is called "
-            f"'target_update_env_steps' now: {self.target_update_env_steps} environment steps here."
+            f"'target_update_env_steps' now: {self.target_update_env_steps} environment steps, "
+            "and at most once an iteration."
         )
 
     def module_spec(self, module_class: type[RecurrentModule], *names: str) -> RLModuleSpec:

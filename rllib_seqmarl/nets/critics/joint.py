@@ -160,6 +160,6 @@ class TargetCritic(nn.Module):
             interval: environment steps from one copy to the next.
         """
         before = int(self.env_steps)
-        if before >= 0 and env_steps // interval != before // interval:
+        if before >= 0 and env_steps // interval > before // interval:
             self.critic.load_state_dict(critic.state_dict())
         self.env_steps.fill_(env_steps)
