@@ -172,16 +172,6 @@ SHAPES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
         lambda content: content | {first_of(content): content[first_of(content)] * np.nan},
         "weights 'policy.*' are not finite",
     ),
-    "infinite": (
-        WEIGHTS,
-        lambda content: content | {first_of(content): content[first_of(content)] + np.inf},
-        "weights 'policy.*' are not finite",
-    ),
-    "text in place of weights": (
-        WEIGHTS,
-        lambda content: content | {first_of(content): "weights"},
-        "'policy.*' is no array of numbers",
-    ),
     "an entry of the list": (
         "files.json",
         lambda content: content | {"class_and_ctor_args.pkl": 7},
@@ -194,8 +184,17 @@ SHAPES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
         "module_state.pkl is not in files.json",
     ),
 }
-#: These only what plays with them can tell: what is made of the content of the weights.
+#: These only what plays with them can tell, as a network of one's own may have infinite masks: what
+#: is made of the content of the weights.
 PLAYED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "infinite": (
+        lambda content: content | {first_of(content): content[first_of(content)] + np.inf},
+        "weights 'policy.*' are not finite",
+    ),
+    "text in place of weights": (
+        lambda content: content | {first_of(content): "weights"},
+        "is damaged: .*('policy.*' is no array of numbers|can't convert np.ndarray)",
+    ),
     "missing": (
         lambda content: {k: v for k, v in content.items() if k != first_of(content)},
         "lacks the weights 'policy",
@@ -256,7 +255,7 @@ def test_weights_that_do_not_fit(
         assert_matches(line, expected)
 
 
-@pytest.mark.parametrize("case", ["NaN", "infinite", "class as text", "no class"])
+@pytest.mark.parametrize("case", ["NaN", "class as text", "no class"])
 def test_from_python_too(case: str, stored: Path, tmp_path: Path) -> None:
     checkpoint = shutil.copytree(stored, tmp_path / "c")
     file, alter, expected = SHAPES[case]

@@ -50,7 +50,7 @@ PATH = f"{__name__}:Failing"
 FAILURES = {
     "raises": "Failing'.* cannot be built: RuntimeError: no licence",
     "exits": "Failing'.* cannot be built: SystemExit: 0",
-    "is never set up": "Failing'.* cannot be built: AttributeError: .* no attribute 'num_envs'",
+    "is never set up": "Failing'.* cannot be built: AttributeError: .* no attribute 'single_obs",
     "a step of its own": r"step gave a int; expected \(observation, reward, terminated, trunc",
     "a last observation is NaN": "gave nan in the last 'obs' of the episode of env 1 that ended at "
     "step 0",

@@ -89,20 +89,19 @@ def read_weights(checkpoint: Path) -> dict[str, Any]:
     """The weights of the module in a checkpoint, by name; errors as of `unpickle`.
 
     Raises:
-        Damage: also where weights are no arrays of numbers, or not finite.
+        Damage: also where a number is NaN. Infinite ones are not looked for, nor is what is no
+            array of numbers: a network of one's own may have either, as masks or extra state.
     """
     weights = unpickle(checkpoint / WEIGHTS)
     for name, value in weights.items():
         array = np.asarray(value)
-        if array.dtype.kind not in "biuf":
-            raise Damage(f"{WEIGHTS.name}: {name!r} is no array of numbers")
-        if not np.isfinite(array).all():
-            raise Damage(f"{WEIGHTS.name}: the weights {name!r} are not finite (NaN or infinite)")
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise Damage(f"{WEIGHTS.name}: the weights {name!r} are not finite (NaN)")
     return weights
 
 
 def check_weights(checkpoint: Path, needed: Collection[str]) -> None:
-    """Makes sure that the weights in a checkpoint are finite, and that those needed are there.
+    """Makes sure that those weights in a checkpoint that are needed are there, and finite.
 
     Raises:
         UserError: they cannot be read, are not finite, or some are missing.
@@ -112,6 +111,11 @@ def check_weights(checkpoint: Path, needed: Collection[str]) -> None:
         for name in needed:  # RLlib leaves a module as it is where weights are missing
             if name not in weights:
                 raise Damage(f"{WEIGHTS.name} lacks the weights {name!r}")
+            array = np.asarray(weights[name])
+            if array.dtype.kind not in "biuf":
+                raise Damage(f"{WEIGHTS.name}: {name!r} is no array of numbers")
+            if not np.isfinite(array).all():
+                raise Damage(f"{WEIGHTS.name}: the weights {name!r} are not finite")
     except Damage as damage:
         raise UserError(
             f"checkpoint {checkpoint} is damaged: {damage}. Give another checkpoint."
