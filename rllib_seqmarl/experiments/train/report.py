@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pyarrow.fs import LocalFileSystem
 from ray.tune.experiment import Trial
+from ray.tune.result import TRAINING_ITERATION
 
 from rllib_seqmarl.errors import reason_of
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
@@ -46,9 +47,9 @@ def failure(spec: ExperimentSpec, trial: Trial) -> str | None:
     """Why a trial failed, in one line; None if it did not."""
     if trial.status == Trial.ERROR:
         return error_line(trial)
-    if trial.status != Trial.TERMINATED:
-        return None
     result = flatten(trial.last_result)
+    if trial.status != Trial.TERMINATED or TRAINING_ITERATION not in result:  # or never began
+        return None
     missing = missing_metric(spec, trial, result)
     goals = trial.stopping_criterion
     if missing is None or any(result.get(name, -math.inf) >= goals[name] for name in goals):
@@ -78,6 +79,10 @@ def error_line(trial: Trial) -> str:
     for name, message in found:
         if name == "UserError":
             return message
+    if found and found[-1][1].startswith("Unable to set up cluster storage"):
+        return (
+            "its folder of results is gone: it was deleted while it trained, or its disk was lost."
+        )
     if found:
         return ": ".join(found[-1])
     return f"{type(error).__name__}: {' '.join(text[-1].split())}" if text else "no message"
@@ -191,5 +196,5 @@ def lines(outcomes: Iterable[Outcome], *, stopped_by: str | None, resume: str) -
     else:
         text.append("No checkpoint was written.")
     if stopped_by:
-        text += ["", "To go on where it stopped:", f"  {resume}"]
+        text += ["", f"To {'go on where it stopped' if paths else 'begin again'}:", f"  {resume}"]
     return text

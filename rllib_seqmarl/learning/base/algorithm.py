@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.fs
 import ray
 import torch
+from ray.exceptions import RayActorError
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import ALL_MODULES, DEFAULT_MODULE_ID
@@ -135,18 +136,24 @@ class TeamAlgorithm(Algorithm):
             self.metrics.aggregate(runner_results, key=ENV_RUNNER_RESULTS)
 
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
-            learner_results = self.learner_group.update(
-                batches=shard(rollouts, max(1, self.config.num_learners)),
-                timesteps={
-                    NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(
-                        (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
-                    ),
-                    NUM_MODULE_STEPS_TRAINED_LIFETIME: self.metrics.peek(
-                        (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME),
-                        default=0,
-                    ),
-                },
-            )
+            try:
+                learner_results = self.learner_group.update(
+                    batches=shard(rollouts, max(1, self.config.num_learners)),
+                    timesteps={
+                        NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(
+                            (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
+                        ),
+                        NUM_MODULE_STEPS_TRAINED_LIFETIME: self.metrics.peek(
+                            (LEARNER_RESULTS, ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME),
+                            default=0,
+                        ),
+                    },
+                )
+            except RayActorError as error:
+                raise RuntimeError(
+                    "the process of a learner is gone (killed, out of memory, or its node lost); "
+                    "what it had learned since the last checkpoint is lost."
+                ) from error
             self.metrics.aggregate(learner_results, key=LEARNER_RESULTS)
 
         begin = time.perf_counter()

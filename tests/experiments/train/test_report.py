@@ -140,6 +140,15 @@ def test_a_stopped_run_says_how_to_go_on():
     assert text[-1] == "  rllib train file f.yaml --resume"
 
 
+def test_a_run_that_is_stopped_before_its_first_result_can_only_begin_again():
+    waiting = trial("a", status=Trial.TERMINATED)
+    waiting.last_result = {}
+    text = report(outcome(waiting), stopped_by="SIGTERM")
+
+    assert text[1:3] == ["Your training was stopped by SIGTERM.", "No checkpoint was written."]
+    assert text[-2:] == ["To begin again:", "  rllib train file f.yaml --resume"]
+
+
 def test_no_checkpoint_is_recommended_that_cannot_be_read(tmp_path):
     """The newest that can be read takes its place, and nothing one that is gone."""
     first, second, best = (write(tmp_path / f"checkpoint_00000{i}") for i in range(3))
@@ -193,6 +202,12 @@ def test_a_used_up_time_budget_says_how_to_go_on():
                 "\tWeightsUnpickler error: Unsupported global: GLOBAL a.B. Please use ...\n"
             ),
             "UnpicklingError: it holds more than weights (Unsupported global: GLOBAL a.B)",
+        ),
+        (
+            RuntimeError(
+                "RuntimeError: Unable to set up cluster storage with the following:\n\t/r"
+            ),
+            "its folder of results is gone: it was deleted",
         ),
         (None, "no message"),
     ],

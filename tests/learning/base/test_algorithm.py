@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -98,4 +99,8 @@ def test_cpu_seconds_are_those_of_all_processes(
     # The system counts in hundredths; a runner's last milliseconds come with its next report.
     assert totals[-1] - totals[0] == pytest.approx(counted[1] - counted[0], rel=0.1, abs=0.1)
     assert totals == pytest.approx(np.cumsum(reported))
+    if num_learners:  # as it has one: what is said when it is killed
+        os.kill(pids[-1], signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="the process of a learner is gone"):
+            algorithm.train()
     algorithm.stop()
