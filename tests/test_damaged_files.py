@@ -197,7 +197,7 @@ PLAYED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "missing": (
         lambda content: {k: v for k, v in content.items() if k != first_of(content)},
-        "lacks the weights 'policy",
+        "(lacks the weights |is missing keys: .)'policy",
     ),
     "of another shape": (
         lambda content: content | {first_of(content): content[first_of(content)][:1]},

@@ -101,9 +101,6 @@ class CheckpointPolicy:
         Raises:
             UserError: they do not fit the module, or are damaged.
         """
-        # Modules of the user name their weights as they like.
-        needed = module.state_dict() if isinstance(module, TeamModule) else ()
-        check_weights(Path(self.path), needed)
         try:
             module.restore_from_path(Path(self.path) / MODULE_PATH)
         except UserError as error:  # the module says itself what does not fit
@@ -112,6 +109,10 @@ class CheckpointPolicy:
             raise does_not_fit(self.path, reason_of(error)) from error
         except (OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"checkpoint {self.path} is damaged: {reason_of(error)}.") from error
+        # Now that the module has found that they are its own, and RLlib has left alone what lacks.
+        # Modules of the user name their weights as they like.
+        needed = module.state_dict() if isinstance(module, TeamModule) else ()
+        check_weights(Path(self.path), needed)
 
 
 class Episodes(TypedDict):
