@@ -17,7 +17,7 @@ class UserError(ValueError):
 _REFUSED_BY_TORCH = re.compile(r"WeightsUnpickler error: ([^\n]*?)(?:\. |\n|$)")
 
 
-def reason_of(error: object) -> str:
+def why_not_loaded(error: object) -> str:
     """Why weights could not be loaded, in one line, from what torch says in many.
 
     Of parameters that do not fit the first is named. Torch's advice to read a file with

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from rllib_seqmarl import UserError, load_policy, manifest
 from rllib_seqmarl.cli import main
-from rllib_seqmarl.errors import reason_of
+from rllib_seqmarl.errors import why_not_loaded
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
 from rllib_seqmarl.experiments.checkpoints.storage import ExperimentFolder
 from rllib_seqmarl.experiments.compare.runs import read_all
@@ -213,15 +213,21 @@ def rewrite(file: Path, alter: Callable[[dict[str, Any]], Any]) -> None:
         file.write_bytes(pickle.dumps(alter(pickle.loads(file.read_bytes()))))
 
 
-@pytest.mark.parametrize("case", SHAPES)
-def test_content_of_another_shape(
-    case: str, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def of_another_shape(case: str, stored: Path, tmp_path: Path) -> tuple[Path, str]:
+    """A copy of the checkpoint with that content, listed as it is now, and what is said of it."""
     checkpoint = shutil.copytree(stored, tmp_path / "c")
     file, alter, expected = SHAPES[case]
     rewrite(checkpoint / file, alter)
     if file != "files.json":
         list_again(checkpoint)
+    return checkpoint, expected
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_content_of_another_shape(
+    case: str, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, expected = of_another_shape(case, stored, tmp_path)
     for line in refusals(checkpoint, tmp_path / "p.safetensors", capsys):
         assert_matches(line, expected)
         assert line.endswith("Give another checkpoint.")
@@ -231,11 +237,7 @@ def test_content_of_another_shape(
 def test_training_does_not_begin_with_it(
     case: str, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = shutil.copytree(stored, tmp_path / "c")
-    file, alter, expected = SHAPES[case]
-    rewrite(checkpoint / file, alter)
-    if file != "files.json":
-        list_again(checkpoint)
+    checkpoint, expected = of_another_shape(case, stored, tmp_path)
     words = ["train", "--algo", "PMAT", "--env", "distinct_actions", "--restore", str(checkpoint)]
     stop = ["--stop", '{"training_iteration": 9}', "--storage-path", str(tmp_path / "results")]
     assert main([*words, *stop]) == 2
@@ -561,13 +563,13 @@ def test_torch_is_quoted_by_its_reason_and_not_by_its_advice(tmp_path: Path) -> 
 
     with pytest.raises(RuntimeError) as caught:
         Own(2, 3).load_state_dict({"weight": torch.zeros(9, 9), "bias": torch.zeros(4)})
-    line = reason_of(caught.value)
+    line = why_not_loaded(caught.value)
     assert line.startswith("size mismatch for weight: copying a param with shape")
     assert line.endswith("(and 1 more)")
     torch.save({"path": Path("x")}, tmp_path / "a.pt")
     with pytest.raises(pickle.UnpicklingError) as refused:
         torch.load(tmp_path / "a.pt", weights_only=True)
-    line = reason_of(refused.value)
+    line = why_not_loaded(refused.value)
     assert "weights_only" not in line
     assert "pathlib" in line
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rllib_seqmarl.errors import UserError, reason_of
+from rllib_seqmarl.errors import UserError, why_not_loaded
 from rllib_seqmarl.nets.sequential_policy import SequentialPolicy
 from rllib_seqmarl.nets.transformer.model import ActionSpec
 
@@ -195,7 +195,7 @@ def _read(path: str | os.PathLike[str]) -> Mapping[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is none makes of the unpickler
         raise UserError(
-            f"Cannot read the official MAT model {os.fspath(path)!r}: {reason_of(error)}"
+            f"Cannot read the official MAT model {os.fspath(path)!r}: {why_not_loaded(error)}"
         ) from error
     if isinstance(content, Mapping) and len(content) == 1:
         (only,) = content.values()

@@ -160,7 +160,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _make_first_env(self) -> None:
         """Builds the environments; in another process, what prevents it is kept for `get_spaces`.
 
-        Ray starts a process anew whose construction fails, and says nowhere why.
+        Ray starts a process again whose construction fails, and says nowhere why.
         """
         try:
             self.make_env()

@@ -18,7 +18,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 
 from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.core.contract import METRIC_NAMES, Observation, TeamVectorEnv
-from rllib_seqmarl.errors import UserError, reason_of
+from rllib_seqmarl.errors import UserError, why_not_loaded
 from rllib_seqmarl.experiments.checkpoints.content import (
     MODULE_PATH as MODULE_PATH,
 )
@@ -106,9 +106,11 @@ class CheckpointPolicy:
         except UserError as error:  # the module says itself what does not fit
             raise does_not_fit(self.path, str(error)) from error
         except RuntimeError as error:  # torch names every parameter that does not fit
-            raise does_not_fit(self.path, reason_of(error)) from error
+            raise does_not_fit(self.path, why_not_loaded(error)) from error
         except (OSError, LookupError, TypeError, ValueError) as error:
-            raise UserError(f"checkpoint {self.path} is damaged: {reason_of(error)}.") from error
+            raise UserError(
+                f"checkpoint {self.path} is damaged: {why_not_loaded(error)}."
+            ) from error
         # Now that the module has found that they are its own, and RLlib has left alone what lacks.
         # Modules of the user name their weights as they like.
         needed = module.state_dict() if isinstance(module, TeamModule) else ()

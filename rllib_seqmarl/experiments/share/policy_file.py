@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from rllib_seqmarl import _ray_compat, files, registry
 from rllib_seqmarl._version import __version__
-from rllib_seqmarl.errors import UserError, reason_of
+from rllib_seqmarl.errors import UserError, why_not_loaded
 from rllib_seqmarl.experiments.checkpoints.content import MODULE_PATH, check_weights
 from rllib_seqmarl.experiments.evaluate.evaluation import load_config
 from rllib_seqmarl.learning.base.config import TeamConfig
@@ -46,7 +46,7 @@ def from_checkpoint(checkpoint: Path) -> StoredPolicy:
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"checkpoint {checkpoint} is damaged: its module cannot be built "
-            f"({reason_of(error)}). Give another checkpoint."
+            f"({why_not_loaded(error)}). Give another checkpoint."
         ) from error
     spec = _acting_spec(config)
     spec.observation_space, spec.action_space = trained.observation_space, trained.action_space

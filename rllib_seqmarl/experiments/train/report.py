@@ -15,7 +15,7 @@ from pyarrow.fs import LocalFileSystem
 from ray.tune.experiment import Trial
 from ray.tune.result import TRAINING_ITERATION
 
-from rllib_seqmarl.errors import reason_of
+from rllib_seqmarl.errors import why_not_loaded
 from rllib_seqmarl.experiments.checkpoints import find as checkpoints
 from rllib_seqmarl.experiments.spec.experiment import ExperimentSpec
 from rllib_seqmarl.experiments.spec.metrics import Metrics, flatten
@@ -92,7 +92,9 @@ def _whole_message(first: str, following: Iterable[str]) -> str:
     """A message of which torch puts the reason into indented lines below the first."""
     if not first.startswith(("Error(s) in loading state_dict", "Weights only load failed")):
         return first
-    return reason_of("\n".join([first, *takewhile(lambda line: line[:1].isspace(), following)]))
+    return why_not_loaded(
+        "\n".join([first, *takewhile(lambda line: line[:1].isspace(), following)])
+    )
 
 
 def _searched_values(spec: ExperimentSpec, trial: Trial) -> dict[str, str]:

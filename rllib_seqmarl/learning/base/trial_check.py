@@ -21,7 +21,7 @@ from rllib_seqmarl import _ray_compat, registry
 from rllib_seqmarl.envs.adapters.rllib import make_by_creator
 from rllib_seqmarl.envs.adapters.snapshot import exact_key
 from rllib_seqmarl.errors import UserError
-from rllib_seqmarl.names import Place
+from rllib_seqmarl.names import Place, reason_of
 
 
 class _Seen(NamedTuple):
@@ -137,7 +137,7 @@ def build_module(
                 return None
             raise UserError(
                 f"its network cannot be built for environment {config.env!r}: "
-                f"{_in_one_line(error)}."
+                f"{reason_of(error).rstrip('.')}."
             ) from error
     return module
 
@@ -162,7 +162,7 @@ def _look_at(config: AlgorithmConfig) -> _Seen | None:
             raise
         raise UserError(
             f"environment {config.env!r} with env_config {dict(config.env_config)!r} cannot be "
-            f"built: {_in_one_line(error)}."
+            f"built: {reason_of(error).rstrip('.')}."
         ) from error
     with contextlib.suppress(Exception, SystemExit):  # a runner says what its `close` raises
         env.close()
@@ -195,10 +195,5 @@ def _check_same(trained: RLModule, evaluated: RLModule) -> None:
     except (UserError, RuntimeError) as error:
         raise UserError(
             "evaluation_config: its environment has other sizes than that of training, which the "
-            f"policy does not fit ({_in_one_line(error)}): evaluate on the same team."
+            f"policy does not fit ({reason_of(error).rstrip('.')}): evaluate on the same team."
         ) from None
-
-
-def _in_one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

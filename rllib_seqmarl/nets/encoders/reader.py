@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rllib_seqmarl.errors import UserError
 from rllib_seqmarl.layout import REMEDIES, Layout
+from rllib_seqmarl.names import reason_of
 from rllib_seqmarl.registry import ENCODERS
 
 
@@ -109,7 +110,7 @@ class ObservationReader(nn.Module):
         except Exception as error:  # code from outside may fail in any way
             raise UserError(
                 f"{self._name} cannot be built as Encoder(shapes, width) with shapes "
-                f"{self.layout.shapes} and width {width}: {_in_one_line(error)}."
+                f"{self.layout.shapes} and width {width}: {reason_of(error)}."
             ) from error
         if not isinstance(module, nn.Module):
             raise UserError(f"{self._name} is a {type(module).__name__}, not a torch.nn.Module.")
@@ -128,7 +129,7 @@ class ObservationReader(nn.Module):
         except Exception as error:
             raise UserError(
                 f"{self._name} failed on two observations of zeros, {self.layout}: "
-                f"{_in_one_line(error)}."
+                f"{reason_of(error)}."
             ) from error
         self._require_finite(features, torch.zeros(1))
         self.encoder.train()
@@ -157,8 +158,3 @@ class CriticReader(nn.Module):
         if not self.state_size:
             return features
         return torch.cat((x[..., : self.state_size], features), -1)
-
-
-def _in_one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
