@@ -6,6 +6,7 @@ A page asks for it with a comment on a line of its own:
 - ``<!-- env-config: smac -->`` the keys of an environment, as `rllib env show smac` has them; also
   of a class of settings by its import path;
 - ``<!-- table: smac_3s5z -->`` the numbers behind a learning curve (docs/data);
+- ``<!-- comparison: smax_3s5z -->`` what the finished runs of benchmarks/papers/smax_3s5z say;
 - ``<!-- include: tuned_examples/mat_smac.yaml -->`` a file of the repository, or one class or
   function of it: ``<!-- include: rllib_seqmarl/losses.py#huber -->``; ``file`` instead of
   ``include`` folds it up.
@@ -16,12 +17,17 @@ from __future__ import annotations
 import ast
 import csv
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rllib_seqmarl import registry
 from rllib_seqmarl.settings import Row, describe
+
+# mkdocs runs this file by its path.
+sys.path.insert(0, str(Path(__file__).parent))
+import papers
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "docs" / "data"
@@ -97,6 +103,7 @@ MACROS: dict[str, Callable[[str], str]] = {
     "settings": settings,
     "env-config": env_config,
     "table": curve_table,
+    "comparison": papers.tables,
     "include": include,
     "file": file,
 }

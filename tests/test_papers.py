@@ -47,7 +47,10 @@ def test_what_is_kept_of_a_run_gives_the_same_curves(
     trial.mkdir()
     results = []
     for _ in range(5):
-        result = {**algorithm.train(), "config": {"env": "distinct_actions", "seed": 7}}
+        result = {
+            **algorithm.train(),
+            "config": {"env": "distinct_actions", "seed": 7, "evaluation_interval": 2},
+        }
         results.append(json.dumps(result, default=lambda x: getattr(x, "item", lambda: str(x))()))
     algorithm.stop()
     (trial / "result.json").write_text("\n".join(results) + "\n")

@@ -66,14 +66,13 @@ def train(file: Path, seed: int, out: Path, results: Path) -> None:
 
 def keep(trial: Path, kept: Path, command: str, seed: int) -> None:
     """Copies the small part of a trial's folder."""
-    lines, seen = [], None
     results = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
-    for result in results:
-        # Until the next evaluation, the last one is reported again.
-        played = result.get("evaluation", {}).get("env_runners", {}).get(STEPS)
-        if played != seen or result is results[-1]:
-            lines.append(compact(result))
-        seen = played
+    interval = results[-1]["config"]["evaluation_interval"]
+    lines = [
+        compact(result)
+        for result in results
+        if result["training_iteration"] % interval == 0 or result is results[-1]
+    ]
     lines[0]["config"] = results[-1]["config"]
     kept.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)

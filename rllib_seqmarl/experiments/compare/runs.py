@@ -37,6 +37,9 @@ DEFAULT_METRICS = (
 #: The setting that names a scenario; it always stands beside the environment's name.
 _MAP = "env_config/map_name"
 
+#: Whether the environment gives its state, which a critic reads: the game is the same.
+_STATE = "env_config/state"
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -161,7 +164,7 @@ def read(folder: Path, say: Callable[[str], None]) -> Run | None:
             rows.pop()
         numbers = flatten(result).items()
         rows.append({name: float(x) for name, x in numbers if isinstance(x, int | float)})
-    _drop_repeated_evaluations(rows)
+    _drop_repeated_evaluations(rows, config.get("evaluation_interval") or 1)
     if unreadable:
         say(f"{folder / RESULTS}: lines that cannot be read and are left out: {unreadable}.")
     if not rows:
@@ -181,15 +184,15 @@ def _is_result(value: object) -> bool:
     )
 
 
-def _drop_repeated_evaluations(rows: Sequence[dict[str, float]]) -> None:
-    """Between two evaluations results repeat the last one, which is no new point of a curve."""
-    counter, last = f"evaluation/env_runners/{ENV_STEPS}", math.nan
+def _drop_repeated_evaluations(rows: Sequence[dict[str, float]], interval: int) -> None:
+    """Between two evaluations results repeat the last one, which is no new point of a curve.
+
+    RLlib counts its steps and episodes in another way then, so they do not tell which are repeated.
+    """
     for row in rows:
-        count = row.get(counter, math.nan)
-        if count == last:
+        if row[ITERATION] % interval:
             for name in [name for name in row if name.startswith("evaluation/")]:
                 del row[name]
-        last = count
 
 
 def _algorithm_by_folder(folder: Path) -> str:
@@ -285,7 +288,9 @@ def environment_labels(runs: Sequence[Run], keys: Collection[str]) -> list[str]:
         same = [other for other in runs if other.env == run.env]
         parts = [f"{run.env} {run.config[_MAP]}" if _MAP in run.config else run.env]
         for name, value in sorted(run.config.items()):
-            if not name.startswith("env_config/") or name == _MAP or f"config/{name}" in keys:
+            if not name.startswith("env_config/") or name in (_MAP, _STATE):
+                continue
+            if f"config/{name}" in keys:
                 continue
             # A run that leaves a setting out may have another one than those that write it.
             if len({_text(o.config[name]) if name in o.config else None for o in same}) > 1:

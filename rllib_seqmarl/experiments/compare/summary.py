@@ -32,7 +32,7 @@ def markdown(comparison: Comparison) -> str:
         f"brackets, its 95 % interval ({RESAMPLES} bootstrap resamples of the runs). Higher is "
         "taken to be better.",
         "\n".join(f"- {note}" for note in comparison.notes),
-        *(section for env in comparison.environments for section in _sections(env)),
+        *(section for env in comparison.environments for section in sections(env)),
         *_profile(comparison),
         "## Columns",
         "- **final**: the value at a run's last result.\n"
@@ -50,7 +50,8 @@ def markdown(comparison: Comparison) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _sections(env: Environment) -> list[str]:
+def sections(env: Environment) -> list[str]:
+    """What the page says of one environment: heading, sentence, table; who is better, if any."""
     first, last = env.common_steps
     text = f"Area: environment steps {steps(first)} to {steps(last)}."
     if env.groups[0].reached:
@@ -69,7 +70,7 @@ def _sections(env: Environment) -> list[str]:
         ]
         for group in env.groups
     ]
-    sections = [f"## {env.label}", text, _table(header, rows)]
+    found = [f"## {env.label}", text, _table(header, rows)]
     if len(env.groups) > 1:
         labels = [group.label for group in env.groups]
         better = [
@@ -77,8 +78,8 @@ def _sections(env: Environment) -> list[str]:
             + [interval(group.better_than[x]) if x in group.better_than else "" for x in labels]
             for group in env.groups
         ]
-        sections += ["Probability of improvement:", _table(["", *labels], better)]
-    return sections
+        found += ["Probability of improvement:", _table(["", *labels], better)]
+    return found
 
 
 def _profile(comparison: Comparison) -> list[str]:

@@ -53,9 +53,11 @@ def test_an_evaluation_is_one_point_although_results_repeat_it(tmp_path: Path) -
     rows = []
     for i in range(1, 8):
         played = i // 3  # in the iterations 3 and 6
-        counts = {"num_env_steps_sampled_lifetime": 50 * played, "win_rate": 0.5}
+        # As RLlib counts: the steps of the evaluation itself, then those of all so far.
+        counts = {"num_env_steps_sampled_lifetime": 50 * (played if i % 3 else 1), "win_rate": 0.5}
         rows.append(row(i, 1.0, **({"evaluation": {"env_runners": counts}} if played else {})))
-    curve = read_one(write_run(tmp_path / "trial", rows)).curve("evaluation/env_runners/win_rate")
+    trial = write_run(tmp_path / "trial", rows, evaluation_interval=3)
+    curve = read_one(trial).curve("evaluation/env_runners/win_rate")
     assert curve.steps.tolist() == [300, 600]
 
 
@@ -238,6 +240,8 @@ def test_settings_that_differ_beside_seed_and_place(tmp_path: Path) -> None:
             {"map_name": "3m", "agent_id": "type"},
             ["smac 3m", "smac 3m, agent_id=type"],
         ),
+        # The state is read by critics and changes no game.
+        ({"map_name": "3m"}, {"map_name": "3m", "state": True}, ["smac 3m", "smac 3m"]),
     ],
 )
 def test_a_setting_that_only_some_write_makes_another_environment(
