@@ -7,7 +7,9 @@ As many runs at a time as there are cores, seed by seed. The same command goes o
 off: finished runs are left alone, others are resumed from their last checkpoint. The folders of Ray
 are in ``--out``. What is kept of a finished run goes to
 ``benchmarks/papers/results/ROW/ALGORITHM_seedN``: ``result.json`` with the iterations that were
-evaluated, ``params.json``, and ``run.json`` with command, seed, commit, env steps and seconds.
+evaluated, ``params.json``, and ``run.json`` with command, seed, commit, env steps and seconds. Where
+the row's folder holds an ``evaluate.json``, every last checkpoint plays episodes of the environments
+that it names, for example with more agents; ``evaluations.json`` keeps the means of their metrics.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+RLLIB = Path(sys.executable).with_name("rllib")
 STEPS = "num_env_steps_sampled_lifetime"
 #: What is kept of a line of ``result.json``.
 KEPT = (
@@ -46,11 +49,10 @@ def train(file: Path, seed: int, out: Path, results: Path) -> None:
         *("rllib", "train", "file", str(file.relative_to(ROOT)), "--seed", str(seed)),
         *("--experiment-name", name, "--ray-num-cpus", "1", "--resume-or-start"),
     ]
-    program = Path(sys.executable).with_name("rllib")
     out.mkdir(parents=True, exist_ok=True)
     with (out / f"{name}.log").open("a") as log:
         code = subprocess.run(
-            [program, *command[1:], "--storage-path", str(out)],
+            [RLLIB, *command[1:], "--storage-path", str(out)],
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -60,8 +62,39 @@ def train(file: Path, seed: int, out: Path, results: Path) -> None:
         print(f"{name}: ended with {code}, see {out / name}.log", flush=True)
         return
     (trial,) = (path.parent for path in (out / name).glob("*/result.json"))
+    if (file.parent / "evaluate.json").exists():
+        evaluate(trial, kept, json.loads((file.parent / "evaluate.json").read_text()))
     keep(trial, kept, shlex.join(command), seed)
     print(f"{name}: finished", flush=True)
+
+
+def evaluate(trial: Path, kept: Path, environments: list[dict[str, Any]]) -> None:
+    """Episodes of a trial's last checkpoint in other environments.
+
+    Args:
+        trial: its folder.
+        kept: where ``evaluations.json`` is written.
+        environments: of each the ``env_config`` and the number of ``episodes``.
+
+    Raises:
+        subprocess.CalledProcessError: an evaluation failed.
+    """
+    evaluations = []
+    for asked in environments:
+        changes = json.dumps(asked["env_config"])
+        command = ["rllib", "evaluate", "CHECKPOINT", "--seed", "100", "--env-config", changes]
+        command += ["--episodes", str(asked["episodes"]), "--scripted-policies", "none"]
+        file = trial.parent / "evaluation.json"
+        subprocess.run(
+            [RLLIB, "evaluate", str(trial), *command[3:], "--out", str(file)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        metrics = compact({"env_runners": json.loads(file.read_text())["metrics"]})["env_runners"]
+        evaluations.append({"command": shlex.join(command), **asked, "metrics": metrics})
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / "evaluations.json").write_text(json.dumps(evaluations, indent=1) + "\n")
 
 
 def keep(trial: Path, kept: Path, command: str, seed: int) -> None:
