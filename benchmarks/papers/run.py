@@ -140,16 +140,21 @@ def main() -> None:
     rows = sorted(path.name for path in HERE.iterdir() if list(path.glob("*.yaml")))
     parser.add_argument("row", choices=rows)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the row's files; default: all")
     parser.add_argument("--out", type=Path, default=Path.home() / "ray_results" / "papers")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--at-a-time", type=int, default=os.cpu_count())
     options = parser.parse_args()
     out, results = options.out / options.row, options.results / options.row
+    files = {file.stem: file for file in sorted((HERE / options.row).glob("*.yaml"))}
+    if unknown := set(options.only or ()) - set(files):
+        parser.error(f"--only: no {', '.join(sorted(unknown))} in {options.row}: {', '.join(files)}")
     with ThreadPoolExecutor(options.at_a_time) as pool:
         runs = [
             pool.submit(train, file, seed, out.resolve(), results)
             for seed in options.seeds
-            for file in sorted((HERE / options.row).glob("*.yaml"))
+            for name, file in files.items()
+            if not options.only or name in options.only
         ]
     for run in runs:
         run.result()
