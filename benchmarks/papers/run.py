@@ -7,9 +7,9 @@ As many runs at a time as there are cores, seed by seed. The same command goes o
 off: finished runs are left alone, others are resumed from their last checkpoint. The folders of Ray
 are in ``--out``. What is kept of a finished run goes to
 ``benchmarks/papers/results/ROW/ALGORITHM_seedN``: ``result.json`` with the iterations that were
-evaluated, ``params.json``, and ``run.json`` with command, seed, commit, env steps and seconds. Where
-the row's folder holds an ``evaluate.json``, every last checkpoint plays episodes of the environments
-that it names, for example with more agents; ``evaluations.json`` keeps the means of their metrics.
+evaluated, ``params.json``, and ``run.json`` with command, seed, commit, env steps and seconds.
+Where the row's folder holds an ``evaluate.json``, every last checkpoint plays episodes of the
+environments that it names, for example with more agents; ``evaluations.json`` keeps the means.
 """
 
 from __future__ import annotations
@@ -140,7 +140,9 @@ def main() -> None:
     rows = sorted(path.name for path in HERE.iterdir() if list(path.glob("*.yaml")))
     parser.add_argument("row", choices=rows)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="of the row's files; default: all")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="of the row's files; default: all"
+    )
     parser.add_argument("--out", type=Path, default=Path.home() / "ray_results" / "papers")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--at-a-time", type=int, default=os.cpu_count())
@@ -148,7 +150,9 @@ def main() -> None:
     out, results = options.out / options.row, options.results / options.row
     files = {file.stem: file for file in sorted((HERE / options.row).glob("*.yaml"))}
     if unknown := set(options.only or ()) - set(files):
-        parser.error(f"--only: no {', '.join(sorted(unknown))} in {options.row}: {', '.join(files)}")
+        parser.error(
+            f"--only: no {', '.join(sorted(unknown))} in {options.row}: {', '.join(files)}"
+        )
     with ThreadPoolExecutor(options.at_a_time) as pool:
         runs = [
             pool.submit(train, file, seed, out.resolve(), results)

@@ -18,6 +18,7 @@ SeCA (SeCA-IG-episode)        ``order: contribution``, ``order_window: null`` (t
 SeCA-IG-1, -IG-10, -IG-20     ``order_window: 1``, ``10``, ``20``
 SeCA-Prob, -Entro, -Fixed     ``order: probability``, ``entropy``, ``fixed``
 COMA-newArchi                 ``advantage: counterfactual`` (eq. 3 on the same critic)
+(not in the paper)            ``return_correction: true``, see `SeCASettings`
 ============================  ====================================================================
 
 No code, no hyper-parameters are published; set-up, critic and entropy are LICA's, whose defaults
@@ -92,6 +93,13 @@ class SeCASettings(LICASettings):
         Literal["sequential", "counterfactual"],
         Doc("``sequential`` (eq. 5) or ``counterfactual`` (COMA's, eq. 3)."),
     ] = "sequential"
+    return_correction: Annotated[
+        bool,
+        Doc("""adds to every agent's credit what the critic leaves unexplained of the return,
+        y^(lambda) - f(s, u), which the paper does not. Errors of the critic then no longer turn the
+        gradient, exactly so with ``advantage: counterfactual``, or if f is multilinear in the
+        agents' vectors: the credits only lower its variance."""),
+    ] = False
     order: Annotated[
         Literal["contribution", "probability", "entropy", "fixed"],
         Doc("""by what agents are evaluated first: a large ``contribution``, a high ``probability``
@@ -242,6 +250,24 @@ def counterfactual_credit(q: Q, actions: Tensor, policy: Tensor) -> Tensor:
     baselines = torch.where(own, policy.unsqueeze(1), taken)  # [B, N, N, A]
     values = q(torch.cat((taken, baselines), dim=1))  # [B, N + 1]
     return values[:, :1] - values[:, 1:]
+
+
+def unexplained_return(q: Q, actions: Tensor, policy: Tensor, targets: Tensor) -> Tensor:
+    """y - Q(u), which corrects credits for errors of Q (``return_correction``), [B].
+
+    For u drawn from pi and y of mean y(u), the gradient E[grad log pi^a(u^a) (A^a + y - Q(u))] is
+    that of E[y(u)] whatever Q is, if A^a is the counterfactual credit: Q(u) drops out and what is
+    left does not depend on u^a. With the sequential credit E[Q(u) | u^1 .. u^a] = Q(v^{1:a}) drops
+    out, which holds for a multilinear Q.
+
+    Args:
+        q: the critic in these states.
+        actions: int [B, N].
+        policy: [B, N, A].
+        targets: y, [B].
+    """
+    taken = F.one_hot(actions, policy.shape[-1]).to(policy.dtype).unsqueeze(1)  # [B, 1, N, A]
+    return targets - q(taken).squeeze(1)
 
 
 def path_contributions(
@@ -427,6 +453,10 @@ class SeCALearner(CentralQLearner[SeCABatch, RecurrentModule]):
                 advantage = sequential_credit(q, actions, policy, batch.order.flatten(0, 1))
             else:
                 advantage = counterfactual_credit(q, actions, policy)
+            if config.return_correction:
+                targets = batch.targets.flatten()
+                rest = unexplained_return(q, actions, policy, targets)
+                advantage = advantage + rest.unsqueeze(-1)  # [B, N]
         advantage, weight = advantage.view_as(batch.actions), batch.policy_weight
         policy_loss = -weighted_sum(fwd_out.log_prob.squeeze(-1) * advantage, weight)
         ratio = adaptive_entropy(fwd_out.entropy, batch.mean_entropy)  # H / stop_gradient(H)

@@ -68,9 +68,13 @@ def test_orders_by_probability_and_entropy(small: Any) -> None:
 
 @pytest.mark.parametrize("advantage", ["sequential", "counterfactual"])
 @pytest.mark.parametrize("ratio", ["sample", "batch"])
-def test_gradient_is_that_of_a_plain_computation(advantage: str, ratio: str, small: Any) -> None:
+@pytest.mark.parametrize("corrected", [False, True])
+def test_gradient_is_that_of_a_plain_computation(
+    advantage: str, ratio: str, corrected: bool, small: Any
+) -> None:
     """Equation 13 with its entropy of equation 14, agent by agent, on plain tensors."""
     settings = {"advantage": advantage, "entropy_ratio": ratio, "entropy_coeff": 0.1}
+    settings |= {"return_correction": corrected}
     algorithm, learner = build(small, "SeCA", **settings, micro_batch_size=30)
     for _ in range(2):
         algorithm.train()
@@ -108,6 +112,8 @@ def test_gradient_is_that_of_a_plain_computation(advantage: str, ratio: str, sma
                     baseline = taken.clone()
                     baseline[agent] = pi[agent]
                     credit[agent] = q(taken) - q(baseline)
+            if corrected:
+                credit += rows.targets[e, t] - q(taken)
             level = entropy[e, t] if ratio == "sample" else entropy[alive].mean()
             terms = log_prob[e, t] * credit + 0.1 * entropy[e, t] / level.detach()
             objective = objective + terms[alive[e, t]].sum() / alive.sum()

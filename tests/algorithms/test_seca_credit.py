@@ -15,6 +15,7 @@ from rllib_seqmarl.algorithms.seca import (
     counterfactual_credit,
     ranks,
     sequential_credit,
+    unexplained_return,
 )
 
 
@@ -105,3 +106,32 @@ def test_proposition_1(order: tuple[int, ...]) -> None:
         assert (sequential <= counterfactual + 1e-12).all()
         torch.testing.assert_close(sequential[order[-1]], counterfactual[order[-1]])
         assert sequential[order[0]] < 0.99 * counterfactual[order[0]]
+
+
+@pytest.mark.parametrize("advantage", ["sequential", "counterfactual"])
+def test_a_corrected_credit_follows_the_return_whatever_the_critic(advantage: str) -> None:
+    """All joint actions, with their probabilities: the gradient of the return's expectation."""
+    actions, policy, _ = everything()
+    generator = torch.Generator().manual_seed(3)
+    returns = torch.randn(A**N, generator=generator, dtype=torch.double)  # y(u)
+    q = partial(multilinear, table())  # has nothing to do with it
+    logits = policy[0].log().requires_grad_()
+    log_prob = logits.log_softmax(-1).expand(len(actions), N, A)
+    log_prob = log_prob.gather(-1, actions.unsqueeze(-1)).squeeze(-1)  # [A^N, N]
+    probability = log_prob.sum(-1).exp()
+    (expected,) = torch.autograd.grad((probability * returns).sum(), logits, retain_graph=True)
+
+    if advantage == "sequential":
+        order = torch.tensor([2, 0, 1]).expand(len(actions), N)
+        credit = sequential_credit(q, actions, policy, order)
+    else:
+        credit = counterfactual_credit(q, actions, policy)
+
+    def gradient(credit: Tensor) -> Tensor:
+        loss = (probability.detach() * (log_prob * credit).sum(-1)).sum()
+        (found,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        return found
+
+    rest = unexplained_return(q, actions, policy, returns)
+    torch.testing.assert_close(gradient(credit + rest.unsqueeze(-1)), expected)
+    assert (gradient(credit) - expected).abs().max() > 0.01
