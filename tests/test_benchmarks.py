@@ -39,6 +39,10 @@ ARGUMENTS = {
         '--settings {"num_envs_per_env_runner":2,"rollout_fragment_length":4,"num_epochs":1}'
     ),
     "seeded_figures.py": "--runs COMA",
+    "seca_gradient.py": (
+        "tuned_examples/seca_distinct_actions.yaml --env-steps 20 --rollouts 2 "
+        '--settings {"num_envs_per_env_runner":2}'
+    ),
     "smax_throughput.py": "--seconds 0.01 --maps 3m --envs 2",
     "srsv_cost.py": "--agents 3 --rows 8 --rounds 1",
     "startup.py": (
