@@ -28,20 +28,30 @@ def compare(row: str) -> comparing.Comparison:
     options = PAPERS / row / "compare.json"
     asked = json.loads(options.read_text(encoding="utf-8")) if options.exists() else {}
     found = runs.read_all([str(PAPERS / "results" / row)], lambda note: None)
+    keys = asked.get("group", "algorithm,env").split(",")
+    settings = {f"config/{name}" for run in found for name in run.config}
     return comparing.compare(
         found,
         runs.choose_metric(found, asked.get("metric")),
-        asked.get("group", "algorithm,env").split(","),
+        # A setting of one algorithm only, of which no run is finished yet, sets nothing apart.
+        [key for key in keys if key in settings or not key.startswith("config/")],
         asked.get("aggregate", "mean"),
         asked.get("threshold"),
     )
 
 
 def tables(row: str) -> str:
-    """Its tables in Markdown."""
-    (environment,) = compare(row).environments
-    _, *parts = summary.sections(environment)
-    return "\n\n".join(parts)
+    """Its tables in Markdown, and what a reader should know of them.
+
+    Raises:
+        ValueError: its runs are of several environments.
+    """
+    comparison = compare(row)
+    if len(comparison.environments) != 1:
+        found = [environment.label for environment in comparison.environments]
+        raise ValueError(f"{row}: one environment is compared at a time, found {found}.")
+    _, *parts = summary.sections(comparison.environments[0])
+    return "\n\n".join([*parts, *(f"- {note}" for note in comparison.notes)])
 
 
 if __name__ == "__main__":

@@ -78,6 +78,21 @@ def test_a_finished_run_is_left_alone(
     kept = tmp_path / "results" / "mat_seed1"
     kept.mkdir(parents=True)
     (kept / "run.json").write_text("{}")
-    script.train(FILES[0].with_name("mat.yaml"), 1, tmp_path / "out", tmp_path / "results")
+    script.train(PAPERS / "smax_3s5z" / "mat.yaml", 1, tmp_path / "out", tmp_path / "results")
     assert capsys.readouterr().out == "mat_seed1: finished before\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_the_last_checkpoint_plays_where_the_row_asks_for_it(
+    script: Any, small: Any, tmp_path: Path
+) -> None:
+    algorithm = small("MAT").build_algo()
+    trial = tmp_path / "experiment" / "trial"
+    algorithm.save_to_path(str(trial / "checkpoint_000000"))
+    algorithm.stop()
+    asked = [{"env_config": {"num_agents": agents}, "episodes": 2} for agents in (3, 4)]
+    script.evaluate(trial, tmp_path / "kept", asked)
+    found = json.loads((tmp_path / "kept" / "evaluations.json").read_text())
+    assert [{key: entry[key] for key in asked[0]} for entry in found] == asked
+    assert all(np.isfinite(entry["metrics"]["episode_return"]) for entry in found)
+    assert "--episodes 2" in found[1]["command"]

@@ -15,12 +15,14 @@ environments that it names, for example with more agents; ``evaluations.json`` k
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,9 @@ def train(file: Path, seed: int, out: Path, results: Path) -> None:
     """One run, unless it is finished, and what is kept of it."""
     name = f"{file.stem}_seed{seed}"
     kept = results / name
-    if (kept / "run.json").exists():
+    environments = file.parent / "evaluate.json"
+    evaluated = not environments.exists() or (kept / "evaluations.json").exists()
+    if evaluated and (kept / "run.json").exists():
         print(f"{name}: finished before", flush=True)
         return
     command = [
@@ -62,9 +66,13 @@ def train(file: Path, seed: int, out: Path, results: Path) -> None:
         print(f"{name}: ended with {code}, see {out / name}.log", flush=True)
         return
     (trial,) = (path.parent for path in (out / name).glob("*/result.json"))
-    if (file.parent / "evaluate.json").exists():
-        evaluate(trial, kept, json.loads((file.parent / "evaluate.json").read_text()))
     keep(trial, kept, shlex.join(command), seed)
+    try:
+        if not evaluated:
+            evaluate(trial, kept, json.loads(environments.read_text()))
+    except subprocess.CalledProcessError as error:
+        print(f"{name}: trained, but not evaluated: {error}", flush=True)
+        return
     print(f"{name}: finished", flush=True)
 
 
@@ -99,7 +107,7 @@ def evaluate(trial: Path, kept: Path, environments: list[dict[str, Any]]) -> Non
 
 def keep(trial: Path, kept: Path, command: str, seed: int) -> None:
     """Copies the small part of a trial's folder."""
-    results = [json.loads(line) for line in (trial / "result.json").read_text().splitlines()]
+    results = list(lines_of(trial / "result.json"))
     interval = results[-1]["config"]["evaluation_interval"]
     lines = [
         compact(result)
@@ -116,6 +124,13 @@ def keep(trial: Path, kept: Path, command: str, seed: int) -> None:
     facts = {"command": command, "seed": seed, "commit": commit.stdout.strip()}
     facts |= {name: lines[-1][name] for name in (STEPS, "time_total_s", "cpu_time_total_s")}
     (kept / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def lines_of(file: Path) -> Iterator[dict[str, Any]]:
+    """The results, without lines that a kill has cut short."""
+    for line in file.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def compact(result: dict[str, Any]) -> dict[str, Any]:

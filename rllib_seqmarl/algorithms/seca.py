@@ -96,9 +96,8 @@ class SeCASettings(LICASettings):
     return_correction: Annotated[
         bool,
         Doc("""adds to every agent's credit what the critic leaves unexplained of the return,
-        y^(lambda) - f(s, u), which the paper does not. Errors of the critic then no longer turn the
-        gradient, exactly so with ``advantage: counterfactual``, or if f is multilinear in the
-        agents' vectors: the credits only lower its variance."""),
+        y^(lambda) - f(s, u), which the paper does not: errors of the critic in what one agent's
+        action changes then turn the gradient less, see `unexplained_return`."""),
     ] = False
     order: Annotated[
         Literal["contribution", "probability", "entropy", "fixed"],
@@ -255,10 +254,12 @@ def counterfactual_credit(q: Q, actions: Tensor, policy: Tensor) -> Tensor:
 def unexplained_return(q: Q, actions: Tensor, policy: Tensor, targets: Tensor) -> Tensor:
     """y - Q(u), which corrects credits for errors of Q (``return_correction``), [B].
 
-    For u drawn from pi and y of mean y(u), the gradient E[grad log pi^a(u^a) (A^a + y - Q(u))] is
-    that of E[y(u)] whatever Q is, if A^a is the counterfactual credit: Q(u) drops out and what is
-    left does not depend on u^a. With the sequential credit E[Q(u) | u^1 .. u^a] = Q(v^{1:a}) drops
-    out, which holds for a multilinear Q.
+    For u drawn from pi, the gradient E[grad log pi^a(u^a) (A^a + y - Q(u))] is that of E[y(u)], the
+    mean of the targets, for any Q that does not depend on u: with the counterfactual credit Q(u)
+    drops out, and what is left does not depend on u^a. With the sequential credit
+    E[Q(u) | u^1 .. u^a] = Q(v^{1:a}) drops out, which holds for a multilinear Q and an order that
+    does not depend on u. Targets bootstrap from the critic's copy, Q has taken its step on these
+    very actions, and contributions are those of the path that followed: so it is nearly that.
 
     Args:
         q: the critic in these states.

@@ -154,6 +154,16 @@ def test_curves_are_those_of_their_data() -> None:
         assert drawn == curves.draw(name), f"run python docs/curves.py: {name} is out of date"
 
 
+def test_the_page_of_results_shows_every_comparison_that_has_runs() -> None:
+    papers = load("papers")
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    for row in papers.rows():
+        assert f"<!-- comparison: {row} -->" in page
+        assert f"assets/papers/{row}.png)" in page
+        assert (papers.PICTURES / f"{row}.png").exists(), "run python docs/papers.py"
+        assert "| runs |" in papers.tables(row)
+
+
 def test_the_pages_build(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the pages need .[docs]")
     pytest.importorskip("mkdocstrings", reason="the pages need .[docs]")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_seqmarl import registry
 from rllib_seqmarl.envs.core.contract import METRIC_NAMES
 from rllib_seqmarl.errors import UserError, nearest
 from rllib_seqmarl.experiments.checkpoints.content import Damage, read_json
@@ -37,7 +38,7 @@ DEFAULT_METRICS = (
 #: The setting that names a scenario; it always stands beside the environment's name.
 _MAP = "env_config/map_name"
 
-#: Whether the environment gives its state, which a critic reads: the game is the same.
+#: Whether our own environments give their state, which a critic reads: the game is the same.
 _STATE = "env_config/state"
 
 
@@ -162,9 +163,14 @@ def read(folder: Path, say: Callable[[str], None]) -> Run | None:
         algorithm = result.get("algorithm", algorithm)
         while rows and rows[-1][ITERATION] >= iteration:
             rows.pop()
-        numbers = flatten(result).items()
-        rows.append({name: float(x) for name, x in numbers if isinstance(x, int | float)})
-    _drop_repeated_evaluations(rows, config.get("evaluation_interval") or 1)
+        repeated = "evaluation/" if _repeats_an_evaluation(iteration, config) else None
+        rows.append(
+            {
+                name: float(x)
+                for name, x in flatten(result).items()
+                if isinstance(x, int | float) and not (repeated and name.startswith(repeated))
+            }
+        )
     if unreadable:
         say(f"{folder / RESULTS}: lines that cannot be read and are left out: {unreadable}.")
     if not rows:
@@ -184,15 +190,13 @@ def _is_result(value: object) -> bool:
     )
 
 
-def _drop_repeated_evaluations(rows: Sequence[dict[str, float]], interval: int) -> None:
+def _repeats_an_evaluation(iteration: float, config: Mapping[str, Any]) -> bool:
     """Between two evaluations results repeat the last one, which is no new point of a curve.
 
     RLlib counts its steps and episodes in another way then, so they do not tell which are repeated.
     """
-    for row in rows:
-        if row[ITERATION] % interval:
-            for name in [name for name in row if name.startswith("evaluation/")]:
-                del row[name]
+    interval = config.get("evaluation_interval")
+    return isinstance(interval, int) and interval > 0 and iteration % interval != 0
 
 
 def _algorithm_by_folder(folder: Path) -> str:
@@ -288,9 +292,9 @@ def environment_labels(runs: Sequence[Run], keys: Collection[str]) -> list[str]:
         same = [other for other in runs if other.env == run.env]
         parts = [f"{run.env} {run.config[_MAP]}" if _MAP in run.config else run.env]
         for name, value in sorted(run.config.items()):
-            if not name.startswith("env_config/") or name in (_MAP, _STATE):
+            if not name.startswith("env_config/") or name == _MAP or f"config/{name}" in keys:
                 continue
-            if f"config/{name}" in keys:
+            if name == _STATE and run.env in registry.ENVIRONMENTS:
                 continue
             # A run that leaves a setting out may have another one than those that write it.
             if len({_text(o.config[name]) if name in o.config else None for o in same}) > 1:

@@ -61,6 +61,14 @@ def test_an_evaluation_is_one_point_although_results_repeat_it(tmp_path: Path) -
     assert curve.steps.tolist() == [300, 600]
 
 
+@pytest.mark.parametrize("interval", [None, "x", [3], 0, -1, math.nan])
+def test_without_an_interval_every_evaluation_is_a_point(interval: object, tmp_path: Path) -> None:
+    evaluation = {"evaluation": {"env_runners": {"win_rate": 0.5}}}
+    rows = [row(i, 1.0, **evaluation) for i in (1, 2)]
+    trial = write_run(tmp_path / "trial", rows, evaluation_interval=interval)
+    assert read_one(trial).curve("evaluation/env_runners/win_rate").steps.tolist() == [100, 200]
+
+
 def test_a_last_line_that_is_cut_is_not_there_yet(tmp_path: Path) -> None:
     trial = write_run(tmp_path / "trial", [1.0, 2.0])
     with (trial / "result.json").open("a") as stream:
@@ -250,3 +258,10 @@ def test_a_setting_that_only_some_write_makes_another_environment(
     for name, config in (("1", one), ("2", other)):
         write_run(tmp_path / name, [1.0], env="smac", env_config=config)
     assert environment_labels(read_all([str(tmp_path)], pytest.fail), ["algorithm"]) == labels
+
+
+def test_a_users_own_environment_may_mean_something_else_by_its_state(tmp_path: Path) -> None:
+    for name, state in (("1", "far"), ("2", "near")):
+        write_run(tmp_path / name, [1.0], env="package:Game", env_config={"state": state})
+    labels = environment_labels(read_all([str(tmp_path)], pytest.fail), ["algorithm"])
+    assert labels == ["package:Game, state=far", "package:Game, state=near"]
