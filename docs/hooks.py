@@ -7,6 +7,7 @@ A page asks for it with a comment on a line of its own:
   of a class of settings by its import path;
 - ``<!-- table: smac_3s5z -->`` the numbers behind a learning curve (docs/data);
 - ``<!-- comparison: smax_3s5z -->`` what the finished runs of benchmarks/papers/smax_3s5z say;
+- ``<!-- evaluations: dubins_car_freeze -->`` what their last checkpoints reached elsewhere;
 - ``<!-- include: tuned_examples/mat_smac.yaml -->`` a file of the repository, or one class or
   function of it: ``<!-- include: rllib_seqmarl/losses.py#huber -->``; ``file`` instead of
   ``include`` folds it up.
@@ -104,6 +105,7 @@ MACROS: dict[str, Callable[[str], str]] = {
     "env-config": env_config,
     "table": curve_table,
     "comparison": papers.tables,
+    "evaluations": papers.evaluations,
     "include": include,
     "file": file,
 }

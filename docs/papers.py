@@ -8,7 +8,9 @@ benchmarks/papers/ROW/compare.json, by the names of its options.
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
+from typing import Any
 
 from rllib_seqmarl.experiments.compare import comparison as comparing
 from rllib_seqmarl.experiments.compare import runs, summary
@@ -52,6 +54,29 @@ def tables(row: str) -> str:
         raise ValueError(f"{row}: one environment is compared at a time, found {found}.")
     _, *parts = summary.sections(comparison.environments[0])
     return "\n\n".join([*parts, *(f"- {note}" for note in comparison.notes)])
+
+
+def evaluations(row: str) -> str:
+    """What its runs' last checkpoints reached in the environments of its evaluate.json.
+
+    A column for each environment; a cell has the means over the seeds of the metrics that
+    compare.json names under ``evaluated``.
+    """
+    asked = json.loads((PAPERS / row / "compare.json").read_text(encoding="utf-8"))["evaluated"]
+    found: dict[str, list[list[dict[str, Any]]]] = {}
+    for file in sorted((PAPERS / "results" / row).glob("*/evaluations.json")):
+        name = file.parent.name.rpartition("_seed")[0]
+        found.setdefault(name, []).append(json.loads(file.read_text(encoding="utf-8")))
+    environments = [entry["env_config"] for entry in next(iter(found.values()))[0]]
+    header = [", ".join(f"{key}: {x}" for key, x in env.items()) for env in environments]
+    lines = [["", "seeds", *header], ["---"] * (len(header) + 2)]
+    for name, seeds in found.items():
+        cells = []
+        for entries in zip(*seeds, strict=True):
+            means = [statistics.fmean(e["metrics"][metric] for e in entries) for metric in asked]
+            cells.append(" / ".join(f"{mean:.2f}" for mean in means))
+        lines.append([f"`{name}`", str(len(seeds)), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":
