@@ -105,7 +105,7 @@ MACROS: dict[str, Callable[[str], str]] = {
     "env-config": env_config,
     "table": curve_table,
     "comparison": papers.tables,
-    "evaluations": papers.evaluations,
+    "evaluations": lambda row: markdown_table(*papers.evaluations(row)),
     "include": include,
     "file": file,
 }

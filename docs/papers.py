@@ -56,11 +56,11 @@ def tables(row: str) -> str:
     return "\n\n".join([*parts, *(f"- {note}" for note in comparison.notes)])
 
 
-def evaluations(row: str) -> str:
+def evaluations(row: str) -> tuple[list[str], list[list[str]]]:
     """What its runs' last checkpoints reached in the environments of its evaluate.json.
 
-    A column for each environment; a cell has the means over the seeds of the metrics that
-    compare.json names under ``evaluated``.
+    Header and lines of a table: a column for each environment; a cell has the means over the seeds
+    of the metrics that compare.json names under ``evaluated``.
     """
     asked = json.loads((PAPERS / row / "compare.json").read_text(encoding="utf-8"))["evaluated"]
     found: dict[str, list[list[dict[str, Any]]]] = {}
@@ -69,14 +69,14 @@ def evaluations(row: str) -> str:
         found.setdefault(name, []).append(json.loads(file.read_text(encoding="utf-8")))
     environments = [entry["env_config"] for entry in next(iter(found.values()))[0]]
     header = [", ".join(f"{key}: {x}" for key, x in env.items()) for env in environments]
-    lines = [["", "seeds", *header], ["---"] * (len(header) + 2)]
+    lines = []
     for name, seeds in found.items():
         cells = []
         for entries in zip(*seeds, strict=True):
             means = [statistics.fmean(e["metrics"][metric] for e in entries) for metric in asked]
             cells.append(" / ".join(f"{mean:.2f}" for mean in means))
         lines.append([f"`{name}`", str(len(seeds)), *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return ["", "seeds", *header], lines
 
 
 if __name__ == "__main__":

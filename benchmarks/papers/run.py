@@ -89,18 +89,18 @@ def evaluate(trial: Path, kept: Path, environments: list[dict[str, Any]]) -> Non
     """
     evaluations = []
     for asked in environments:
-        changes = json.dumps(asked["env_config"])
-        command = ["rllib", "evaluate", "CHECKPOINT", "--seed", "100", "--env-config", changes]
-        command += ["--episodes", str(asked["episodes"]), "--scripted-policies", "none"]
+        options = ["--seed", "100", "--env-config", json.dumps(asked["env_config"])]
+        options += ["--episodes", str(asked["episodes"]), "--scripted-policies", "none"]
         file = trial.parent / "evaluation.json"
         subprocess.run(
-            [RLLIB, "evaluate", str(trial), *command[3:], "--out", str(file)],
+            [RLLIB, "evaluate", str(trial), *options, "--out", str(file)],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             check=True,
         )
         metrics = compact({"env_runners": json.loads(file.read_text())["metrics"]})["env_runners"]
-        evaluations.append({"command": shlex.join(command), **asked, "metrics": metrics})
+        command = shlex.join(["rllib", "evaluate", "CHECKPOINT", *options])
+        evaluations.append({"command": command, **asked, "metrics": metrics})
     kept.mkdir(parents=True, exist_ok=True)
     (kept / "evaluations.json").write_text(json.dumps(evaluations, indent=1) + "\n")
 

@@ -164,6 +164,24 @@ def test_the_page_of_results_shows_every_comparison_that_has_runs() -> None:
         assert "| runs |" in papers.tables(row)
 
 
+def test_a_table_of_evaluations_has_means_over_the_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    papers = load("papers")
+    monkeypatch.setattr(papers, "PAPERS", tmp_path)
+    (tmp_path / "row").mkdir()
+    (tmp_path / "row" / "compare.json").write_text('{"evaluated": ["reach_ratio", "safe_ratio"]}')
+    for seed, reach in ((1, 0.5), (2, 0.7)):
+        kept = tmp_path / "results" / "row" / f"mat_seed{seed}"
+        kept.mkdir(parents=True)
+        metrics = {"reach_ratio": reach, "safe_ratio": 1.0, "other": 9.0}
+        found = [{"env_config": {"num_agents": n}, "metrics": metrics} for n in (8, 64)]
+        (kept / "evaluations.json").write_text(json.dumps(found))
+    header, lines = papers.evaluations("row")
+    assert header == ["", "seeds", "num_agents: 8", "num_agents: 64"]
+    assert lines == [["`mat`", "2", "0.60 / 1.00", "0.60 / 1.00"]]
+
+
 def test_the_pages_build(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the pages need .[docs]")
     pytest.importorskip("mkdocstrings", reason="the pages need .[docs]")

@@ -163,12 +163,12 @@ def read(folder: Path, say: Callable[[str], None]) -> Run | None:
         algorithm = result.get("algorithm", algorithm)
         while rows and rows[-1][ITERATION] >= iteration:
             rows.pop()
-        repeated = "evaluation/" if _repeats_an_evaluation(iteration, config) else None
+        repeats = _repeats_an_evaluation(iteration, config)
         rows.append(
             {
                 name: float(x)
                 for name, x in flatten(result).items()
-                if isinstance(x, int | float) and not (repeated and name.startswith(repeated))
+                if isinstance(x, int | float) and not (repeats and name.startswith("evaluation/"))
             }
         )
     if unreadable:
